@@ -1,0 +1,553 @@
+//! Bytes on their way: where they wait, and how large ones are passed on without a copy.
+//!
+//! ```text
+//!  socket ──read──▶ Chunk (the loop's scratch)
+//!                     │ small: copied          │ large: shared by count
+//!                     ▼                        ▼
+//!                   Queue.own  ◀── one stream of bytes ──▶  Queue.shared
+//!                     └────────────── writev ──────────────┘
+//! ```
+//!
+//! A [`Queue`] is a stream with absolute offsets (`u64`, they never wrap in practice): bytes
+//! are pushed at its end and released at its start. Between the two a reader may look at any
+//! range again, which is how an upstream link keeps requests until they are answered.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::ops::Range;
+use std::rc::Rc;
+
+/// Size of the chunk that small traffic is read into, in bytes. Large enough for a whole
+/// batch of small requests, small enough to stay in the cache.
+pub const CHUNK: usize = 64 * 1024;
+
+/// From this size on, in bytes, a run of bytes is shared and not copied. Below it a copy is
+/// cheaper than a reference count and a scattered write.
+pub const SHARE: usize = 8 * 1024;
+
+/// A queue that is empty keeps at most this much memory, in bytes.
+const KEEP: usize = 16 * 1024;
+
+/// A block that is read into while nobody else holds it, and never changed once shared.
+pub struct Chunk {
+    data: Box<[u8]>,
+}
+
+impl Chunk {
+    /// A chunk of `size` bytes.
+    pub fn new(size: usize) -> Rc<Chunk> {
+        Rc::new(Chunk {
+            data: vec![0; size].into_boxed_slice(),
+        })
+    }
+
+    /// All its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.data
+    }
+
+    /// All its bytes, for reading into; `None` once it is shared.
+    pub fn writable(chunk: &mut Rc<Chunk>) -> Option<&mut [u8]> {
+        Rc::get_mut(chunk).map(|c| &mut c.data[..])
+    }
+}
+
+/// Lends chunks and takes them back when the last holder let go, so that large values cost
+/// no allocation in the steady state.
+pub struct ChunkPool {
+    /// Every chunk that was shared and not seen free since, oldest first.
+    lent: VecDeque<Rc<Chunk>>,
+    lent_bytes: usize,
+    free: Vec<Rc<Chunk>>,
+}
+
+/// Free chunks kept for reuse; beyond that they go back to the allocator.
+const FREE_CHUNKS: usize = 64;
+
+impl Default for ChunkPool {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ChunkPool {
+    /// An empty pool.
+    pub fn new() -> ChunkPool {
+        ChunkPool {
+            lent: VecDeque::new(),
+            lent_bytes: 0,
+            free: Vec::new(),
+        }
+    }
+
+    /// A chunk of [`CHUNK`] bytes that nobody else holds.
+    pub fn take(&mut self) -> Rc<Chunk> {
+        // Values leave about in the order in which they came: looking at the oldest few
+        // finds the free ones.
+        for _ in 0..4 {
+            match self.lent.front() {
+                Some(c) if Rc::strong_count(c) == 1 => self.reclaim_front(),
+                _ => break,
+            }
+        }
+        self.free.pop().unwrap_or_else(|| Chunk::new(CHUNK))
+    }
+
+    /// Takes a chunk back that was read into: it is reused at once if nobody shares it.
+    pub fn give(&mut self, chunk: Rc<Chunk>) {
+        if Rc::strong_count(&chunk) == 1 {
+            self.keep(chunk);
+        } else {
+            self.lent_bytes += chunk.data.len();
+            self.lent.push_back(chunk);
+        }
+    }
+
+    fn reclaim_front(&mut self) {
+        if let Some(chunk) = self.lent.pop_front() {
+            self.lent_bytes -= chunk.data.len();
+            self.keep(chunk);
+        }
+    }
+
+    fn keep(&mut self, chunk: Rc<Chunk>) {
+        if self.free.len() < FREE_CHUNKS && chunk.data.len() == CHUNK {
+            self.free.push(chunk);
+        }
+    }
+
+    /// Bytes of all chunks that somebody still holds; at most what [`ChunkPool::sweep`] would
+    /// find, since a chunk let go of is only noticed by a sweep or when it is needed.
+    pub fn lent_bytes(&self) -> usize {
+        self.lent_bytes
+    }
+
+    /// Looks at every lent chunk and takes the free ones back. O(lent chunks).
+    pub fn sweep(&mut self) -> usize {
+        for _ in 0..self.lent.len() {
+            let Some(chunk) = self.lent.pop_front() else {
+                break;
+            };
+            if Rc::strong_count(&chunk) == 1 {
+                self.lent_bytes -= chunk.data.len();
+                self.keep(chunk);
+            } else {
+                self.lent.push_back(chunk);
+            }
+        }
+        self.lent_bytes
+    }
+}
+
+/// Bytes that stand somewhere and may be pushed on to a [`Queue`]: in a chunk (then large
+/// runs are shared), or in a queue.
+#[derive(Clone, Copy)]
+pub enum Source<'a> {
+    /// Offsets count from the start of the slice; they are copied, whatever their size.
+    Slice(&'a [u8]),
+    /// Offsets count from the start of the chunk.
+    Chunk(&'a Rc<Chunk>),
+    /// Offsets are the queue's stream offsets less `u64`: from the start of the stream.
+    Queue(&'a Queue, u64),
+}
+
+impl<'a> Source<'a> {
+    /// The bytes of `range` if they stand in one piece. A line always does: it is pushed at
+    /// once and is small.
+    pub fn slice(self, range: Range<usize>) -> &'a [u8] {
+        match self {
+            Source::Slice(s) => &s[range],
+            Source::Chunk(c) => &c.data[range],
+            Source::Queue(q, base) => {
+                let all = q.contiguous(base + range.start as u64);
+                &all[..range.len().min(all.len())]
+            }
+        }
+    }
+
+    /// Appends `range` to `out`, copied.
+    pub fn copy_to(self, range: Range<usize>, out: &mut Vec<u8>) {
+        match self {
+            Source::Queue(q, base) => {
+                q.for_each(base + range.start as u64..base + range.end as u64, |s| {
+                    out.extend_from_slice(s)
+                })
+            }
+            _ => out.extend_from_slice(self.slice(range)),
+        }
+    }
+
+    /// The last `n` bytes before `end`, copied into an array.
+    pub fn tail<const N: usize>(self, end: usize) -> Option<[u8; N]> {
+        let from = end.checked_sub(N)?;
+        let mut out = [0; N];
+        match self {
+            Source::Queue(q, base) => {
+                let mut at = 0;
+                q.for_each(base + from as u64..base + end as u64, |s| {
+                    out[at..at + s.len()].copy_from_slice(s);
+                    at += s.len();
+                });
+            }
+            _ => out.copy_from_slice(self.slice(from..end)),
+        }
+        Some(out)
+    }
+}
+
+/// A run of shared bytes inside a queue.
+struct Shared {
+    /// Stream offset of its first byte.
+    at: u64,
+    /// How many copied bytes of the whole stream come before it.
+    own_before: u64,
+    chunk: Rc<Chunk>,
+    from: usize,
+    len: usize,
+}
+
+/// A stream of bytes: copied ones in one block, large ones shared in between.
+#[derive(Default)]
+pub struct Queue {
+    own: Vec<u8>,
+    /// How many copied bytes of the stream were dropped before `own[0]`.
+    own_gone: u64,
+    shared: VecDeque<Shared>,
+    shared_bytes: usize,
+    start: u64,
+    end: u64,
+}
+
+impl Queue {
+    /// An empty queue; it holds no memory.
+    pub fn new() -> Queue {
+        Queue::default()
+    }
+
+    /// Stream offset of the first byte that is still held.
+    pub fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// Stream offset behind the last byte.
+    pub fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// Bytes held.
+    pub fn len(&self) -> usize {
+        (self.end - self.start) as usize
+    }
+
+    /// True if it holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// Copied bytes held; shared ones are counted by the [`ChunkPool`].
+    pub fn own_bytes(&self) -> usize {
+        self.len() - self.shared_bytes
+    }
+
+    /// Appends a copy of `bytes`.
+    #[inline]
+    pub fn push_slice(&mut self, bytes: &[u8]) {
+        self.own.extend_from_slice(bytes);
+        self.end += bytes.len() as u64;
+    }
+
+    /// Appends `len` bytes of `chunk` from `from` on: shared if there are many, else copied.
+    pub fn push_chunk(&mut self, chunk: &Rc<Chunk>, from: usize, len: usize) {
+        if len < SHARE {
+            self.push_slice(&chunk.data[from..from + len]);
+            return;
+        }
+        self.shared.push_back(Shared {
+            at: self.end,
+            own_before: self.own_gone + self.own.len() as u64,
+            chunk: Rc::clone(chunk),
+            from,
+            len,
+        });
+        self.shared_bytes += len;
+        self.end += len as u64;
+    }
+
+    /// Appends `range` of `source`.
+    #[inline]
+    pub fn push(&mut self, source: Source<'_>, range: Range<usize>) {
+        match source {
+            Source::Slice(s) => self.push_slice(&s[range]),
+            Source::Chunk(c) => self.push_chunk(c, range.start, range.len()),
+            Source::Queue(q, base) => {
+                let (mut at, end) = (base + range.start as u64, base + range.end as u64);
+                while at < end {
+                    match q.shared_at(at) {
+                        Some(s) => {
+                            let skip = (at - s.at) as usize;
+                            let n = (s.len - skip).min((end - at) as usize);
+                            self.push_chunk(&s.chunk, s.from + skip, n);
+                            at += n as u64;
+                        }
+                        None => {
+                            let run = q.contiguous(at);
+                            let n = run.len().min((end - at) as usize);
+                            if n == 0 {
+                                break;
+                            }
+                            self.push_slice(&run[..n]);
+                            at += n as u64;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Index of the last shared run that starts at or before `at`.
+    fn shared_before(&self, at: u64) -> Option<&Shared> {
+        let i = self.shared.partition_point(|s| s.at <= at);
+        i.checked_sub(1).and_then(|i| self.shared.get(i))
+    }
+
+    fn shared_at(&self, at: u64) -> Option<&Shared> {
+        self.shared_before(at)
+            .filter(|s| at < s.at + s.len as u64)
+    }
+
+    /// The bytes from stream offset `at` on that stand in one piece.
+    fn contiguous(&self, at: u64) -> &[u8] {
+        if at >= self.end {
+            return &[];
+        }
+        if self.shared.is_empty() {
+            return &self.own[(self.own.len() as u64 - (self.end - at)) as usize..];
+        }
+        let i = self.shared.partition_point(|s| s.at <= at);
+        let own_at = match i.checked_sub(1).and_then(|i| self.shared.get(i)) {
+            Some(s) if at < s.at + s.len as u64 => {
+                let skip = (at - s.at) as usize;
+                return &s.chunk.data[s.from + skip..s.from + s.len];
+            }
+            Some(s) => s.own_before + (at - (s.at + s.len as u64)),
+            None => {
+                let first = &self.shared[0];
+                first.own_before - (first.at - at)
+            }
+        };
+        let to = self
+            .shared
+            .get(i)
+            .map_or(self.own_gone + self.own.len() as u64, |s| s.own_before);
+        &self.own[(own_at - self.own_gone) as usize..(to - self.own_gone) as usize]
+    }
+
+    /// Calls `f` with each piece of the stream's `range`, in order.
+    pub fn for_each(&self, range: Range<u64>, mut f: impl FnMut(&[u8])) {
+        let mut at = range.start;
+        while at < range.end {
+            let run = self.contiguous(at);
+            let n = run.len().min((range.end - at) as usize);
+            if n == 0 {
+                break;
+            }
+            f(&run[..n]);
+            at += n as u64;
+        }
+    }
+
+    /// Fills `slices` with the pieces from stream offset `at` on; returns how many.
+    pub fn slices<'a>(&'a self, mut at: u64, slices: &mut [IoSlice<'a>]) -> usize {
+        let mut n = 0;
+        while n < slices.len() && at < self.end {
+            let run = self.contiguous(at);
+            slices[n] = IoSlice::new(run);
+            at += run.len() as u64;
+            n += 1;
+        }
+        n
+    }
+
+    /// Forgets everything before stream offset `to`.
+    pub fn release(&mut self, to: u64) {
+        debug_assert!(to >= self.start && to <= self.end);
+        self.start = to;
+        while let Some(s) = self.shared.front() {
+            if s.at + s.len as u64 > to {
+                break;
+            }
+            self.shared_bytes -= s.len;
+            self.shared.pop_front();
+        }
+        if self.start == self.end {
+            self.own_gone += self.own.len() as u64;
+            self.own.clear();
+            if self.own.capacity() > KEEP {
+                self.own = Vec::new();
+            }
+            if self.shared.capacity() > KEEP / size_of::<Shared>() {
+                self.shared = VecDeque::new();
+            }
+            return;
+        }
+        // Move the rest to the front only when that costs less than what was dropped.
+        let dropped = (self.own_position(to) - self.own_gone) as usize;
+        if dropped > KEEP && dropped > self.own.len() / 2 {
+            self.own.drain(..dropped);
+            self.own_gone += dropped as u64;
+        }
+    }
+
+    /// How many copied bytes of the stream come before stream offset `at`.
+    fn own_position(&self, at: u64) -> u64 {
+        match self.shared_before(at) {
+            Some(s) => s.own_before + (at - s.at).saturating_sub(s.len as u64),
+            None => match self.shared.front() {
+                Some(s) => s.own_before - (s.at - at),
+                None => self.own_gone + self.own.len() as u64 - (self.end - at),
+            },
+        }
+    }
+
+    /// Forgets everything after stream offset `to`: what was pushed last is taken back.
+    pub fn truncate(&mut self, to: u64) {
+        debug_assert!(to >= self.start && to <= self.end);
+        let own = self.own_position(to);
+        while let Some(s) = self.shared.back_mut() {
+            if s.at < to {
+                let keep = ((to - s.at) as usize).min(s.len);
+                self.shared_bytes -= s.len - keep;
+                s.len = keep;
+                break;
+            }
+            self.shared_bytes -= s.len;
+            self.shared.pop_back();
+        }
+        self.own.truncate((own - self.own_gone) as usize);
+        self.end = to;
+    }
+
+    /// Forgets all; keeps a little memory for the next bytes.
+    pub fn clear(&mut self) {
+        self.release(self.end);
+    }
+
+    /// Forgets all and gives all memory back.
+    pub fn free(&mut self) {
+        *self = Queue {
+            own_gone: 0,
+            start: self.end,
+            end: self.end,
+            ..Queue::default()
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn content(q: &Queue, range: Range<u64>) -> Vec<u8> {
+        let mut v = Vec::new();
+        q.for_each(range, |s| v.extend_from_slice(s));
+        v
+    }
+
+    /// A cheap seeded generator: the test must be repeatable, not random.
+    fn next(seed: &mut u64) -> u64 {
+        *seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        *seed >> 33
+    }
+
+    fn chunk_of(fill: &[u8]) -> Rc<Chunk> {
+        let mut c = Chunk::new(CHUNK);
+        Chunk::writable(&mut c).expect("unique")[..fill.len()].copy_from_slice(fill);
+        c
+    }
+
+    /// Pushes, releases and truncates at random beside a plain vector that must agree.
+    #[test]
+    fn a_queue_is_a_stream() {
+        for round in 0..200u64 {
+            let mut seed = round + 1;
+            let (mut q, mut model, mut start) = (Queue::new(), Vec::<u8>::new(), 0usize);
+            for step in 0..60 {
+                match next(&mut seed) % 6 {
+                    0 | 1 => {
+                        let v: Vec<u8> = (0..next(&mut seed) % 300).map(|i| (i + step) as u8).collect();
+                        q.push_slice(&v);
+                        model.extend_from_slice(&v);
+                    }
+                    2 => {
+                        let n = (next(&mut seed) % 20_000) as usize;
+                        let v: Vec<u8> = (0..n).map(|i| (i * 7 + round as usize) as u8).collect();
+                        let c = chunk_of(&v);
+                        q.push_chunk(&c, 0, n);
+                        model.extend_from_slice(&v);
+                    }
+                    3 => {
+                        start += next(&mut seed) as usize % (model.len() - start + 1);
+                        q.release(start as u64);
+                    }
+                    4 => {
+                        let to = model.len() - next(&mut seed) as usize % (model.len() - start + 1).min(500);
+                        model.truncate(to);
+                        q.truncate(to as u64);
+                    }
+                    _ => {
+                        let at = start + next(&mut seed) as usize % (model.len() - start + 1);
+                        let mut other = Queue::new();
+                        other.push(Source::Queue(&q, start as u64), at - start..model.len() - start);
+                        assert_eq!(content(&other, 0..other.end()), &model[at..]);
+                    }
+                }
+                assert_eq!((q.start(), q.end()), (start as u64, model.len() as u64));
+                assert_eq!(content(&q, start as u64..model.len() as u64), &model[start..]);
+                let mut io = [IoSlice::new(&[]); 64];
+                let n = q.slices(start as u64, &mut io);
+                let sum: usize = io[..n].iter().map(|s| s.len()).sum();
+                assert!(n == 64 || sum == model.len() - start);
+            }
+        }
+    }
+
+    #[test]
+    fn large_runs_are_shared_and_small_ones_copied() {
+        let c = chunk_of(&[7; CHUNK]);
+        let mut q = Queue::new();
+        q.push_chunk(&c, 0, SHARE - 1);
+        assert_eq!((Rc::strong_count(&c), q.own_bytes()), (1, SHARE - 1));
+        q.push_chunk(&c, 0, SHARE);
+        assert_eq!((Rc::strong_count(&c), q.own_bytes()), (2, SHARE - 1));
+        q.release(q.end());
+        assert_eq!(Rc::strong_count(&c), 1);
+    }
+
+    #[test]
+    fn a_pool_takes_back_what_was_let_go() {
+        let mut pool = ChunkPool::new();
+        let mut q = Queue::new();
+        for _ in 0..10 {
+            let c = pool.take();
+            q.push_chunk(&c, 0, CHUNK);
+            pool.give(c);
+        }
+        assert_eq!(pool.lent_bytes(), 10 * CHUNK);
+        q.release(q.end() - CHUNK as u64);
+        assert_eq!(pool.sweep(), CHUNK);
+        q.clear();
+        assert_eq!(pool.sweep(), 0);
+    }
+
+    #[test]
+    fn tails_cross_pieces() {
+        let c = chunk_of(&[b'x'; SHARE]);
+        let mut q = Queue::new();
+        q.push_slice(b"head");
+        q.push_chunk(&c, 0, SHARE);
+        q.push_slice(b"\n");
+        let end = q.len();
+        assert_eq!(Source::Queue(&q, 0).tail::<2>(end), Some(*b"x\n"));
+        assert_eq!(Source::Queue(&q, 0).slice(0..4), b"head");
+    }
+}
