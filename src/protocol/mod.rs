@@ -12,6 +12,15 @@
 //! line sent to a server (the *wire line*) holds everything that later steps need: the key, the
 //! numbers, the flags. What is the client's own (quietness, opaque, dialect) is its [`Dress`].
 
+pub mod base64;
+pub mod binary;
+pub mod forms;
+pub mod meta;
+pub mod reply;
+pub mod text;
+
+use crate::buffer::Source;
+
 /// A command as servers are asked it. Binary requests become one of these.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(missing_docs)]
@@ -246,4 +255,41 @@ pub enum Status {
     ClientError,
     /// `SERVER_ERROR …`.
     ServerError,
+}
+
+/// One `VALUE` of a reply; offsets count from the reply's first byte.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Item {
+    /// Where its `VALUE` line starts.
+    pub at: usize,
+    /// Length of that line with its end.
+    pub line: usize,
+    /// Length of the value without its `\r\n`.
+    pub value: usize,
+}
+
+/// One whole reply of a server, wherever its bytes stand.
+#[derive(Clone, Copy)]
+pub struct Reply<'a> {
+    /// Where they stand.
+    pub source: Source<'a>,
+    /// Offset of the first byte in `source`.
+    pub at: usize,
+    /// Length of the whole reply.
+    pub len: usize,
+    /// Length of its first line with its end.
+    pub line: usize,
+    /// What it says.
+    pub status: Status,
+    /// The values of a classic get, in the reply's order; empty for everything else.
+    pub items: &'a [Item],
+}
+
+impl<'a> Reply<'a> {
+    /// The first line without its line end.
+    pub fn first_line(&self) -> &'a [u8] {
+        let line = self.source.slice(self.at..self.at + self.line);
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        line.strip_suffix(b"\r").unwrap_or(line)
+    }
 }

@@ -1,0 +1,1 @@
+//! One client: bytes become requests, outcomes become bytes in order.

@@ -1,0 +1,1 @@
+//! One server's life: up, warming, down; probe times; journal.

@@ -1,0 +1,1 @@
+//! The `log` backend: stderr, file, syslog.

@@ -1,0 +1,1 @@
+//! TCP and Unix streams, `fill` and `flush` with the edge-trigger rules.

@@ -1,0 +1,1 @@
+//! Base64 as memcached reads and writes it in meta keys.

@@ -1,0 +1,1 @@
+//! Finds the end of one reply and says what it means.

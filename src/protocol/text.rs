@@ -1,0 +1,1 @@
+//! Classic text commands, and the line that every text request starts with.

@@ -1,0 +1,1 @@
+//! Owns every connection; routes requests, settles replies.

@@ -1,0 +1,1 @@
+//! All libc, all unsafe.

@@ -1,0 +1,1 @@
+//! One server link: send, match replies first-in first-out.
