@@ -312,6 +312,9 @@ impl<S: Socket> Proxy<S> {
         self.keep_list(clients, |p| &mut p.ready_clients);
         self.expire();
         self.flush();
+        if self.draining {
+            self.end_quiet_clients();
+        }
         self.reap();
         self.resume_memory();
     }
@@ -345,12 +348,22 @@ impl<S: Socket> Proxy<S> {
         self.draining = true;
         let keys: Vec<usize> = self.clients.keys().collect();
         for key in keys {
-            // What has arrived whole is answered; what is on its way is not.
-            self.serve_client(key);
-            self.end_client(key, Ending::AfterAnswers);
+            self.list_client(key);
         }
-        self.flush();
-        self.reap();
+    }
+
+    /// While draining: what has arrived is still read and answered; a client that is owed
+    /// nothing and has nothing there to read is done.
+    fn end_quiet_clients(&mut self) {
+        let quiet = |c: &Client<S>| {
+            c.is_answered() && !c.ready.readable && c.active.as_ref().is_none_or(|a| !a.unparsed)
+        };
+        let keys: Vec<usize> = self.clients.keys().collect();
+        for key in keys {
+            if self.clients.get(key).is_some_and(quiet) {
+                self.end_client(key, Ending::Dead);
+            }
+        }
     }
 
     /// True when every client got what it was owed, and the backups too.
