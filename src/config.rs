@@ -122,3 +122,128 @@ pub struct Config {
     /// `--memcached-stats`.
     pub memcached_stats: bool,
 }
+
+// A stand-in for the option table, to build and try the process around it. Dropped at merge.
+
+/// What the command line asks for.
+#[allow(missing_docs)]
+pub enum Action {
+    Run(Config),
+    Help(String),
+    Version(String),
+    Check(String),
+}
+
+/// Why it can't be done.
+#[derive(Debug)]
+pub struct UsageError {
+    /// Exit status.
+    pub status: i32,
+    /// For stderr.
+    pub line: String,
+}
+
+impl Config {
+    /// Options.
+    pub fn from_args(args: &[std::ffi::OsString]) -> Result<Action, UsageError> {
+        let bad = |line: String| UsageError { status: 2, line };
+        let mut o = getopts::Options::new();
+        for name in ["s", "b", "l"] {
+            o.optmulti(name, "", "", "");
+        }
+        for name in ["p", "f", "a", "u", "g", "n", "P", "L", "c"] {
+            o.optopt(name, "", "", "");
+        }
+        for name in ["h", "V", "D", "t"] {
+            o.optflag(name, "", "");
+        }
+        o.optflagmulti("v", "", "");
+        let m = o.parse(args).map_err(|e| bad(format!("magent: {e}")))?;
+        if m.opt_present("h") {
+            return Ok(Action::Help("usage\n".into()));
+        }
+        let port: u16 = m.opt_str("p").map_or(11211, |p| p.parse().unwrap_or(0));
+        let mode = m.opt_str("a").map_or(0o700, |a| u32::from_str_radix(&a, 8).unwrap_or(0));
+        let spec = |address| ListenSpec { address, mode, backlog: 1024 };
+        let mut listen = Vec::new();
+        let mut ips = m.opt_strs("l");
+        if ips.is_empty() {
+            ips.push("0.0.0.0".into());
+        }
+        if let Some(file) = m.opt_str("c") {
+            let text = std::fs::read_to_string(file).map_err(|e| bad(e.to_string()))?;
+            for line in text.lines() {
+                listen.push(spec(match line.parse() {
+                    Ok(a) => Address::Tcp(a),
+                    Err(_) => Address::Unix(line.into()),
+                }));
+            }
+        } else if port != 0 {
+            for ip in ips {
+                let ip = ip.parse().map_err(|_| bad(format!("magent: -l {ip}")))?;
+                listen.push(spec(Address::Tcp(SocketAddr::new(ip, port))));
+            }
+        }
+        listen.extend(m.opt_str("f").map(|f| spec(Address::Unix(f.into()))));
+        let server = |s: String| ServerSpec {
+            address: Address::Tcp(s.parse().expect("address")),
+            name: s.clone(),
+            hash_name: s,
+            weight: 1,
+        };
+        let verbose = m.opt_count("v") as u8;
+        let daemon = !m.opt_present("D") && verbose == 0;
+        Ok(Action::Run(Config {
+            pools: vec![PoolConfig {
+                name: "default".into(),
+                listen,
+                primaries: m.opt_strs("s").into_iter().map(server).collect(),
+                backups: Vec::new(),
+                hash: Hash::Magent,
+                distribution: Distribution::Magent,
+                hash_tag: None,
+                timeout: Duration::from_secs(1),
+                connect_timeout: Duration::from_secs(1),
+                failure_limit: 3,
+                retry: Duration::from_secs(1),
+                warm: Duration::ZERO,
+                journal: 1,
+                max_value: 1,
+                idle_timeout: None,
+                flush_all: true,
+                connections: 1,
+                preconnect: false,
+                keepalive: false,
+                auto_eject: false,
+                clients: None,
+            }],
+            file: m.opt_str("c").map(PathBuf::from),
+            daemon,
+            verbose,
+            clients: m.opt_str("n").map_or(4096, |n| n.parse().unwrap_or(0)),
+            memory: 1,
+            user: m.opt_str("u"),
+            group: m.opt_str("g"),
+            pid_file: m.opt_str("P").map(PathBuf::from),
+            log: match m.opt_str("L") {
+                Some(l) => LogTarget::File(l.into()),
+                None if daemon => LogTarget::Syslog,
+                None => LogTarget::Stderr,
+            },
+            memcached_stats: false,
+        }))
+    }
+
+    /// The file again.
+    pub fn reload(&self) -> Result<Config, String> {
+        let mut args: Vec<std::ffi::OsString> = Vec::new();
+        if let Some(file) = &self.file {
+            args.extend(["-c".into(), file.clone().into_os_string()]);
+        }
+        match Config::from_args(&args) {
+            Ok(Action::Run(c)) => Ok(Config { pools: c.pools, ..self.clone() }),
+            Ok(_) => Err("no".into()),
+            Err(e) => Err(e.line),
+        }
+    }
+}
