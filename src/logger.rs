@@ -213,7 +213,7 @@ mod tests {
     #[test]
     fn nobody_forges_a_line() {
         let mut line = Line(String::new());
-        write!(line, "key {} ü", "a\r\nb\x1b[2J\0\u{85}").unwrap();
+        write!(line, "key a\r\nb\x1b[2J\0\u{85} ü").unwrap();
         assert_eq!(line.end(), "key a\\x0d\\x0ab\\x1b[2J\\x00\\x85 ü\n");
     }
 

@@ -20,7 +20,7 @@ use std::ffi::{CStr, CString};
 use std::io::{self, Read, Write};
 use std::mem::{MaybeUninit, size_of};
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
@@ -403,7 +403,7 @@ pub enum Signal {
 
 /// Signals as bytes of a stream that can be watched like any other.
 pub struct Signals {
-    stream: UnixStream,
+    stream: mio::net::UnixStream,
 }
 
 /// Where the handler writes; -1 until [`Signals::install`]. A handler can reach nothing else.
@@ -448,12 +448,13 @@ impl Signals {
         let (stream, writer) = UnixStream::pair()?;
         stream.set_nonblocking(true)?;
         writer.set_nonblocking(true)?;
+        let stream = mio::net::UnixStream::from_std(stream);
         Ok((Signals { stream }, writer))
     }
 
-    /// The descriptor to watch for readability.
-    pub fn raw_fd(&self) -> RawFd {
-        self.stream.as_raw_fd()
+    /// What to watch for readability.
+    pub fn source(&mut self) -> &mut impl mio::event::Source {
+        &mut self.stream
     }
 
     /// The next signal that came and was not taken yet.
