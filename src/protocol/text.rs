@@ -13,7 +13,7 @@ mod fast;
 mod local;
 pub(super) mod scan;
 #[cfg(test)]
-mod tests;
+pub(in crate::protocol) mod tests;
 
 use super::{Dress, Limits, Parsed, Request, Scratch, Traits, Verb, meta};
 pub use scan::find_newline;

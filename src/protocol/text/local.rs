@@ -32,7 +32,7 @@ pub(super) fn parse(line: &Line<'_>, s: &mut Scratch) -> Parsed {
         b"watch" => line.refuse_unless_quiet(s, b"CLIENT_ERROR watch commands not allowed"),
         b"cache_memlimit" if n == 2 || n == 3 => line.refuse_unless_quiet(s, ERROR),
         b"lru" | b"extstore" if n >= 2 => line.refuse_unless_quiet(s, ERROR),
-        b"refresh_certs" => line.refuse_unless_quiet(s, ERROR),
+        b"refresh_certs" => line.refuse(s, b"Error TLS not enabled"),
         name => unknown(line, name, s),
     }
 }
