@@ -227,19 +227,19 @@ impl EventLoop {
                 break;
             };
             match self.proxy.admit(pool) {
-                Ok(token) => self.welcome(token, stream, now),
+                Ok(token) => self.welcome(token, stream, pool, now),
                 Err(line) => self.entrances.refuse(stream, line, now.at),
             }
         }
     }
 
-    fn welcome(&mut self, token: usize, mut stream: Stream, now: Now) {
+    fn welcome(&mut self, token: usize, mut stream: Stream, pool: usize, now: Now) {
         let watched = self.watch(token, &mut stream);
         if let Err(e) = &watched {
             log::warn!("a client can't be watched: {}", sys::reason(e));
             let _ = stream.shutdown(Shutdown::Both);
         }
-        self.proxy.accepted(token, stream, now);
+        self.proxy.accepted(token, stream, pool, now);
         if watched.is_err() {
             // No event will tell the proxy that it is closed.
             self.proxy.ready(token, true, true, true);

@@ -328,10 +328,7 @@ impl<S: Socket> Proxy<S> {
         }
         let answers = answers.map_or("nobody", |id| &self.servers[id as usize].spec.name);
         lines.push(line("answers", answers));
-        lines.push(line(
-            "timeout_ms",
-            nanos(p.config.timeout) / 1_000_000,
-        ));
+        lines.push(line("timeout_ms", nanos(p.config.timeout) / 1_000_000));
         lines
     }
 }

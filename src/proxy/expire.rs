@@ -82,7 +82,11 @@ impl<S: Socket> Proxy<S> {
         let due: Vec<usize> = self
             .drains
             .keys()
-            .filter(|k| self.drains.get(*k).is_some_and(|d| !d.late && d.until <= now))
+            .filter(|k| {
+                self.drains
+                    .get(*k)
+                    .is_some_and(|d| !d.late && d.until <= now)
+            })
             .collect();
         for key in due {
             if let Some(drain) = self.drains.get_mut(key) {
@@ -189,16 +193,9 @@ impl<S: Socket> Proxy<S> {
 
     /// A write that may still run here was sent elsewhere: a delete follows it on its link.
     fn chase_line(&mut self, server: ServerId, verb: crate::protocol::Verb, line: &[u8]) {
-        let mut keys = Vec::new();
-        forms::each_key(verb, line, |token| {
-            let mut key = Vec::new();
-            forms::decode_key(verb, line, token, &mut key);
-            keys.push(key);
+        forms::each_key(verb, line, |key| {
+            self.chase(server, key, super::route::fnv(key));
         });
-        for key in keys {
-            let hash = super::route::fnv(&key);
-            self.chase(server, &key, hash);
-        }
     }
 
     fn look_over_clients(&mut self) {

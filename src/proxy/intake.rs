@@ -251,13 +251,7 @@ impl<S: Socket> Proxy<S> {
     }
 
     /// One request at `at`.
-    fn parse_head(
-        &mut self,
-        key: usize,
-        source: Source<'_>,
-        at: &mut usize,
-        len: usize,
-    ) -> Step {
+    fn parse_head(&mut self, key: usize, source: Source<'_>, at: &mut usize, len: usize) -> Step {
         let Some(client) = self.clients.get_mut(key) else {
             return Step::Stop;
         };

@@ -22,6 +22,7 @@ mod admin;
 mod expire;
 mod flush_all;
 mod intake;
+mod reload;
 mod replies;
 mod route;
 mod servers;
@@ -291,7 +292,8 @@ impl<S: Socket> Proxy<S> {
     /// An event of a socket that its link has given up.
     fn drain_ready(&mut self, token: usize) {
         let of_token = |k: &usize| self.drains.get(*k).is_some_and(|d| d.token == token);
-        if let Some(key) = self.drains.keys().find(of_token) {
+        let key = self.drains.keys().find(of_token);
+        if let Some(key) = key {
             self.read_drain(key);
         }
     }
@@ -299,7 +301,10 @@ impl<S: Socket> Proxy<S> {
     /// One turn's work: serve what is ready, expire, write, reap.
     pub fn tick(&mut self, now: Now) {
         self.set_now(now);
-        self.draw = self.draw.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        self.draw = self
+            .draw
+            .wrapping_mul(1_664_525)
+            .wrapping_add(1_013_904_223);
         let mut links = std::mem::take(&mut self.ready_links);
         for id in links.drain(..) {
             self.serve_link(id);
@@ -369,9 +374,10 @@ impl<S: Socket> Proxy<S> {
     /// True when every client got what it was owed, and the backups too.
     pub fn drained(&self) -> bool {
         self.clients.len() == 0
-            && self.links.iter().all(|l| {
-                l.pending.is_empty() || !self.servers[l.server as usize].health.is_up()
-            })
+            && self
+                .links
+                .iter()
+                .all(|l| l.pending.is_empty() || !self.servers[l.server as usize].health.is_up())
     }
 
     /// Counts one turn of the event loop.

@@ -155,7 +155,12 @@ impl<S: Socket> Proxy<S> {
 
     /// Settles every whole reply in the first `len` bytes of `chunk`. Returns how many bytes
     /// were used; the rest is an unfinished line.
-    fn take_replies(&mut self, id: u32, chunk: &Rc<Chunk>, len: usize) -> Result<usize, &'static str> {
+    fn take_replies(
+        &mut self,
+        id: u32,
+        chunk: &Rc<Chunk>,
+        len: usize,
+    ) -> Result<usize, &'static str> {
         let mut at = 0;
         while at < len {
             let link = &mut self.links[id as usize];
@@ -234,7 +239,9 @@ impl<S: Socket> Proxy<S> {
             return;
         }
         let mut text = Vec::new();
-        reply.source.copy_to(reply.at..reply.at + reply.len, &mut text);
+        reply
+            .source
+            .copy_to(reply.at..reply.at + reply.len, &mut text);
         link.uptime = text.split(|b| *b == b'\n').find_map(uptime);
         let state = std::mem::replace(&mut link.state, LinkState::Idle);
         if let LinkState::Greeting(io, _) = state {

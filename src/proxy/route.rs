@@ -133,13 +133,7 @@ impl<S: Socket> Proxy<S> {
     }
 
     /// Routes a request that has arrived whole and cannot wait.
-    pub(super) fn route_arrived(
-        &mut self,
-        client: usize,
-        dress: Dress,
-        key: &[u8],
-        ask: &Ask<'_>,
-    ) {
+    pub(super) fn route_arrived(&mut self, client: usize, dress: Dress, key: &[u8], ask: &Ask<'_>) {
         if let Some(c) = self.clients.get(client) {
             let place = self.place(c.pool as usize, key);
             self.route(client, dress, place, ask);

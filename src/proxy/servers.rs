@@ -10,9 +10,7 @@ use crate::health::{Cause, Health, Journal, Policy, SECOND, State, Time};
 use crate::net::Socket;
 use crate::protocol::{Status, Traits, Verb, forms};
 use crate::stats::ServerStats;
-use crate::upstream::{
-    DRAIN_WAIT, Drain, Link, LinkState, Pending, Ready, Server, ServerId, To,
-};
+use crate::upstream::{DRAIN_WAIT, Drain, Link, LinkState, Pending, Ready, Server, ServerId, To};
 use std::io;
 
 /// What decides about the servers of a pool.
@@ -42,7 +40,8 @@ impl<S: Socket> Proxy<S> {
         self.pools.push(Pool {
             primaries: Farm::new(FarmSpec::of(&config, &config.primaries), None),
             primary_ids,
-            backups: (!backup_ids.is_empty()).then(|| Farm::new(FarmSpec::of(&config, &config.backups), None)),
+            backups: (!backup_ids.is_empty())
+                .then(|| Farm::new(FarmSpec::of(&config, &config.backups), None)),
             backup_ids,
             clients: 0,
             flushing: 0,
@@ -215,7 +214,14 @@ impl<S: Socket> Proxy<S> {
     }
 
     /// A delete of magent's own was answered.
-    pub(super) fn settle_chase(&mut self, id: u32, at: u64, p: &Pending, stamp: u64, status: Status) {
+    pub(super) fn settle_chase(
+        &mut self,
+        id: u32,
+        at: u64,
+        p: &Pending,
+        stamp: u64,
+        status: Status,
+    ) {
         let server = self.links[id as usize].server;
         let told = matches!(status, Status::Done | Status::Absent);
         if told {
@@ -426,7 +432,9 @@ impl<S: Socket> Proxy<S> {
         mut at: u64,
         sent: u64,
     ) -> (Vec<Box<[u8]>>, bool) {
-        let limit = self.pools[self.servers[server as usize].pool].config.journal;
+        let limit = self.pools[self.servers[server as usize].pool]
+            .config
+            .journal;
         let (mut keys, mut bytes, mut flush) = (Vec::new(), 0, false);
         for p in pending {
             if p.traits.has(Traits::WRITES) && at < sent {
@@ -434,11 +442,9 @@ impl<S: Socket> Proxy<S> {
                 if p.verb == Verb::FlushAll {
                     flush = true;
                 } else {
-                    forms::each_key(p.verb, ask.line_bytes(), |token| {
-                        let mut key = Vec::new();
-                        forms::decode_key(p.verb, ask.line_bytes(), token, &mut key);
+                    forms::each_key(p.verb, ask.line_bytes(), |key| {
                         bytes += key.len() + 64;
-                        keys.push(key.into_boxed_slice());
+                        keys.push(key.into());
                     });
                 }
             }

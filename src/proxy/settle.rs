@@ -122,8 +122,9 @@ impl<S: Socket> Proxy<S> {
         marked: &Queue,
     ) {
         let source = Source::Queue(marked, marked.start());
-        let line = crate::protocol::text::find_newline(source.slice(0..marked.len().min(reply.line + 20)))
-            .map_or(reply.line, |n| n + 1);
+        let line =
+            crate::protocol::text::find_newline(source.slice(0..marked.len().min(reply.line + 20)))
+                .map_or(reply.line, |n| n + 1);
         let marked = Reply {
             source,
             at: 0,
@@ -408,15 +409,12 @@ impl<S: Socket> Proxy<S> {
         cause: Cause,
     ) {
         let text = self.failure(server, cause);
-        let keys = if p.traits.has(Traits::NEEDS_KEY) {
-            forms::count_keys(p.verb, ask.line_bytes())
-        } else {
-            1
-        };
+        let mut keys = 0;
+        forms::each_key(p.verb, ask.line_bytes(), |_| keys += 1);
         let Some(c) = self.clients.get_mut(client) else {
             return;
         };
-        let mut lost = 0;
+        let mut lost = 0u64;
         let mut failed = false;
         c.deliver(&mut self.spares, seq, 1, |out, slot, last| {
             if slot.multi {
@@ -433,7 +431,7 @@ impl<S: Socket> Proxy<S> {
                 write_error(slot.dress, &text, out);
             }
         });
-        self.counters.multi_get_keys_lost += lost as u64;
+        self.counters.multi_get_keys_lost += lost;
         self.counters.server_errors += u64::from(failed);
         self.dirty_client(client);
     }

@@ -160,10 +160,7 @@ impl<S: Socket> Proxy<S> {
     fn fetch(&mut self, waiter: Waiter, key: &[u8], link: u32, since: u64) {
         let (primary, hash) = (waiter.primary, waiter.pending.hash);
         let backup = waiter.pending.other;
-        let deadline = waiter
-            .pending
-            .deadline
-            .plus(self.pool_span(primary));
+        let deadline = waiter.pending.deadline.plus(self.pool_span(primary));
         let waiter = self.waiters.insert(waiter);
         let under_way = self.fetching.get(&(primary, Box::from(key))).copied();
         if let Some(fetch) = under_way.and_then(|f| self.fetches.get_mut(f)) {
@@ -216,8 +213,8 @@ impl<S: Socket> Proxy<S> {
             return self.primary_gone(fetch);
         }
         let newer = self.recent_writes.get(&(fetch.link, fetch.hash));
-        let dropped = newer.is_some_and(|w| *w > fetch.since)
-            || self.pools[primary.pool].flushing > 0;
+        let dropped =
+            newer.is_some_and(|w| *w > fetch.since) || self.pools[primary.pool].flushing > 0;
         let mut line = Vec::new();
         let copy = if dropped {
             self.counters.repairs_dropped += 1;
@@ -359,7 +356,11 @@ impl<S: Socket> Proxy<S> {
         let verb = forms::write_probe(&key, &mut probe);
         self.key = key;
         let pending = Pending::own(To::Probe(waiter), verb, hash, deadline);
-        self.send(primary, pending, &Ask::line(verb, Traits::default(), &probe));
+        self.send(
+            primary,
+            pending,
+            &Ask::line(verb, Traits::default(), &probe),
+        );
     }
 
     /// The primary said whether it holds the key.
