@@ -37,8 +37,8 @@ pub fn mirror(
     match (verb, status) {
         // memcached drops the old value then.
         (_, ServerError | ClientError) if traits.has(Traits::SETS) => delete(verb, line, out),
-        (Verb::Set | Verb::Add | Verb::Replace | Verb::Cas, Done) => set(line, out),
-        (Verb::Append | Verb::Prepend, Done) => same(verb, line, true, None, out),
+        (Verb::Set | Verb::Append | Verb::Prepend, Done) => same(verb, line, true, None, out),
+        (Verb::Add | Verb::Replace | Verb::Cas, Done) => set(line, out),
         (Verb::Touch, Done) | (Verb::Delete, Done | Absent) => same(verb, line, false, None, out),
         (Verb::Incr | Verb::Decr, Number(n)) => same(verb, line, false, Some(n), out),
         (Verb::Gat | Verb::Gats, Done) => {
