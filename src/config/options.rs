@@ -223,7 +223,7 @@ fn parse(args: &[OsString]) -> Result<Typed, UsageError> {
         .parse(args)
         .map_err(|fail| UsageError::usage(explain(fail, args)))?;
     if let Some(bare) = matches.free.first() {
-        return Err(UsageError::usage(format!("{bare}: not an option")));
+        return Err(UsageError::usage(format!("{bare:?}: not an option")));
     }
     Ok(Typed { matches })
 }
@@ -231,6 +231,8 @@ fn parse(args: &[OsString]) -> Result<Typed, UsageError> {
 /// What was wrong, in words that name the option as it was typed.
 fn explain(fail: Fail, args: &[OsString]) -> String {
     let dashed = |name: &str| match name.chars().count() {
+        // What is not UTF-8 comes as a quoted whole.
+        _ if name.starts_with('"') => name.to_string(),
         1 => format!("-{name}"),
         _ => format!("--{name}"),
     };

@@ -3,7 +3,7 @@
 use super::options::names;
 use super::{Address, ServerSpec};
 use crate::farm::{Distribution, Hash};
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -204,7 +204,7 @@ pub(super) fn server(text: &str, distribution: Distribution) -> Result<ServerSpe
         Some(end) if text.starts_with('[') => text.split_at(end + 1),
         _ => text.split_at(text.find(':').unwrap_or(text.len())),
     };
-    if host.is_empty() && text.starts_with("::") {
+    if text.parse::<Ipv6Addr>().is_ok() {
         return bad("an IPv6 address is written in brackets, [::1] or [::1]:11211");
     }
     let mut parts = rest.split(':');
