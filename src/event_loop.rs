@@ -62,7 +62,8 @@ pub struct EventLoop {
     signals: Signals,
     /// The signals' stream has something to read.
     signalled: bool,
-    /// The last turn started as many connects as it may.
+    /// Connects may be wanted that no turn has started yet: the last one started as many as it
+    /// may, or there was none yet.
     more_connects: bool,
     phase: Phase,
 }
@@ -156,7 +157,7 @@ impl EventLoop {
             entrances,
             signals,
             signalled: false,
-            more_connects: false,
+            more_connects: true,
             phase: Phase::Serving,
         })
     }

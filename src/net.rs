@@ -295,9 +295,11 @@ fn make_way(path: &Path) -> io::Result<()> {
     // Non-blocking: a listener whose accept queue is full answers `WouldBlock`.
     match mio::net::UnixStream::connect(path) {
         Err(e) if e.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path),
-        Ok(_) => Err(io::Error::from(ErrorKind::AddrInUse)),
-        Err(e) if e.kind() == ErrorKind::WouldBlock => Err(io::Error::from(ErrorKind::AddrInUse)),
-        Err(e) => Err(e),
+        Err(e) if e.kind() != ErrorKind::WouldBlock => Err(e),
+        _ => Err(io::Error::new(
+            ErrorKind::AddrInUse,
+            "Address already in use",
+        )),
     }
 }
 

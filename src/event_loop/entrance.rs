@@ -245,7 +245,8 @@ impl Entrances {
 }
 
 /// True if accept failed because of the client that was to be accepted (accept(2) on Linux
-/// hands over what went wrong with its connection meanwhile).
+/// hands over what went wrong with its connection meanwhile). Only what takes the client out
+/// of the queue belongs here, or the loop would spin on it.
 fn is_the_clients(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -254,7 +255,6 @@ fn is_the_clients(error: &io::Error) -> bool {
             | ErrorKind::HostUnreachable
             | ErrorKind::NetworkDown
             | ErrorKind::NetworkUnreachable
-            | ErrorKind::PermissionDenied
             | ErrorKind::TimedOut
     )
 }
