@@ -159,6 +159,7 @@ pub struct Slot {
 
 /// Boxes that busy clients and waiting answers borrow, so that neither is allocated anew.
 #[derive(Default, Debug)]
+#[allow(clippy::vec_box)] // The boxes are what is lent.
 pub struct Spares {
     actives: Vec<Box<Active>>,
     queues: Vec<Box<Queue>>,
@@ -354,6 +355,12 @@ impl<S: Socket> Client<S> {
     /// Copied bytes that it holds.
     pub fn own_bytes(&self) -> usize {
         self.active.as_ref().map_or(0, |a| a.own_bytes())
+    }
+
+    /// True if something that it sent can be looked at now.
+    pub fn may_be_served(&self) -> bool {
+        let unparsed = || self.active.as_ref().is_some_and(|a| a.unparsed);
+        self.ending == Ending::Open && self.pause.is_empty() && (self.ready.readable || unparsed())
     }
 
     /// True if it is owed nothing.

@@ -200,6 +200,8 @@ pub struct Link<S> {
     pub partial: Vec<u8>,
     /// Of the reply that is arriving: everything before it.
     pub message: Queue,
+    /// Of the reply that is arriving: it is thrown away, for want of memory.
+    pub discarding: bool,
     /// Of the reply that is arriving: how far it was understood.
     pub scan: Scan,
     /// The uptime told in the handshake, in seconds.
@@ -246,6 +248,7 @@ impl<S: Socket> Link<S> {
             first_seq: 0,
             partial: Vec::new(),
             message: Queue::new(),
+            discarding: false,
             scan: Scan::default(),
             uptime: None,
             ready: Ready::default(),
@@ -362,6 +365,7 @@ impl<S: Socket> Link<S> {
     pub fn close(&mut self) -> Option<S> {
         self.partial = Vec::new();
         self.message.free();
+        self.discarding = false;
         self.scan.reset();
         self.ready = Ready::default();
         self.uptime = None;
@@ -404,6 +408,15 @@ pub fn write_queue<S: Socket>(
     }
 }
 
+/// Writes that were in flight on a link that was given up.
+#[derive(Debug)]
+pub enum Letters {
+    /// Their keys.
+    Keys(Vec<Box<[u8]>>),
+    /// More than the journal may hold: the server is flushed instead.
+    TooMany,
+}
+
 /// A link that was given up with writes unanswered: half-closed, read to its end.
 #[derive(Debug)]
 pub struct Drain<S> {
@@ -415,10 +428,8 @@ pub struct Drain<S> {
     pub until: Time,
     /// That time has passed: the keys are told the server once more when the end comes.
     pub late: bool,
-    /// Keys of the writes that the server may still read from it.
-    pub keys: Vec<Box<[u8]>>,
-    /// More keys than can be noted: flush instead.
-    pub flush: bool,
+    /// The writes that the server may still read from it.
+    pub letters: Letters,
     /// What the link's events are named by.
     pub token: usize,
 }

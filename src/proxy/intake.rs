@@ -48,11 +48,7 @@ impl<S: Socket> Proxy<S> {
             return;
         };
         client.rest(&mut self.spares);
-        let unparsed = client.active.as_ref().is_some_and(|a| a.unparsed);
-        if client.ending == Ending::Open
-            && client.pause.is_empty()
-            && (client.ready.readable || unparsed)
-        {
+        if client.may_be_served() {
             self.list_client(key);
         }
         self.account_client(key);
@@ -232,6 +228,9 @@ impl<S: Socket> Proxy<S> {
                     if let Some(client) = self.clients.get_mut(key) {
                         if client.ending != Ending::Open {
                             return len;
+                        }
+                        if client.pause.has(Pause::OWED) {
+                            self.counters.limit_client_paused += 1;
                         }
                         client.active(&mut self.spares).unparsed = true;
                     }

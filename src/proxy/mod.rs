@@ -499,7 +499,6 @@ impl<S: Socket> Proxy<S> {
         if client.ending == Ending::Dead {
             return;
         }
-        let was_paused = client.pause.has(Pause::OWED);
         match client.flush(self.now) {
             Ok((bytes, calls)) => {
                 self.counters.writes += u64::from(calls);
@@ -510,7 +509,7 @@ impl<S: Socket> Proxy<S> {
                 return;
             }
         }
-        let resumed = was_paused && client.pause.is_empty();
+        let resumed = client.may_be_served();
         let done = client.ending == Ending::AfterAnswers && client.is_answered();
         client.rest(&mut self.spares);
         self.account_client(key);

@@ -5,13 +5,26 @@ use crate::buffer::{Chunk, Source};
 use crate::health::Cause;
 use crate::net::Socket;
 use crate::protocol::reply::{Progress, uptime, version_at_least};
-use crate::protocol::{Reply, Verb};
+use crate::protocol::{Reply, Status, Verb};
 use crate::upstream::{GREETING, Greeting, LinkState};
 use std::io::{self, IoSlice};
 use std::rc::Rc;
 
 /// Reads of one link in one turn, so that a fast server does not hold up the others.
 const READS_PER_TURN: usize = 8;
+
+/// The reply that stands for one that there was no memory for.
+fn out_of_memory() -> Reply<'static> {
+    const LINE: &[u8] = b"SERVER_ERROR out of memory reading\r\n";
+    Reply {
+        source: Source::Slice(LINE),
+        at: 0,
+        len: LINE.len(),
+        line: LINE.len(),
+        status: Status::ServerError,
+        items: &[],
+    }
+}
 
 impl<S: Socket> Proxy<S> {
     /// Moves a link on: its connect, its handshake, its replies. A bounded amount.
@@ -182,7 +195,7 @@ impl<S: Socket> Proxy<S> {
             match link.scan.feed(verb, line, &chunk.bytes()[at..len]) {
                 Progress::Bad(why) => return Err(why),
                 Progress::More { used } => {
-                    link.message.push(Source::Chunk(chunk), at..at + used);
+                    self.gather(id, chunk, at..at + used);
                     return Ok(at + used);
                 }
                 Progress::Whole { used, line, status } => {
@@ -211,6 +224,9 @@ impl<S: Socket> Proxy<S> {
                     at += used;
                     match greeting {
                         Some(seen) => self.greeted(id, seen, &reply),
+                        None if self.no_memory_for(id, verb, &reply) => {
+                            self.settle(id, &out_of_memory());
+                        }
                         None => self.settle(id, &reply),
                     }
                     scan.reset();
@@ -225,6 +241,32 @@ impl<S: Socket> Proxy<S> {
             }
         }
         Ok(at)
+    }
+
+    /// Keeps a part of a reply that is not whole yet, unless there is no memory for it.
+    fn gather(&mut self, id: u32, chunk: &Rc<Chunk>, range: std::ops::Range<usize>) {
+        let full = self.over_memory(range.len(), 100);
+        let link = &mut self.links[id as usize];
+        if full && !matches!(link.state, LinkState::Greeting(..)) {
+            link.discarding = true;
+        }
+        if link.discarding {
+            link.message.free();
+        } else {
+            link.message.push(Source::Chunk(chunk), range);
+        }
+    }
+
+    /// True if a reply with values must not be kept: it was thrown away, or would pass `-m`.
+    fn no_memory_for(&mut self, id: u32, verb: Verb, reply: &Reply<'_>) -> bool {
+        let thrown_away = std::mem::take(&mut self.links[id as usize].discarding);
+        let values = matches!(
+            verb,
+            Verb::Get | Verb::Gets | Verb::Gat | Verb::Gats | Verb::MetaGet
+        );
+        let full = thrown_away || (values && self.over_memory(reply.len, 100));
+        self.counters.limit_memory_gets += u64::from(full);
+        full
     }
 
     /// One answer of the handshake.

@@ -195,6 +195,17 @@ impl<S: Socket> Proxy<S> {
     pub(super) fn send_pushed(&mut self, id: u32, pending: Pending) {
         let link = &mut self.links[id as usize];
         let server = &mut self.servers[link.server as usize];
+        if log::log_enabled!(log::Level::Debug) {
+            let at = link.queue.end() - u64::from(pending.len);
+            let line = link.line_at(at, pending.line);
+            let line = String::from_utf8_lossy(line);
+            log::debug!(
+                "{} <- {} ({:?})",
+                server.spec.name,
+                line.trim_end(),
+                pending.to
+            );
+        }
         server.stats.requests += 1;
         let (writes, hash) = (pending.traits.has(Traits::WRITES), pending.hash);
         let copies = matches!(pending.to, To::Copy);

@@ -10,7 +10,9 @@ use crate::health::{Cause, Health, Journal, Policy, SECOND, State, Time};
 use crate::net::Socket;
 use crate::protocol::{Status, Traits, Verb, forms};
 use crate::stats::ServerStats;
-use crate::upstream::{DRAIN_WAIT, Drain, Link, LinkState, Pending, Ready, Server, ServerId, To};
+use crate::upstream::{
+    DRAIN_WAIT, Drain, Letters, Link, LinkState, Pending, Ready, Server, ServerId, To,
+};
 use std::io;
 
 /// What decides about the servers of a pool.
@@ -265,7 +267,9 @@ impl<S: Socket> Proxy<S> {
         // What was missed during the replay is told on the same link, before anything that is
         // asked from now on.
         self.server_up(id);
-        self.servers[id as usize].health.warm(self.now);
+        if self.has_backup(id) {
+            self.servers[id as usize].health.warm(self.now);
+        }
         self.tell_rest(id);
     }
 
@@ -412,9 +416,8 @@ impl<S: Socket> Proxy<S> {
         link.clear();
         if let (Some(io), true, false) = (io, was_up, closed) {
             let server = link.server;
-            let (keys, flush) = self.unanswered_writes(server, &pending, &queue, at, sent);
-            if flush || !keys.is_empty() {
-                self.begin_drain(server, io, token, keys, flush);
+            if let Some(letters) = self.unanswered_writes(server, &pending, &queue, at, sent) {
+                self.begin_drain(server, io, token, letters);
             }
         }
         self.wake_waiting(id);
@@ -422,8 +425,7 @@ impl<S: Socket> Proxy<S> {
         (pending, queue, at)
     }
 
-    /// Keys of the writes that went out, at least in part, and were not answered. True if
-    /// there are more than may be noted.
+    /// The writes that went out, at least in part, and were not answered.
     fn unanswered_writes(
         &self,
         server: ServerId,
@@ -431,17 +433,17 @@ impl<S: Socket> Proxy<S> {
         queue: &Queue,
         mut at: u64,
         sent: u64,
-    ) -> (Vec<Box<[u8]>>, bool) {
+    ) -> Option<Letters> {
         let limit = self.pools[self.servers[server as usize].pool]
             .config
             .journal;
-        let (mut keys, mut bytes, mut flush) = (Vec::new(), 0, false);
+        let (mut found, mut bytes, mut keys) = (false, 0, Vec::new());
         for p in pending {
             if p.traits.has(Traits::WRITES) && at < sent {
+                found = true;
                 let ask = Ask::wire(p, queue, at);
-                if p.verb == Verb::FlushAll {
-                    flush = true;
-                } else {
+                // A late flush only empties: nothing has to be told after it.
+                if p.verb != Verb::FlushAll {
                     forms::each_key(p.verb, ask.line_bytes(), |key| {
                         bytes += key.len() + 64;
                         keys.push(key.into());
@@ -449,21 +451,14 @@ impl<S: Socket> Proxy<S> {
                 }
             }
             if bytes > limit {
-                return (Vec::new(), true);
+                return Some(Letters::TooMany);
             }
             at += u64::from(p.len);
         }
-        (keys, flush)
+        found.then_some(Letters::Keys(keys))
     }
 
-    fn begin_drain(
-        &mut self,
-        server: ServerId,
-        mut io: S,
-        token: usize,
-        keys: Vec<Box<[u8]>>,
-        flush: bool,
-    ) {
+    fn begin_drain(&mut self, server: ServerId, mut io: S, token: usize, letters: Letters) {
         if io.shutdown_write().is_err() {
             return;
         }
@@ -473,8 +468,7 @@ impl<S: Socket> Proxy<S> {
             server,
             until: self.now.plus(DRAIN_WAIT),
             late: false,
-            keys,
-            flush,
+            letters,
             token,
         });
         self.read_drain(key);
@@ -489,17 +483,19 @@ impl<S: Socket> Proxy<S> {
         let server = &mut self.servers[drain.server as usize];
         if drain.late {
             // It was trusted before that end; what it read just now is told it once more.
-            if drain.flush {
-                server.journal.mark_flush();
-                let id = drain.server;
-                if self.servers[id as usize].health.is_up() {
-                    self.server_down(id, Cause::ConnectionLost, true);
+            match drain.letters {
+                Letters::Keys(keys) => {
+                    for key in keys {
+                        let hash = super::route::fnv(&key);
+                        self.chase(drain.server, &key, hash);
+                    }
                 }
-                return;
-            }
-            for key in drain.keys {
-                let hash = super::route::fnv(&key);
-                self.chase(drain.server, &key, hash);
+                Letters::TooMany => {
+                    server.journal.mark_flush();
+                    if server.health.is_up() {
+                        self.server_down(drain.server, Cause::ConnectionLost, true);
+                    }
+                }
             }
         } else {
             server.drains -= 1;
