@@ -27,9 +27,12 @@ const WORKERS: usize = 6;
 /// Failures printed in full; the others are only counted.
 const PRINTED: usize = 40;
 
-/// A row fed in this many bytes or less is cut at every offset; a longer one at its ends and
-/// around its line ends.
+/// A row of this many bytes or less is cut at every offset; a longer one at its ends and around
+/// its line ends.
 const CUT_EVERYWHERE: usize = 300;
+
+/// A row of more bytes than this is cut around its line ends only.
+const CUT_LITTLE: usize = 20_000;
 
 /// A row longer than this is not fed byte by byte but in pieces of an odd size.
 const BYTEWISE: usize = 3000;
@@ -85,7 +88,13 @@ fn run(row: &Row, target: &Target, feed: Feed) -> Vec<u8> {
     out
 }
 
-fn comparable(answer: &[u8], row: &Row, prefix: [u8; PREFIX], target: &Target, seen: &mut normal::Cas) -> Vec<u8> {
+fn comparable(
+    answer: &[u8],
+    row: &Row,
+    prefix: [u8; PREFIX],
+    target: &Target,
+    seen: &mut normal::Cas,
+) -> Vec<u8> {
     if row.binary {
         normal::binary(answer, prefix, seen)
     } else {
@@ -95,15 +104,27 @@ fn comparable(answer: &[u8], row: &Row, prefix: [u8; PREFIX], target: &Target, s
 
 /// Sends `bytes` as `feed` says and reads what they are answered, up to `end`.
 fn exchange(client: &mut Client, row: &Row, end: End, bytes: &[u8], feed: Feed) -> Vec<u8> {
-    let (noop, answer) = if row.binary { (BINARY_NOOP, BINARY_END) } else { (&b"mn\r\n"[..], TEXT_END) };
+    let (noop, answer) = if row.binary {
+        (BINARY_NOOP, BINARY_END)
+    } else {
+        (&b"mn\r\n"[..], TEXT_END)
+    };
     // Large bytes are sent while the answers are read: neither side may wait for the other.
     let sent = match feed {
         Feed::Whole => client.try_send(bytes),
         Feed::Bytes => {
-            let size = if bytes.len() > BYTEWISE { bytes.len() / 97 } else { 1 };
-            bytes.chunks(size).try_for_each(|piece| client.try_send(piece))
+            let size = if bytes.len() > BYTEWISE {
+                bytes.len() / 97
+            } else {
+                1
+            };
+            bytes
+                .chunks(size)
+                .try_for_each(|piece| client.try_send(piece))
         }
-        Feed::Cut(at) => client.try_send(&bytes[..at]).and_then(|()| client.try_send(&bytes[at..])),
+        Feed::Cut(at) => client
+            .try_send(&bytes[..at])
+            .and_then(|()| client.try_send(&bytes[at..])),
     };
     // An error says that the other side has closed, as it should in some rows.
     let _ = match (sent, end) {
@@ -112,7 +133,10 @@ fn exchange(client: &mut Client, row: &Row, end: End, bytes: &[u8], feed: Feed) 
     };
     let ends = if row.binary { 1 } else { 1 + own_noops(bytes) };
     let (mut got, whole) = match end {
-        End::Sentinel => client.read_until_true(|b| b.ends_with(answer) && (row.binary || count_ends(b) >= ends)),
+        End::Sentinel => {
+            client.read_until_true(|b| b.ends_with(answer) && (row.binary || count_ends(b) >= ends))
+        }
+        End::Closed => client.read_until_true(|_| false),
         End::Eof => client.half_close().read_until_true(|_| false),
     };
     if !whole {
@@ -123,12 +147,19 @@ fn exchange(client: &mut Client, row: &Row, end: End, bytes: &[u8], feed: Feed) 
 
 /// How often the row itself says `mn`.
 fn own_noops(bytes: &[u8]) -> usize {
-    let lines = bytes.split(|&b| b == b'\n').map(|l| l.strip_suffix(b"\r").unwrap_or(l));
-    lines.filter(|l| *l == b"mn" || l.starts_with(b"mn ")).count()
+    let lines = bytes
+        .split(|&b| b == b'\n')
+        .map(|l| l.strip_suffix(b"\r").unwrap_or(l));
+    lines
+        .filter(|l| *l == b"mn" || l.starts_with(b"mn "))
+        .count()
 }
 
 fn count_ends(answer: &[u8]) -> usize {
-    answer.split_inclusive(|&b| b == b'\n').filter(|l| *l == TEXT_END).count()
+    answer
+        .split_inclusive(|&b| b == b'\n')
+        .filter(|l| *l == TEXT_END)
+        .count()
 }
 
 /// Six letters that no other run has.
@@ -143,14 +174,19 @@ fn next_prefix() -> [u8; PREFIX] {
     prefix
 }
 
-/// Every way to feed a row's bytes.
-fn feeds(row: &Row) -> Vec<Feed> {
-    let bytes = Fill { prefix: *b"K00000", cas: 1000 }.bytes(&row.bytes, row.binary);
+/// Ways to feed a row's bytes, with one cut of `every`.
+fn feeds(row: &Row, every: usize) -> Vec<Feed> {
+    let bytes = Fill {
+        prefix: *b"K00000",
+        cas: 1000,
+    }
+    .bytes(&row.bytes, row.binary);
     let len = bytes.len();
     let near_line = |at: usize| bytes[at.saturating_sub(2)..(at + 2).min(len)].contains(&b'\n');
-    let cuts = (1..len).filter(|&at| len <= CUT_EVERYWHERE || at < 40 || at + 10 > len || near_line(at));
+    let near_end = |at: usize| len <= CUT_LITTLE && (at < 40 || at + 10 > len);
+    let cuts = (1..len).filter(|&at| len <= CUT_EVERYWHERE || near_end(at) || near_line(at));
     // Rows of many lines have their cuts in the first few.
-    let cuts = cuts.take(CUT_EVERYWHERE).map(Feed::Cut);
+    let cuts = cuts.take(CUT_EVERYWHERE).step_by(every).map(Feed::Cut);
     [Feed::Whole, Feed::Bytes].into_iter().chain(cuts).collect()
 }
 
@@ -162,23 +198,40 @@ fn refused(answer: &[u8]) -> bool {
 }
 
 /// Compares one row in all feeds; a failure's text, for the first feed that differs.
-fn compare(row: &Row, reference: &Target, targets: &[Target], failures: &Mutex<Vec<String>>) {
+fn compare(
+    row: &Row,
+    reference: &Target,
+    targets: &[Target],
+    every: usize,
+    failures: &Mutex<Vec<String>>,
+) {
     let answers = [false, true].map(|sort| {
         let target = Target { sort, ..*reference };
         (!row.off).then(|| run(row, &target, Feed::Whole))
     });
     for target in targets {
         let mut want = answers[usize::from(target.sort)].clone();
-        if let Some((_, answer, _)) = DIFFERENCES.iter().find(|d| d.0 == row.name && target.name != "memcached") {
+        if let Some((_, answer, _)) = DIFFERENCES
+            .iter()
+            .find(|d| d.0 == row.name && target.name != "memcached")
+        {
             want = Some(answer.to_vec());
         }
-        for feed in feeds(row) {
+        for feed in feeds(row, every) {
             let got = run(row, target, feed);
-            let ok = want.as_ref().map_or_else(|| refused(&got), |want| *want == got);
+            let ok = want
+                .as_ref()
+                .map_or_else(|| refused(&got), |want| *want == got);
             if !ok {
                 let want = want.map_or("a refusal".to_string(), |w| show(&w));
-                let text = format!("{} ({}, {feed:?}): {} | {}\n  wanted {want}\n     got {}",
-                    row.name, target.name, row.setup, row.bytes, show(&got));
+                let text = format!(
+                    "{} ({}, {feed:?}): {} | {}\n  wanted {want}\n     got {}",
+                    row.name,
+                    target.name,
+                    row.setup,
+                    row.bytes,
+                    show(&got)
+                );
                 failures.lock().expect("failures").push(text);
                 break;
             }
@@ -188,25 +241,40 @@ fn compare(row: &Row, reference: &Target, targets: &[Target], failures: &Mutex<V
 
 /// Runs the whole table: rows side by side, then those that must be alone.
 #[track_caller]
-fn compare_all(rows: &[&Row], reference: &Target, targets: &[Target]) {
+fn compare_all(rows: &[&Row], reference: &Target, targets: &[Target], every: usize) {
     let failures = Mutex::new(Vec::new());
     let wanted = std::env::var("MAGENT_ROW").unwrap_or_default();
-    let (alone, shared): (Vec<&Row>, Vec<&Row>) =
-        rows.iter().copied().filter(|r| r.name.contains(&wanted)).partition(|r| r.alone);
+    let (alone, shared): (Vec<&Row>, Vec<&Row>) = rows
+        .iter()
+        .copied()
+        .filter(|r| r.name.contains(&wanted))
+        .partition(|r| r.alone);
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for _ in 0..WORKERS {
             scope.spawn(|| {
                 while let Some(row) = shared.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    compare(row, reference, targets, &failures);
+                    compare(row, reference, targets, every, &failures);
                 }
             });
         }
     });
-    alone.iter().for_each(|row| compare(row, reference, targets, &failures));
+    alone
+        .iter()
+        .for_each(|row| compare(row, reference, targets, every, &failures));
     let failures = failures.into_inner().expect("failures");
-    let text = failures.iter().take(PRINTED).cloned().collect::<Vec<_>>().join("\n");
-    assert!(failures.is_empty(), "{} of {} rows differ:\n{text}", failures.len(), alone.len() + shared.len());
+    let text = failures
+        .iter()
+        .take(PRINTED)
+        .cloned()
+        .collect::<Vec<_>>()
+        .join("\n");
+    assert!(
+        failures.is_empty(),
+        "{} of {} rows differ:\n{text}",
+        failures.len(),
+        alone.len() + shared.len()
+    );
 }
 
 /// The table and its harness proven: two memcacheds must not differ.
@@ -215,8 +283,12 @@ fn memcached_answers_as_memcached() {
     let (one, other) = (Memcached::start(), Memcached::start());
     let rows = rows::all();
     let rows: Vec<&Row> = rows.iter().filter(|r| !r.off).collect();
-    let target = |m: &Memcached, sort| Target { name: "memcached", port: m.port, sort };
-    compare_all(&rows, &target(&one, false), &[target(&other, false)]);
+    let target = |m: &Memcached, sort| Target {
+        name: "memcached",
+        port: m.port,
+        sort,
+    };
+    compare_all(&rows, &target(&one, false), &[target(&other, false)], 7);
 }
 
 /// Through magent, in front of one server, and of three with a backup.
@@ -229,9 +301,21 @@ fn magent_answers_as_memcached() {
     let farm = Magent::farm(&[name(1), name(2), name(3)], &[name(4)], &[]);
     let rows = rows::all();
     let targets = [
-        Target { name: "one server", port: single.port, sort: false },
-        Target { name: "three servers and a backup", port: farm.port, sort: true },
+        Target {
+            name: "one server",
+            port: single.port,
+            sort: false,
+        },
+        Target {
+            name: "three servers and a backup",
+            port: farm.port,
+            sort: true,
+        },
     ];
-    let reference = Target { name: "memcached", port: direct.port, sort: false };
-    compare_all(&rows.iter().collect::<Vec<_>>(), &reference, &targets);
+    let reference = Target {
+        name: "memcached",
+        port: direct.port,
+        sort: false,
+    };
+    compare_all(&rows.iter().collect::<Vec<_>>(), &reference, &targets, 1);
 }

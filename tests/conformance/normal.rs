@@ -24,7 +24,11 @@ impl Cas {
 
 /// The comparable form of a text answer.
 pub fn text(answer: &[u8], prefix: [u8; PREFIX], sort: bool, cas: &mut Cas) -> Vec<u8> {
-    let answer = replace(&replace(answer, &prefix, b"@@@@@@"), &base64(prefix), b"~~~~~~~~");
+    let answer = replace(
+        &replace(answer, &prefix, b"@@@@@@"),
+        &base64(prefix),
+        b"~~~~~~~~",
+    );
     let mut out = Vec::new();
     // The values of the get that is being answered.
     let mut values: Vec<(Vec<u8>, Option<u64>, Vec<u8>)> = Vec::new();
@@ -36,7 +40,11 @@ pub fn text(answer: &[u8], prefix: [u8; PREFIX], sort: bool, cas: &mut Cas) -> V
         if first == b"VALUE" {
             let data = take(&mut rest, number(words.get(3)).map_or(0, |n| n + 2));
             let token = words.get(4).and_then(|w| number(Some(w)));
-            values.push((words[..words.len().min(4)].join(&b' '), token.map(|t| t as u64), data.to_vec()));
+            values.push((
+                words[..words.len().min(4)].join(&b' '),
+                token.map(|t| t as u64),
+                data.to_vec(),
+            ));
             continue;
         }
         if sort {
@@ -60,7 +68,9 @@ pub fn text(answer: &[u8], prefix: [u8; PREFIX], sort: bool, cas: &mut Cas) -> V
         }
     }
     // An answer that was cut in the middle.
-    values.into_iter().for_each(|(head, _, data)| out.extend([&head[..], b"\r\n", &data].concat()));
+    values
+        .into_iter()
+        .for_each(|(head, _, data)| out.extend([&head[..], b"\r\n", &data].concat()));
     out
 }
 
@@ -78,7 +88,11 @@ fn meta_line(line: &[u8], cas: &mut Cas, out: &mut Vec<u8>) {
             [flag @ (b't' | b'l'), time @ ..] if number(Some(time)).is_some() => {
                 out.extend([*flag, b'N']);
             }
-            word => match word.iter().position(|&b| b == b'=').map(|i| word.split_at(i + 1)) {
+            word => match word
+                .iter()
+                .position(|&b| b == b'=')
+                .map(|i| word.split_at(i + 1))
+            {
                 Some((b"cas=", token)) => {
                     let token = number(Some(token)).unwrap_or(0) as u64;
                     out.extend(format!("cas={}", cas.number(token)).bytes());
@@ -90,7 +104,11 @@ fn meta_line(line: &[u8], cas: &mut Cas, out: &mut Vec<u8>) {
             },
         }
     }
-    out.extend(if line.ends_with(b"\r\n") { &b"\r\n"[..] } else { b"" });
+    out.extend(if line.ends_with(b"\r\n") {
+        &b"\r\n"[..]
+    } else {
+        b""
+    });
 }
 
 /// The protocol level alone: magent puts its own version behind it.
@@ -150,13 +168,19 @@ fn take<'a>(rest: &mut &'a [u8], n: usize) -> &'a [u8] {
 }
 
 fn take_line<'a>(rest: &mut &'a [u8]) -> &'a [u8] {
-    let end = rest.iter().position(|&b| b == b'\n').map_or(rest.len(), |i| i + 1);
+    let end = rest
+        .iter()
+        .position(|&b| b == b'\n')
+        .map_or(rest.len(), |i| i + 1);
     take(rest, end)
 }
 
 fn words(line: &[u8]) -> Vec<&[u8]> {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
-    line.strip_suffix(b"\r").unwrap_or(line).split(|&b| b == b' ').collect()
+    line.strip_suffix(b"\r")
+        .unwrap_or(line)
+        .split(|&b| b == b' ')
+        .collect()
 }
 
 fn number(word: Option<impl AsRef<[u8]>>) -> Option<usize> {
@@ -169,6 +193,9 @@ fn what_may_differ_is_gone() {
     let answer = b"VALUE Kabcdeb 0 1 77\r\ny\r\nVALUE Kabcdea 5 1 76\r\nx\r\nEND\r\nVA 2 c77 t12 k x c9\r\nt5\r\nHD t-1 f5\r\nVERSION 1.6.18-magent-9\r\n";
     let want = b"VALUE @@@@@@a 5 1 cas1\r\nx\r\nVALUE @@@@@@b 0 1 cas2\r\ny\r\nEND\r\nVA 2 cas2 tN k x cas3\r\nt5\r\nHD t-1 f5\r\nVERSION 1.6.18\r\n";
     let got = text(answer, *b"Kabcde", true, &mut cas);
-    assert_eq!(got.escape_ascii().to_string(), want.escape_ascii().to_string());
+    assert_eq!(
+        got.escape_ascii().to_string(),
+        want.escape_ascii().to_string()
+    );
     assert_eq!(cas.0, [76, 77, 9]);
 }

@@ -5,6 +5,7 @@
 //!
 //! - `[eof]`: the client half-closes behind the bytes, since a command behind them would be
 //!   taken for their rest;
+//! - `[closed]`: the other side closes at once, in the middle of a line;
 //! - `[alone]`: it touches everybody's keys;
 //! - `[off]`: memcached has it and magent answers as if it were switched off (behaviour.md §3).
 //!
@@ -27,6 +28,8 @@ pub enum End {
     Sentinel,
     /// The client half-closes, and the other side closes.
     Eof,
+    /// The other side closes, though the client has more to say.
+    Closed,
 }
 
 /// One row.
@@ -54,7 +57,9 @@ pub fn all() -> Vec<Row> {
         (include_str!("meta.rows"), false),
         (include_str!("binary.rows"), true),
     ];
-    let lines = tables.iter().flat_map(|(text, binary)| text.lines().map(move |l| (l, *binary)));
+    let lines = tables
+        .iter()
+        .flat_map(|(text, binary)| text.lines().map(move |l| (l, *binary)));
     let rows = lines.filter(|(l, _)| !l.is_empty() && !l.starts_with('#'));
     rows.map(|(line, binary)| parse(line, binary)).collect()
 }
@@ -73,7 +78,11 @@ fn parse(line: &str, binary: bool) -> Row {
         name: format!("{}{name}", if binary { "binary: " } else { "" }),
         setup: setup.strip_suffix(' ').unwrap_or(setup).to_string(),
         bytes: bytes.strip_prefix(' ').unwrap_or(bytes).to_string(),
-        end: if has("[eof]") { End::Eof } else { End::Sentinel },
+        end: match () {
+            () if has("[eof]") => End::Eof,
+            () if has("[closed]") => End::Closed,
+            () => End::Sentinel,
+        },
         alone: has("[alone]"),
         off: has("[off]"),
         binary,
@@ -140,7 +149,9 @@ impl Fill {
     fn cas(&self, name: &str) -> u64 {
         match name.trim_matches(['{', '}']).strip_prefix("cas") {
             Some("") => self.cas,
-            Some(by) => self.cas.wrapping_add_signed(by.parse().expect("cas+N or cas-N")),
+            Some(by) => self
+                .cas
+                .wrapping_add_signed(by.parse().expect("cas+N or cas-N")),
             None => name.parse().expect("a number"),
         }
     }
@@ -150,8 +161,9 @@ impl Fill {
         let end = rest.find('>').expect("an end of the packet");
         let mut words = rest[1..end].split(' ');
         let op = opcode(words.next().expect("an opcode"));
-        let fields: Vec<(&str, &str)> =
-            words.map(|w| w.split_once('=').expect("name=value")).collect();
+        let fields: Vec<(&str, &str)> = words
+            .map(|w| w.split_once('=').expect("name=value"))
+            .collect();
         let field = |name: &str| fields.iter().find(|f| f.0 == name).map(|f| f.1);
         let number = |name: &str, or: u64| field(name).map_or(or, |v| v.parse().expect("a number"));
         let extras = field("x").map_or_else(|| default_extras(op, &number, field("t")), unhex);
@@ -191,10 +203,37 @@ fn default_extras(op: u8, number: &dyn Fn(&str, u64) -> u64, time: Option<&str>)
 
 fn opcode(name: &str) -> u8 {
     const NAMES: [&str; 0x1f] = [
-        "get", "set", "add", "replace", "delete", "incr", "decr", "quit", "flush", "getq", "noop",
-        "version", "getk", "getkq", "append", "prepend", "stat", "setq", "addq", "replaceq",
-        "deleteq", "incrq", "decrq", "quitq", "flushq", "appendq", "prependq", "verbosity", "touch",
-        "gat", "gatq",
+        "get",
+        "set",
+        "add",
+        "replace",
+        "delete",
+        "incr",
+        "decr",
+        "quit",
+        "flush",
+        "getq",
+        "noop",
+        "version",
+        "getk",
+        "getkq",
+        "append",
+        "prepend",
+        "stat",
+        "setq",
+        "addq",
+        "replaceq",
+        "deleteq",
+        "incrq",
+        "decrq",
+        "quitq",
+        "flushq",
+        "appendq",
+        "prependq",
+        "verbosity",
+        "touch",
+        "gat",
+        "gatq",
     ];
     match name {
         "gatk" => 0x23,
@@ -231,18 +270,28 @@ fn unhex(text: &str) -> Vec<u8> {
 /// Base64 of bytes whose number is a multiple of 3, as [`PREFIX`] is.
 pub fn base64(bytes: [u8; PREFIX]) -> Vec<u8> {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let threes = bytes.chunks_exact(3).map(|c| u32::from_be_bytes([0, c[0], c[1], c[2]]));
-    threes.flat_map(|n| [18, 12, 6, 0].map(|s| LETTERS[(n >> s) as usize & 63])).collect()
+    let threes = bytes
+        .chunks_exact(3)
+        .map(|c| u32::from_be_bytes([0, c[0], c[1], c[2]]));
+    threes
+        .flat_map(|n| [18, 12, 6, 0].map(|s| LETTERS[(n >> s) as usize & 63]))
+        .collect()
 }
 
 #[test]
 fn a_row_becomes_bytes() {
-    let fill = Fill { prefix: *b"Kab123", cas: 41 };
+    let fill = Fill {
+        prefix: *b"Kab123",
+        cas: 41,
+    };
     let text = fill.bytes(r"get @a ~ {x*3} {cas+1}\0\x41$", false);
     assert_eq!(text, b"get Kab123a S2FiMTIz xxx 42\0A\r\n");
     let packet = fill.bytes("<set k=@ f=5 t=7 v={y*2} o=01020304 c={cas}>", true);
     let head = b"\x80\x01\0\x06\x08\0\0\0\0\0\0\x10\x01\x02\x03\x04\0\0\0\0\0\0\0\x29";
-    assert_eq!(packet, [&head[..], b"\0\0\0\x05\0\0\0\x07Kab123yy"].concat());
+    assert_eq!(
+        packet,
+        [&head[..], b"\0\0\0\x05\0\0\0\x07Kab123yy"].concat()
+    );
 }
 
 #[test]
