@@ -7,6 +7,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 enum Stream {
@@ -75,12 +76,13 @@ impl Client {
         }
     }
 
-    /// The sending half on its own, for tests that write and read at once.
-    pub fn sender(&self) -> Box<dyn Write + Send> {
-        match &self.stream {
+    /// Sends from a thread, so that the other side may answer before it has read everything.
+    pub fn send_aside(&self, bytes: Vec<u8>) -> JoinHandle<()> {
+        let mut sender: Box<dyn Write + Send> = match &self.stream {
             Stream::Tcp(s) => Box::new(s.try_clone().expect("a second handle")),
             Stream::Unix(s) => Box::new(s.try_clone().expect("a second handle")),
-        }
+        };
+        std::thread::spawn(move || sender.write_all(&bytes).expect("magent takes what is sent"))
     }
 
     /// "No more from me", as `printf … | nc` says it.

@@ -1,6 +1,6 @@
 //! The real magent, in the foreground.
 
-use super::{Client, DEADLINE, TempDir, wait_for};
+use super::{Client, DEADLINE, Memcached, TempDir, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::BTreeMap;
@@ -138,10 +138,22 @@ impl Magent {
     /// TERM; its status, which must come in time.
     #[track_caller]
     pub fn terminate(&mut self) -> ExitStatus {
-        self.signal(Signal::SIGTERM);
+        self.terminate_while(|| ()).0
+    }
+
+    #[track_caller]
+    fn wait_end(&mut self) -> ExitStatus {
         wait_for("magent to end", || {
             self.child.try_wait().expect("its status")
         })
+    }
+
+    /// TERM, then what `meanwhile` does; its status and what that gave.
+    #[track_caller]
+    pub fn terminate_while<T>(&mut self, meanwhile: impl FnOnce() -> T) -> (ExitStatus, T) {
+        self.signal(Signal::SIGTERM);
+        let got = meanwhile();
+        (self.wait_end(), got)
     }
 
     /// Any signal.
@@ -171,6 +183,20 @@ impl Drop for Magent {
             );
         }
     }
+}
+
+/// One magent in front of one memcached.
+pub fn single() -> (Magent, Memcached) {
+    let server = Memcached::start();
+    (Magent::farm(&[&server.name], &[], &[]), server)
+}
+
+/// One magent in front of three primaries, and of one backup (the last) if asked for.
+pub fn farm(backup: bool, options: &[&str]) -> (Magent, Vec<Memcached>) {
+    let count = if backup { 4 } else { 3 };
+    let servers: Vec<Memcached> = (0..count).map(|_| Memcached::start()).collect();
+    let names: Vec<&str> = servers.iter().map(|s| s.name.as_str()).collect();
+    (Magent::farm(&names[..3], &names[3..], options), servers)
 }
 
 /// Runs magent to its end: for command lines that must fail. Its status and its stderr.

@@ -64,6 +64,19 @@ pub fn show(bytes: &[u8]) -> String {
     bytes.escape_ascii().to_string()
 }
 
+/// Bytes that follow no pattern, with line ends and NULs among them; the same for the same length.
+pub fn noise(len: usize) -> Vec<u8> {
+    let mut seed = 0x9e37_79b9_7f4a_7c15u64 ^ len as u64;
+    let step = |_| {
+        // Marsaglia's xorshift.
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed as u8
+    };
+    (0..len).map(step).collect()
+}
+
 /// A folder that everybody may write to (memcached gives up root), gone with its value.
 pub struct TempDir(PathBuf);
 
