@@ -9,6 +9,9 @@ use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
+/// The connection that asks counts too.
+const OWN_CONNECTIONS: u64 = 1;
+
 /// One process; it ends with its value, also when a test fails.
 pub struct Memcached {
     child: Child,
@@ -125,6 +128,14 @@ impl Memcached {
         let mut client = self.client();
         wait_for(&format!("{key} on {}", self.name), || {
             (client.get(key).as_deref() == value).then_some(())
+        });
+    }
+
+    /// Waits until it has `n` connections beside the one that asks.
+    #[track_caller]
+    pub fn wait_connections(&self, n: u64) {
+        wait_for(&format!("{n} connections to {}", self.name), || {
+            (self.stat("curr_connections") == n + OWN_CONNECTIONS).then_some(())
         });
     }
 
