@@ -1,0 +1,72 @@
+# make demo and make test do all their set-up on a machine that has Rust.
+
+PREFIX  ?= /usr/local
+DESTDIR ?=
+CARGO   ?= cargo
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+BIN    := $(TARGET)/release/magent
+UNITS  := $(PREFIX)/lib/systemd/system
+MAN    := $(PREFIX)/share/man/man1
+
+# Debian keeps nutcracker where users do not look.
+export PATH := $(PATH):/usr/sbin:/sbin
+
+.PHONY: all demo test check man-page unit install uninstall clean bench
+
+all:
+	$(CARGO) build --release --locked
+
+# Two primaries, a backup and magent on loopback; see tests/demo.sh.
+demo: all
+	@.ci/need memcached
+	@tests/demo.sh $(BIN)
+
+# Everything that can be said by yes or no. Speed: make bench.
+test: man-page unit
+	@.ci/need memcached
+	$(CARGO) test --locked
+
+check: man-page unit
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	bash -n .ci/need .ci/run tests/demo.sh
+
+man-page:
+	@if command -v mandoc >/dev/null; then \
+		mandoc -T lint -W warning man/magent.1; \
+	elif command -v man >/dev/null; then \
+		said=$$(MANROFFSEQ= LC_ALL=C.UTF-8 man --warnings -l man/magent.1 2>&1 >/dev/null); \
+		[ -z "$$said" ] || { echo "$$said"; exit 1; }; \
+	else \
+		echo "neither mandoc nor man is here: the man page was not checked"; \
+	fi
+
+unit:
+	@if command -v systemd-analyze >/dev/null; then dist/check-unit; else \
+		echo "systemd-analyze is not here: dist/magent.service was not checked"; fi
+
+# Root may have no cargo: `make && sudo make install` builds nothing twice.
+$(BIN):
+	$(CARGO) build --release --locked
+
+install: $(BIN)
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(MAN) $(DESTDIR)$(UNITS) $(DESTDIR)/etc/default
+	install -m 755 $(BIN) $(DESTDIR)$(PREFIX)/bin/magent
+	install -m 644 man/magent.1 $(DESTDIR)$(MAN)/magent.1
+	sed 's|/usr/local/bin/|$(PREFIX)/bin/|' dist/magent.service > $(DESTDIR)$(UNITS)/magent.service
+	chmod 644 $(DESTDIR)$(UNITS)/magent.service
+	[ -e $(DESTDIR)/etc/default/magent ] || install -m 644 dist/magent.env $(DESTDIR)/etc/default/magent
+
+# Options that somebody changed stay.
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/bin/magent $(DESTDIR)$(MAN)/magent.1 $(DESTDIR)$(UNITS)/magent.service
+	! cmp -s dist/magent.env $(DESTDIR)/etc/default/magent || rm -f $(DESTDIR)/etc/default/magent
+
+clean:
+	$(CARGO) clean
+
+# make bench QUICK=1 takes under 2 minutes.
+bench:
+	@.ci/need memcached nutcracker
+	QUICK=$(QUICK) $(CARGO) bench --locked --bench farm
