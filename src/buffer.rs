@@ -13,6 +13,7 @@
 //! range again, which is how an upstream link keeps requests until they are answered.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io::IoSlice;
 use std::ops::Range;
 use std::rc::Rc;
@@ -31,6 +32,12 @@ const KEEP: usize = 16 * 1024;
 /// A block that is read into while nobody else holds it, and never changed once shared.
 pub struct Chunk {
     data: Box<[u8]>,
+}
+
+impl fmt::Debug for Chunk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Chunk({} bytes)", self.data.len())
+    }
 }
 
 impl Chunk {
@@ -168,11 +175,10 @@ impl<'a> Source<'a> {
     /// Appends `range` to `out`, copied.
     pub fn copy_to(self, range: Range<usize>, out: &mut Vec<u8>) {
         match self {
-            Source::Queue(q, base) => {
-                q.for_each(base + range.start as u64..base + range.end as u64, |s| {
+            Source::Queue(q, base) => q
+                .for_each(base + range.start as u64..base + range.end as u64, |s| {
                     out.extend_from_slice(s)
-                })
-            }
+                }),
             _ => out.extend_from_slice(self.slice(range)),
         }
     }
@@ -196,6 +202,7 @@ impl<'a> Source<'a> {
 }
 
 /// A run of shared bytes inside a queue.
+#[derive(Debug)]
 struct Shared {
     /// Stream offset of its first byte.
     at: u64,
@@ -207,7 +214,7 @@ struct Shared {
 }
 
 /// A stream of bytes: copied ones in one block, large ones shared in between.
-#[derive(Default)]
+#[derive(Default, Debug)]
 pub struct Queue {
     own: Vec<u8>,
     /// How many copied bytes of the stream were dropped before `own[0]`.
@@ -311,8 +318,7 @@ impl Queue {
     }
 
     fn shared_at(&self, at: u64) -> Option<&Shared> {
-        self.shared_before(at)
-            .filter(|s| at < s.at + s.len as u64)
+        self.shared_before(at).filter(|s| at < s.at + s.len as u64)
     }
 
     /// The bytes from stream offset `at` on that stand in one piece.
@@ -455,7 +461,9 @@ mod tests {
 
     /// A cheap seeded generator: the test must be repeatable, not random.
     fn next(seed: &mut u64) -> u64 {
-        *seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        *seed = seed
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
         *seed >> 33
     }
 
@@ -474,7 +482,9 @@ mod tests {
             for step in 0..60 {
                 match next(&mut seed) % 6 {
                     0 | 1 => {
-                        let v: Vec<u8> = (0..next(&mut seed) % 300).map(|i| (i + step) as u8).collect();
+                        let v: Vec<u8> = (0..next(&mut seed) % 300)
+                            .map(|i| (i + step) as u8)
+                            .collect();
                         q.push_slice(&v);
                         model.extend_from_slice(&v);
                     }
@@ -490,19 +500,26 @@ mod tests {
                         q.release(start as u64);
                     }
                     4 => {
-                        let to = model.len() - next(&mut seed) as usize % (model.len() - start + 1).min(500);
+                        let to = model.len()
+                            - next(&mut seed) as usize % (model.len() - start + 1).min(500);
                         model.truncate(to);
                         q.truncate(to as u64);
                     }
                     _ => {
                         let at = start + next(&mut seed) as usize % (model.len() - start + 1);
                         let mut other = Queue::new();
-                        other.push(Source::Queue(&q, start as u64), at - start..model.len() - start);
+                        other.push(
+                            Source::Queue(&q, start as u64),
+                            at - start..model.len() - start,
+                        );
                         assert_eq!(content(&other, 0..other.end()), &model[at..]);
                     }
                 }
                 assert_eq!((q.start(), q.end()), (start as u64, model.len() as u64));
-                assert_eq!(content(&q, start as u64..model.len() as u64), &model[start..]);
+                assert_eq!(
+                    content(&q, start as u64..model.len() as u64),
+                    &model[start..]
+                );
                 let mut io = [IoSlice::new(&[]); 64];
                 let n = q.slices(start as u64, &mut io);
                 let sum: usize = io[..n].iter().map(|s| s.len()).sum();

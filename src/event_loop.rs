@@ -1,1 +1,475 @@
-//! The only owner of `mio::Poll`.
+//! The only owner of `mio::Poll`: waits, accepts, connects, takes signals, and gives the proxy
+//! its turn.
+//!
+//! ```text
+//!  poll ─▶ now ─▶ note events ─▶ signals ─▶ accept ─▶ proxy.tick ─▶ connect ─▶ poll
+//! ```
+//!
+//! Readiness is state: every socket is registered once, for both directions, and an event is
+//! only noted. Tokens with the top bit set are the loop's own, the others are the proxy's.
+
+mod entrance;
+
+use crate::config::{Address, Config, ListenSpec};
+use crate::logger;
+use crate::net::{self, Owner, Stream};
+use crate::proxy::{Now, Proxy};
+use crate::sys::{self, Signal, Signals, State};
+use entrance::{Entrances, Plan};
+use mio::event::Event;
+use mio::{Events, Interest, Poll, Token};
+use std::io::{self, ErrorKind};
+use std::net::Shutdown;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Set in the tokens that are the loop's own.
+const LOOP: usize = 1 << (usize::BITS - 1);
+const SIGNALS: Token = Token(LOOP);
+const FIRST_LISTENER: usize = LOOP + 1;
+
+/// Events taken in one turn; more wait in the kernel.
+const EVENTS: usize = 1024;
+
+/// Clients accepted in one turn, so that a rush of new ones does not stop the old.
+const ACCEPTS: usize = 64;
+
+/// Connects started in one turn; a server that refuses at once may ask for the next.
+const CONNECTS: usize = 256;
+
+/// How long a stopping magent waits for what clients are owed.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Descriptors for standard streams, log, pid file, poll, signals, syslog, the reserve, a
+/// configuration being read, name service, and then some.
+const SPARE_DESCRIPTORS: usize = 32 + entrance::LINGERING;
+
+/// Where the process is in its life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    Serving,
+    /// No new requests; ends when nothing is owed, or at this time.
+    Draining(Instant),
+    Over,
+}
+
+/// The loop and all that it drives.
+pub struct EventLoop {
+    poll: Poll,
+    proxy: Proxy<Stream>,
+    config: Config,
+    owner: Owner,
+    entrances: Entrances,
+    signals: Signals,
+    /// The signals' stream has something to read.
+    signalled: bool,
+    /// Connects may be wanted that no turn has started yet: the last one started as many as it
+    /// may, or there was none yet.
+    more_connects: bool,
+    phase: Phase,
+}
+
+/// Listeners that were bound before the loop exists: before the fork, and while the process
+/// may still take low ports.
+pub struct Bound {
+    entrances: Entrances,
+    plan: Plan,
+}
+
+/// Binds every listener of `config`; socket files are given to `owner`.
+///
+/// # Errors
+/// A line that names the listener and why it can't be bound.
+pub fn bind(config: &Config, owner: Owner) -> Result<Bound, String> {
+    let mut entrances = Entrances::new(FIRST_LISTENER);
+    let plan = plan(&mut entrances, config, owner)?;
+    Ok(Bound { entrances, plan })
+}
+
+fn plan(entrances: &mut Entrances, config: &Config, owner: Owner) -> Result<Plan, String> {
+    let wanted: Vec<(usize, &ListenSpec)> = config
+        .pools
+        .iter()
+        .enumerate()
+        .flat_map(|(at, pool)| pool.listen.iter().map(move |spec| (at, spec)))
+        .collect();
+    entrances.plan(&wanted, owner).map_err(|(at, why)| {
+        let (pool, spec) = wanted[at];
+        let why = sys::reason(&why);
+        match (&config.file, &spec.address) {
+            (Some(_), Address::Tcp(tcp)) => {
+                format!("pool {}: listen {tcp}: {why}", config.pools[pool].name)
+            }
+            (Some(_), Address::Unix(path)) => {
+                let name = &config.pools[pool].name;
+                format!("pool {name}: listen {}: {why}", path.display())
+            }
+            (None, Address::Tcp(tcp)) => format!("-l {} -p {}: {why}", tcp.ip(), tcp.port()),
+            (None, Address::Unix(path)) => format!("-f {}: {why}", path.display()),
+        }
+    })
+}
+
+/// Descriptors that `config` may need at a time. Links count twice: one that was given up is
+/// read to its end while its successor works.
+pub fn descriptors(config: &Config) -> u64 {
+    let pools = config.pools.iter().map(|pool| {
+        let servers = pool.primaries.len() + pool.backups.len();
+        pool.listen.len() + 2 * servers * pool.connections
+    });
+    (config.clients + pools.sum::<usize>() + SPARE_DESCRIPTORS) as u64
+}
+
+/// The clock, read once a turn.
+fn read_clock() -> Now {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH);
+    Now {
+        at: Instant::now(),
+        unix: unix.unwrap_or(Duration::ZERO).as_secs(),
+    }
+}
+
+impl EventLoop {
+    /// A loop that serves `bound`. To be made in the process that will run it: what watches
+    /// sockets does not survive a fork.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn new(
+        config: Config,
+        bound: Bound,
+        mut signals: Signals,
+        owner: Owner,
+    ) -> io::Result<EventLoop> {
+        let Bound {
+            mut entrances,
+            plan,
+        } = bound;
+        let poll = Poll::new()?;
+        poll.registry()
+            .register(signals.source(), SIGNALS, Interest::READABLE)?;
+        entrances.apply(plan, poll.registry())?;
+        let proxy = Proxy::new(&config, read_clock());
+        Ok(EventLoop {
+            poll,
+            proxy,
+            config,
+            owner,
+            entrances,
+            signals,
+            signalled: false,
+            more_connects: true,
+            phase: Phase::Serving,
+        })
+    }
+
+    /// Serves until it is told to stop and nothing is owed to clients any more.
+    ///
+    /// # Errors
+    /// The system can't tell events any more.
+    pub fn run(mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(EVENTS);
+        let mut now = read_clock();
+        while self.phase != Phase::Over {
+            match self.poll.poll(&mut events, self.timeout(now)) {
+                Ok(()) => {}
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+            now = read_clock();
+            self.proxy.count_poll();
+            for event in &events {
+                self.note(event);
+            }
+            if std::mem::take(&mut self.signalled) {
+                self.take_signals(now);
+            }
+            self.accept(now);
+            self.proxy.tick(now);
+            self.connect(now);
+            self.leave(now);
+        }
+        Ok(())
+    }
+
+    /// How long to sleep: until whoever wants to be woken first.
+    fn timeout(&self, now: Now) -> Option<Duration> {
+        if self.more_connects {
+            return Some(Duration::ZERO);
+        }
+        let drain = match self.phase {
+            Phase::Draining(until) => Some(until.saturating_duration_since(now.at)),
+            Phase::Serving | Phase::Over => None,
+        };
+        [self.proxy.wait(now), self.entrances.wait(now.at), drain]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn note(&mut self, event: &Event) {
+        let token = event.token();
+        if token == SIGNALS {
+            self.signalled = true;
+        } else if token.0 & LOOP != 0 {
+            self.entrances.note(token);
+        } else {
+            // An error is read like an end: the next read tells which of them it is.
+            let closed = event.is_read_closed() || event.is_error();
+            let readable = event.is_readable() || closed;
+            let writable = event.is_writable() || event.is_error();
+            self.proxy.ready(token.0, readable, writable, closed);
+        }
+    }
+
+    fn accept(&mut self, now: Now) {
+        self.entrances.expire(now.at);
+        for _ in 0..ACCEPTS {
+            let Some((pool, stream)) = self.entrances.next(now.at) else {
+                break;
+            };
+            match self.proxy.admit(pool) {
+                Ok(token) => self.welcome(token, stream, pool, now),
+                Err(line) => self.entrances.refuse(stream, line, now.at),
+            }
+        }
+    }
+
+    fn welcome(&mut self, token: usize, mut stream: Stream, pool: usize, now: Now) {
+        let watched = self.watch(token, &mut stream);
+        if let Err(e) = &watched {
+            log::warn!("a client can't be watched: {}", sys::reason(e));
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        self.proxy.accepted(token, stream, pool, now);
+        if watched.is_err() {
+            // No event will tell the proxy that it is closed.
+            self.proxy.ready(token, true, true, true);
+        }
+    }
+
+    /// Registers once, for good: readiness is kept as state by the proxy.
+    fn watch(&self, token: usize, stream: &mut Stream) -> io::Result<()> {
+        let both = Interest::READABLE | Interest::WRITABLE;
+        self.poll.registry().register(stream, Token(token), both)
+    }
+
+    fn connect(&mut self, now: Now) {
+        for _ in 0..CONNECTS {
+            let Some(wanted) = self.proxy.next_connect() else {
+                self.more_connects = false;
+                return;
+            };
+            let stream = net::connect(&wanted.address, wanted.keepalive).and_then(|mut stream| {
+                self.watch(wanted.token, &mut stream)?;
+                Ok(stream)
+            });
+            self.proxy.connecting(wanted.token, stream, now);
+        }
+        self.more_connects = true;
+    }
+
+    fn take_signals(&mut self, now: Now) {
+        let mut hangup = false;
+        while let Some(signal) = self.signals.take() {
+            match (signal, self.phase) {
+                (Signal::Hangup, _) => hangup = true,
+                (Signal::Terminate, Phase::Serving) => self.stop(now),
+                (Signal::Terminate, Phase::Draining(_) | Phase::Over) => {
+                    log::warn!("stopped at once by a second signal");
+                    self.phase = Phase::Over;
+                }
+            }
+        }
+        if hangup {
+            self.hang_up(now);
+        }
+    }
+
+    fn stop(&mut self, now: Now) {
+        log::info!("stopping");
+        tell_systemd(State::Stopping);
+        self.entrances.close();
+        self.proxy.drain(now);
+        self.phase = Phase::Draining(now.at + DRAIN);
+    }
+
+    /// Ends the loop when a drain is done or took too long.
+    fn leave(&mut self, now: Now) {
+        let Phase::Draining(until) = self.phase else {
+            return;
+        };
+        if self.proxy.drained() {
+            self.phase = Phase::Over;
+        } else if now.at >= until {
+            log::warn!("stopped after {DRAIN:?} with answers still owed to clients");
+            self.phase = Phase::Over;
+        }
+    }
+
+    /// HUP: the log anew, and the configuration if it is in a file.
+    fn hang_up(&mut self, now: Now) {
+        if let Err(e) = logger::reopen() {
+            log::warn!("the log can't be reopened: {}", sys::reason(&e));
+        }
+        if self.config.file.is_none() || self.phase != Phase::Serving {
+            return;
+        }
+        tell_systemd(State::Reloading);
+        match self.reload() {
+            Ok(()) => {
+                log::info!("the configuration was reloaded");
+                self.proxy.reload(&self.config, now);
+            }
+            Err(why) => {
+                log::error!("the configuration stays as it was: {why}");
+                self.proxy.reload_failed(&why, now);
+            }
+        }
+        tell_systemd(State::Ready);
+    }
+
+    /// All or nothing: what can fail comes first.
+    fn reload(&mut self) -> Result<(), String> {
+        let config = self.config.reload()?;
+        sys::raise_nofile(descriptors(&config))?;
+        let plan = plan(&mut self.entrances, &config, self.owner)?;
+        self.entrances
+            .apply(plan, self.poll.registry())
+            .map_err(|e| sys::reason(&e))?;
+        self.config = config;
+        Ok(())
+    }
+}
+
+/// A service manager that does not listen is no reason to stop serving.
+pub fn tell_systemd(state: State) {
+    if let Err(e) = sys::notify(state) {
+        log::warn!("NOTIFY_SOCKET: {}", sys::reason(&e));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Action;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+    use std::path::PathBuf;
+    use std::thread::JoinHandle;
+
+    /// A magent in a thread of this process, on a Unix socket.
+    struct Running {
+        dir: PathBuf,
+        signals: UnixStream,
+        thread: JoinHandle<io::Result<()>>,
+    }
+
+    const HUP: u8 = 1;
+    const TERM: u8 = 15;
+
+    fn start(name: &str, clients: &str) -> Running {
+        let dir = format!("magent-loop-{}-{name}", std::process::id());
+        let dir = std::env::temp_dir().join(dir);
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir(&dir).unwrap();
+        let socket = dir.join("s");
+        let args = ["-D", "-p", "0", "-s", "127.0.0.1:1", "-n", clients, "-f"];
+        let mut args: Vec<_> = args.iter().map(std::ffi::OsString::from).collect();
+        args.push(socket.into());
+        let (signals, writer) = Signals::pair().unwrap();
+        let Ok(Action::Run(config)) = Config::from_args(&args) else {
+            panic!("{args:?}");
+        };
+        let bound = bind(&config, None).unwrap();
+        let thread =
+            std::thread::spawn(move || EventLoop::new(config, bound, signals, None)?.run());
+        Running {
+            dir,
+            signals: writer,
+            thread,
+        }
+    }
+
+    impl Running {
+        fn client(&self) -> UnixStream {
+            let client = UnixStream::connect(self.dir.join("s")).unwrap();
+            let patience = Some(Duration::from_secs(5));
+            client.set_read_timeout(patience).unwrap();
+            client
+        }
+
+        fn stop(mut self) {
+            self.signals.write_all(&[TERM]).unwrap();
+            self.thread.join().unwrap().unwrap();
+            assert!(!self.dir.join("s").exists());
+            std::fs::remove_dir_all(&self.dir).unwrap();
+        }
+    }
+
+    fn version(client: &mut UnixStream) {
+        client.write_all(b"version\r\n").unwrap();
+        let mut line = Vec::new();
+        while !line.ends_with(b"\r\n") {
+            let mut byte = [0];
+            client.read_exact(&mut byte).unwrap();
+            line.extend_from_slice(&byte);
+        }
+        assert!(line.starts_with(b"VERSION "));
+    }
+
+    #[test]
+    fn clients_are_served_until_term() {
+        let running = start("serve", "100");
+        let mut clients: Vec<_> = (0..3 * ACCEPTS / 2).map(|_| running.client()).collect();
+        clients.iter_mut().for_each(version);
+        clients.iter_mut().rev().for_each(version);
+        running.stop();
+        for mut client in clients {
+            assert_eq!(client.read(&mut [0; 8]).unwrap(), 0);
+        }
+    }
+
+    #[test]
+    fn one_too_many_is_told_and_a_place_is_free_again() {
+        let running = start("full", "1");
+        let mut first = running.client();
+        version(&mut first);
+        let mut second = running.client();
+        // Unread bytes must not turn the goodbye into a reset.
+        second.write_all(b"get a\r\n").unwrap();
+        let mut line = String::new();
+        second.read_to_string(&mut line).unwrap();
+        assert_eq!(line, "SERVER_ERROR OUT OF CONNECTION\r\n");
+        drop(first);
+        let end = Instant::now() + Duration::from_secs(5);
+        loop {
+            let mut third = running.client();
+            // A refusal may come before the loop saw the first one leave.
+            let _ = third.write_all(b"version\r\n");
+            let mut byte = [0];
+            third.read_exact(&mut byte).unwrap();
+            if byte == *b"V" {
+                break;
+            }
+            assert!(Instant::now() < end);
+        }
+        running.stop();
+    }
+
+    #[test]
+    fn hup_without_a_file_disturbs_nobody() {
+        let mut running = start("hup", "10");
+        let mut client = running.client();
+        version(&mut client);
+        running.signals.write_all(&[HUP, HUP]).unwrap();
+        version(&mut client);
+        running.stop();
+    }
+
+    #[test]
+    fn a_second_term_ends_at_once() {
+        let mut running = start("twice", "10");
+        running.signals.write_all(&[TERM, TERM]).unwrap();
+        running.thread.join().unwrap().unwrap();
+    }
+}

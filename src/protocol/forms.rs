@@ -1,1 +1,243 @@
 //! The wire lines that magent itself makes: mirrors, deletes, fetches, copies, and what they carry over.
+//!
+//! ```text
+//!              primary answered ──mirror──▶ the line for the backup       (mirror.rs)
+//! absent there ──write_fetch──▶ backup ──parse_fetched──▶ write_copy      (fetched.rs)
+//! answers and lines that cross farms ──mark_cas, flip_cas──▶              (cas.rs)
+//! ```
+//!
+//! A *wire line* is what was sent to a server: single spaces, `\r\n`, the key in the second token
+//! (in the third of gat and gats). Everything here is a pure function that appends to `out`.
+
+mod cas;
+mod fetched;
+mod mirror;
+
+pub use cas::{BACKUP_CAS, flip_cas, mark_cas};
+pub use fetched::{Fetched, answer_fetched, parse_fetched, write_copy, write_fetch};
+pub use mirror::{Mirror, mirror, mirror_ok};
+
+use super::{Reply, Verb, base64};
+
+/// The longest key whose base64 is a key that memcached takes (250 bytes), in bytes.
+const MAX_BINARY_KEY: usize = 186;
+
+/// The key as it stands in a wire line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct WireKey<'a> {
+    /// Its bytes, or their base64.
+    pub token: &'a [u8],
+    /// It is base64.
+    pub base64: bool,
+}
+
+/// The key of a wire line; the first one if there are several.
+pub fn wire_key(verb: Verb, line: &[u8]) -> WireKey<'_> {
+    WireKey {
+        token: tokens(line).nth(key_index(verb)).unwrap_or(b""),
+        base64: is_meta(verb) && flags(verb, line).any(|flag| flag.starts_with(b"b")),
+    }
+}
+
+/// Appends the bytes that the key of a wire line means.
+pub fn raw_key(verb: Verb, line: &[u8], out: &mut Vec<u8>) {
+    let key = wire_key(verb, line);
+    if !key.base64 || !base64::decode(key.token, out) {
+        out.extend_from_slice(key.token);
+    }
+}
+
+/// Calls `f` with the bytes that each key of a wire line means.
+pub fn each_key(verb: Verb, line: &[u8], mut f: impl FnMut(&[u8])) {
+    if matches!(verb, Verb::Get | Verb::Gets | Verb::Gat | Verb::Gats) {
+        tokens(line).skip(key_index(verb)).for_each(f);
+    } else {
+        let mut key = Vec::new();
+        raw_key(verb, line, &mut key);
+        f(&key);
+    }
+}
+
+/// The verb of a line that [`write_delete`] made.
+pub fn verb_of_delete(line: &[u8]) -> Verb {
+    if line.starts_with(b"md ") {
+        Verb::MetaDelete
+    } else {
+        Verb::Delete
+    }
+}
+
+/// Appends the line that deletes a key.
+pub fn write_delete(raw_key: &[u8], out: &mut Vec<u8>) -> Verb {
+    if needs_base64(raw_key) {
+        write_meta(b"md ", raw_key, b"\r\n", out);
+        Verb::MetaDelete
+    } else {
+        extend(out, &[b"delete ", raw_key, b"\r\n"]);
+        Verb::Delete
+    }
+}
+
+/// Appends the line that asks if a key is there, and for nothing else.
+pub fn write_probe(raw_key: &[u8], out: &mut Vec<u8>) -> Verb {
+    write_meta(b"mg ", raw_key, b"\r\n", out);
+    Verb::MetaGet
+}
+
+/// Appends the line that asks one key of a wire line with several keys alone.
+pub fn write_single(verb: Verb, line: &[u8], key: &[u8], out: &mut Vec<u8>) {
+    for token in tokens(line).take(key_index(verb)) {
+        extend(out, &[token, b" "]);
+    }
+    extend(out, &[key, b"\r\n"]);
+}
+
+/// Appends the answer that a server without the key gives. Only for what depends on the key:
+/// a set has no such answer and gets that of a replace.
+pub fn absent_answer(verb: Verb, line: &[u8], out: &mut Vec<u8>) {
+    let has_cas = || flags(verb, line).any(|flag| flag.starts_with(b"C"));
+    let appends = || matches!(set_mode(line), b'A' | b'P');
+    let answer: &[u8] = match verb {
+        Verb::Get | Verb::Gets | Verb::Gat | Verb::Gats => b"END\r\n",
+        Verb::Incr | Verb::Decr | Verb::Touch | Verb::Delete | Verb::Cas => b"NOT_FOUND\r\n",
+        Verb::Set | Verb::Add | Verb::Replace | Verb::Append | Verb::Prepend => b"NOT_STORED\r\n",
+        Verb::MetaGet | Verb::MetaDebug => b"EN\r\n",
+        Verb::MetaDelete | Verb::MetaArithmetic => b"NF\r\n",
+        // With a cas number set and replace are a cas; append and prepend are not.
+        Verb::MetaSet if has_cas() && !appends() => b"NF\r\n",
+        Verb::MetaSet => b"NS\r\n",
+        Verb::FlushAll | Verb::Version | Verb::Stats => b"",
+    };
+    out.extend_from_slice(answer);
+}
+
+/// Calls `f` with each key of a get, gets, gat or gats wire line, in order, and with whether
+/// the reply has a value for it.
+pub fn multi_keys<'a>(line: &'a [u8], reply: &Reply, mut f: impl FnMut(&'a [u8], bool)) {
+    let skip = if line.starts_with(b"gat") { 2 } else { 1 };
+    let mut items = reply.items.iter().peekable();
+    for key in tokens(line).skip(skip) {
+        let found = items.next_if(|item| {
+            let at = reply.at + item.at;
+            let value = reply.source.slice(at..at + item.line);
+            tokens(value).nth(1) == Some(key)
+        });
+        f(key, found.is_some());
+    }
+}
+
+/// Calls `f` with each key of a get, gets, gat or gats wire line that has no value in the
+/// reply, in order.
+pub fn multi_missing<'a>(line: &'a [u8], reply: &Reply, mut f: impl FnMut(&'a [u8])) {
+    multi_keys(line, reply, |key, found| {
+        if !found {
+            f(key);
+        }
+    });
+}
+
+/// Keys with such bytes might come from a binary client; they never travel as they are. A
+/// longer one has no base64 that a server takes, and can only have come as text.
+fn needs_base64(raw_key: &[u8]) -> bool {
+    raw_key.len() <= MAX_BINARY_KEY && raw_key.iter().any(|&b| b <= b' ' || b == 0x7f)
+}
+
+/// Appends a meta line: the command, the key (with `b` if it must be base64), the rest.
+fn write_meta(command: &[u8], raw_key: &[u8], rest: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(command);
+    if needs_base64(raw_key) {
+        base64::encode(raw_key, out);
+        out.extend_from_slice(b" b");
+    } else {
+        out.extend_from_slice(raw_key);
+    }
+    out.extend_from_slice(rest);
+}
+
+/// Which token of the line is the key.
+fn key_index(verb: Verb) -> usize {
+    if matches!(verb, Verb::Gat | Verb::Gats) {
+        2
+    } else {
+        1
+    }
+}
+
+fn is_meta(verb: Verb) -> bool {
+    use Verb::{MetaArithmetic, MetaDebug, MetaDelete, MetaGet, MetaSet};
+    matches!(
+        verb,
+        MetaGet | MetaSet | MetaDelete | MetaArithmetic | MetaDebug
+    )
+}
+
+/// Which token of a meta line is its first flag.
+fn flags_index(verb: Verb) -> usize {
+    if verb == Verb::MetaSet { 3 } else { 2 }
+}
+
+/// The flags of a meta line, letter and token.
+fn flags(verb: Verb, line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    tokens(line).skip(flags_index(verb))
+}
+
+/// The mode of an `ms` line in upper case, `S` if it names none.
+fn set_mode(line: &[u8]) -> u8 {
+    let mut flags = flags(Verb::MetaSet, line);
+    let mode = flags.find_map(|flag| flag.strip_prefix(b"M"));
+    mode.and_then(|m| m.first())
+        .map_or(b'S', u8::to_ascii_uppercase)
+}
+
+/// The words of a line, without its end.
+fn tokens(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    line.split(|&b| b == b' ').filter(|token| !token.is_empty())
+}
+
+/// A decimal number with nothing before or behind it.
+fn number(token: &[u8]) -> Option<u64> {
+    let mut value = 0u64;
+    for &b in token {
+        let digit = b.is_ascii_digit().then(|| u64::from(b - b'0'))?;
+        value = value.checked_mul(10)?.checked_add(digit)?;
+    }
+    (!token.is_empty()).then_some(value)
+}
+
+/// A number's decimal digits, without the formatting machinery.
+struct Decimal {
+    digits: [u8; 20],
+    from: usize,
+}
+
+impl Decimal {
+    fn new(mut value: u64) -> Decimal {
+        let mut d = Decimal {
+            digits: [b'0'; 20],
+            from: 20,
+        };
+        loop {
+            d.from -= 1;
+            d.digits[d.from] = b'0' + (value % 10) as u8;
+            value /= 10;
+            if value == 0 {
+                return d;
+            }
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.digits[self.from..]
+    }
+}
+
+fn extend(out: &mut Vec<u8>, parts: &[&[u8]]) {
+    for part in parts {
+        out.extend_from_slice(part);
+    }
+}
+
+#[cfg(test)]
+mod tests;

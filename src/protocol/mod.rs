@@ -109,6 +109,8 @@ pub struct MetaDress {
     pub opaque_at: u8,
     /// `k` stood before `O`.
     pub key_first: bool,
+    /// The client did not ask for the value (`ma` without `v`): it is cut from the answer.
+    pub no_value: bool,
     /// Length of the opaque token in bytes, without the letter `O`.
     pub opaque_len: u8,
     /// The opaque token.
@@ -181,8 +183,8 @@ pub struct Request {
     pub value: Option<usize>,
     /// The head may go to the server as it is; else `Scratch::line` goes.
     pub raw: bool,
-    /// Where the key stands in the parsed bytes; `None`: in `Scratch::key` (decoded), or in
-    /// `Scratch::keys` if there are several.
+    /// Where the key stands in the parsed bytes, start and end; `None`: in `Scratch::key`
+    /// (decoded), or in `Scratch::keys` if there are several.
     pub key: Option<(u32, u32)>,
     /// What the answer needs.
     pub dress: Dress,
@@ -228,11 +230,29 @@ pub enum Parsed {
         /// Close the connection behind the answer.
         close: bool,
         /// Where memcached drops the old value of a `set` that is too large: send the wire line
-        /// in `Scratch::line` (a delete) to the key's primary and backup.
+        /// in `Scratch::line` (a delete) to the key's primary and backup. `Scratch::key` is
+        /// the key to hash.
         drop_key: bool,
     },
     /// Close without a word, as memcached does.
     Close,
+}
+
+/// Reads the request that `buf` starts with. `searched` says how many bytes of `buf` are known
+/// to hold no line end: 0 for a new request, `buf.len()` of the last call after
+/// [`Parsed::More`].
+#[inline]
+pub fn parse(
+    dialect: Dialect,
+    buf: &[u8],
+    searched: usize,
+    limits: &Limits,
+    s: &mut Scratch,
+) -> Parsed {
+    match dialect {
+        Dialect::Text => text::parse(buf, searched, limits, s),
+        Dialect::Binary => binary::parse(buf, searched, limits, s),
+    }
 }
 
 /// What a reply says, whatever the words.

@@ -1,0 +1,284 @@
+//! The option table and the validated configuration.
+//!
+//! ```text
+//! command line ─options─▶ process-wide settings ──────────────┐
+//!                       ├▶ the pool `default` ────────────────┼─▶ Config
+//!                       └▶ template ─┐                        │
+//! file ──yaml──▶ text of each pool ──┴─file─▶ pools of -c ────┘
+//! ```
+//!
+//! Everything that can be wrong is said here, before anything starts: names are resolved, paths
+//! absolute, numbers within their bounds.
+
+mod file;
+mod options;
+mod report;
+mod values;
+mod yaml;
+
+pub use file::{KEYS, Key};
+pub use options::{OPTIONS, Opt, Takes, help};
+
+use crate::farm::{Distribution, Hash};
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Where a server or a listener is.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum Address {
+    /// A resolved TCP address.
+    Tcp(SocketAddr),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+/// One server as configured.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ServerSpec {
+    /// Where it is.
+    pub address: Address,
+    /// Its name in answers, logs and stats: `127.0.0.1:11211`, `[::1]:11211`, `/path/to.sock`.
+    pub name: String,
+    /// What ketama hashes: `HOST-PORT` for magent's, the server's name for twemproxy's.
+    pub hash_name: String,
+    /// At least 1.
+    pub weight: u32,
+}
+
+/// Where clients may come in.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct ListenSpec {
+    /// Where.
+    pub address: Address,
+    /// Permission bits of a Unix socket.
+    pub mode: u32,
+    /// Length of the accept queue.
+    pub backlog: u32,
+}
+
+impl ListenSpec {
+    /// Mode of a Unix socket that is given without one: `-a`'s default.
+    pub const MODE: u32 = 0o700;
+    /// Accept queue of the command line's listeners: memcached's default.
+    pub const BACKLOG: u32 = 1024;
+
+    /// A listener of the command line.
+    pub fn new(address: Address, mode: u32) -> ListenSpec {
+        ListenSpec {
+            address,
+            mode,
+            backlog: ListenSpec::BACKLOG,
+        }
+    }
+}
+
+/// One pool: its listeners, its farms and how it treats them.
+#[derive(Clone, PartialEq, Debug)]
+pub struct PoolConfig {
+    /// `default` on the command line.
+    pub name: String,
+    /// At least one.
+    pub listen: Vec<ListenSpec>,
+    /// The primaries, in the order given; at least one.
+    pub primaries: Vec<ServerSpec>,
+    /// The backups, may be empty.
+    pub backups: Vec<ServerSpec>,
+    /// Of both farms.
+    pub hash: Hash,
+    /// Of both farms.
+    pub distribution: Distribution,
+    /// Only the key's part between these two is hashed.
+    pub hash_tag: Option<(u8, u8)>,
+    /// `--timeout`.
+    pub timeout: Duration,
+    /// `--connect-timeout`.
+    pub connect_timeout: Duration,
+    /// `--failure-limit`.
+    pub failure_limit: u32,
+    /// `--retry`.
+    pub retry: Duration,
+    /// `--warm`; zero: never.
+    pub warm: Duration,
+    /// `--journal`, bytes for one server.
+    pub journal: usize,
+    /// `-I`, bytes.
+    pub max_value: usize,
+    /// `--idle-timeout`; `None`: never.
+    pub idle_timeout: Option<Duration>,
+    /// False with `-F`.
+    pub flush_all: bool,
+    /// `-i`: connections to one server.
+    pub connections: usize,
+    /// Connect to all servers at the start.
+    pub preconnect: bool,
+    /// TCP keepalive on connections to servers.
+    pub keepalive: bool,
+    /// A failing server leaves the ring. Not together with backups.
+    pub auto_eject: bool,
+    /// This pool's bound on clients; `None`: only the process' bound.
+    pub clients: Option<usize>,
+}
+
+impl Default for PoolConfig {
+    /// The defaults of the option table; no name, listeners or servers. That it agrees with the
+    /// table is tested.
+    fn default() -> PoolConfig {
+        PoolConfig {
+            name: String::new(),
+            listen: Vec::new(),
+            primaries: Vec::new(),
+            backups: Vec::new(),
+            hash: Hash::Magent,
+            distribution: Distribution::Magent,
+            hash_tag: None,
+            timeout: Duration::from_secs(1),
+            connect_timeout: Duration::from_secs(1),
+            failure_limit: 3,
+            retry: Duration::from_secs(1),
+            warm: Duration::from_secs(3600),
+            journal: 64 << 20,
+            max_value: 1 << 20,
+            idle_timeout: None,
+            flush_all: true,
+            connections: 1,
+            preconnect: false,
+            keepalive: false,
+            auto_eject: false,
+            clients: None,
+        }
+    }
+}
+
+/// Where log lines go.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum LogTarget {
+    /// In the foreground without `-L`.
+    Stderr,
+    /// As a daemon without `-L`.
+    Syslog,
+    /// `-L`; SIGHUP reopens it.
+    File(PathBuf),
+}
+
+/// Everything that the process was told.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Config {
+    /// At least one.
+    pub pools: Vec<PoolConfig>,
+    /// `-c`, absolute.
+    pub file: Option<PathBuf>,
+    /// False with `-D` or `-v`.
+    pub daemon: bool,
+    /// How often `-v` was given.
+    pub verbose: u8,
+    /// `-n`.
+    pub clients: usize,
+    /// `-m`, bytes.
+    pub memory: usize,
+    /// `-u`, as given; resolved by `sys`.
+    pub user: Option<String>,
+    /// `-g`, as given.
+    pub group: Option<String>,
+    /// `-P`, absolute.
+    pub pid_file: Option<PathBuf>,
+    /// Where the log goes.
+    pub log: LogTarget,
+    /// `--memcached-stats`.
+    pub memcached_stats: bool,
+    /// What the command line says of every pool of the file; no name, listeners or servers.
+    pub template: PoolConfig,
+}
+
+/// What the command line asks for.
+#[derive(Clone, PartialEq, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one is made in the life of a process"
+)]
+pub enum Action {
+    /// Run with this.
+    Run(Config),
+    /// Print the help, status 0.
+    Help(String),
+    /// Print the version, status 0.
+    Version(String),
+    /// The file is good: print that, with its warnings, status 0.
+    Check(String),
+}
+
+/// Why it cannot run.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UsageError {
+    /// Exit status: 2 for a wrong command line or file, 1 for the rest.
+    pub status: i32,
+    /// One line for stderr, with `magent: ` before it and no line end.
+    pub line: String,
+}
+
+impl UsageError {
+    fn new(status: i32, why: String) -> UsageError {
+        let one_line = |c: char| if c.is_control() { '?' } else { c };
+        let why: String = why.chars().map(one_line).collect();
+        UsageError {
+            status,
+            line: format!("magent: {why}"),
+        }
+    }
+
+    /// A wrong option or a wrong file.
+    fn usage(why: String) -> UsageError {
+        UsageError::new(2, why)
+    }
+
+    /// The form is right, the world is not.
+    fn other(why: String) -> UsageError {
+        UsageError::new(1, why)
+    }
+}
+
+impl Config {
+    /// Reads a command line (without the program's name) and the file that it names. Resolves
+    /// host names, so it may wait for DNS.
+    pub fn from_args(args: &[OsString]) -> Result<Action, UsageError> {
+        options::from_args(args)
+    }
+
+    /// Reads the file again under the same command line. An error is one line that says what is
+    /// wrong; nothing changes then.
+    pub fn reload(&self) -> Result<Config, String> {
+        let Some(path) = &self.file else {
+            return Err("there is no configuration file (-c) to read again".to_string());
+        };
+        let shown = path.display().to_string();
+        let pools = file::load(path, &shown, &self.template).map_err(|bad| match bad {
+            values::Bad::Value(why) | values::Bad::World(why) => why,
+        })?;
+        let config = Config {
+            pools,
+            ..self.clone()
+        };
+        check(&config)?;
+        Ok(config)
+    }
+}
+
+/// What must hold between the process and its pools.
+fn check(config: &Config) -> Result<(), String> {
+    for pool in &config.pools {
+        // A value is held with its request and once more as a copy, and others want room too.
+        if config.memory / 4 < pool.max_value {
+            let value = values::show_size(pool.max_value);
+            return Err(format!(
+                "-m {}: must be at least 4 times the largest value, {value} in pool {}",
+                values::show_size(config.memory),
+                pool.name
+            ));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

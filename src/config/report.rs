@@ -1,0 +1,138 @@
+//! What a configuration says of itself: `stats settings`, its fingerprint, its warnings.
+
+use super::values::show_size;
+use super::{Address, Config, LogTarget, PoolConfig, ServerSpec};
+use crate::farm::{Farm, FarmSpec};
+use std::path::PathBuf;
+
+impl Config {
+    /// The settings in force as names and values for `stats settings`: those of the process, then
+    /// those of each pool as `POOL:KEY` under the file's keys.
+    pub fn summary(&self) -> Vec<(String, String)> {
+        let mut lines: Vec<(String, String)> = Vec::new();
+        let mut line = |name: &str, value: String| lines.push((name.to_string(), value));
+        let path = |p: &Option<PathBuf>| p.as_ref().map_or_else(none, |p| p.display().to_string());
+        let text = |t: &Option<String>| t.clone().unwrap_or_else(none);
+        line("config_hash", self.fingerprint());
+        line("config_file", path(&self.file));
+        line("clients", self.clients.to_string());
+        line("memory", show_size(self.memory));
+        line("user", text(&self.user));
+        line("group", text(&self.group));
+        line("daemon", self.daemon.to_string());
+        line("verbose", self.verbose.to_string());
+        line("pid_file", path(&self.pid_file));
+        line(
+            "log",
+            match &self.log {
+                LogTarget::Stderr => "stderr".to_string(),
+                LogTarget::Syslog => "syslog".to_string(),
+                LogTarget::File(path) => path.display().to_string(),
+            },
+        );
+        line("memcached_stats", self.memcached_stats.to_string());
+        for pool in &self.pools {
+            for (key, value) in pool_lines(pool) {
+                line(&format!("{}:{key}", pool.name), value);
+            }
+        }
+        lines
+    }
+
+    /// A number, in 16 hex digits, that two magents with equal limits and pools have in common:
+    /// FNV-1a (64 bits) of these settings as text. Names count, not the addresses they resolved
+    /// to; where it logs and as whom it runs does not count.
+    pub fn fingerprint(&self) -> String {
+        let mut text = format!(
+            "clients {}\nmemory {}\nmemcached_stats {}\n",
+            self.clients, self.memory, self.memcached_stats
+        );
+        for pool in &self.pools {
+            for (key, value) in pool_lines(pool) {
+                text.push_str(&format!("{}:{key} {value}\n", pool.name));
+            }
+        }
+        let step = |h: u64, b: u8| (h ^ b as u64).wrapping_mul(0x0100_0000_01b3);
+        let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325, step);
+        format!("{hash:016x}")
+    }
+
+    /// What is allowed and yet likely not meant; one line each.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        for pool in &self.pools {
+            for (role, servers) in [("servers", &pool.primaries), ("backups", &pool.backups)] {
+                let farm = Farm::new(FarmSpec::of(pool, servers), None);
+                let of_farm = farm.warnings().iter();
+                all.extend(of_farm.map(|w| format!("pool {}: {role}: {w}", pool.name)));
+            }
+            all.extend(no_backup(pool).map(|w| format!("pool {}: {w}", pool.name)));
+        }
+        all
+    }
+}
+
+/// Where the only backup is a primary too: its own keys have no backup then.
+fn no_backup(pool: &PoolConfig) -> Option<String> {
+    let first = pool.backups.first()?;
+    let alone = pool.backups.iter().all(|b| b.address == first.address);
+    let primary = pool.primaries.iter().any(|p| p.address == first.address);
+    let text = "is a primary too and the only backup: its own keys have no backup";
+    (alone && primary).then(|| format!("{} {text}", first.name))
+}
+
+fn none() -> String {
+    "none".to_string()
+}
+
+/// The settings of a pool under the file's keys; what only options name stands under the
+/// option's name.
+fn pool_lines(pool: &PoolConfig) -> Vec<(&'static str, String)> {
+    let ms = |d: std::time::Duration| d.as_millis().to_string();
+    let listen = pool.listen.iter().map(|l| match &l.address {
+        Address::Tcp(address) => address.to_string(),
+        Address::Unix(path) => format!("{} {:04o}", path.display(), l.mode),
+    });
+    let tag = pool.hash_tag.map_or_else(none, |(open, close)| {
+        format!("{}{}", open.escape_ascii(), close.escape_ascii())
+    });
+    let backlog = pool.listen.first().map_or(0, |l| l.backlog);
+    vec![
+        ("listen", listen.collect::<Vec<_>>().join(", ")),
+        ("hash", pool.hash.name().to_string()),
+        ("distribution", pool.distribution.name().to_string()),
+        ("hash_tag", tag),
+        ("servers", server_list(&pool.primaries)),
+        ("backups", server_list(&pool.backups)),
+        ("timeout", ms(pool.timeout)),
+        ("connect_timeout", ms(pool.connect_timeout)),
+        ("backlog", backlog.to_string()),
+        ("preconnect", pool.preconnect.to_string()),
+        ("tcpkeepalive", pool.keepalive.to_string()),
+        ("server_connections", pool.connections.to_string()),
+        (
+            "client_connections",
+            pool.clients.map_or_else(none, |n| n.to_string()),
+        ),
+        ("auto_eject_hosts", pool.auto_eject.to_string()),
+        ("server_failure_limit", pool.failure_limit.to_string()),
+        ("server_retry_timeout", ms(pool.retry)),
+        ("warm", pool.warm.as_secs().to_string()),
+        ("journal", show_size(pool.journal)),
+        ("max_value", show_size(pool.max_value)),
+        (
+            "idle_timeout",
+            pool.idle_timeout.map_or(0, |d| d.as_secs()).to_string(),
+        ),
+        ("flush_all", pool.flush_all.to_string()),
+    ]
+}
+
+/// Servers as the file writes them, each with the name that is hashed.
+fn server_list(servers: &[ServerSpec]) -> String {
+    if servers.is_empty() {
+        return none();
+    }
+    let one = |s: &ServerSpec| format!("{}:{} {}", s.name, s.weight, s.hash_name);
+    servers.iter().map(one).collect::<Vec<_>>().join(", ")
+}

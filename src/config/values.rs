@@ -1,0 +1,306 @@
+//! Single values of options and of the file: numbers, sizes, addresses, servers.
+
+use super::options::names;
+use super::{Address, ServerSpec};
+use crate::farm::{Distribution, Hash};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Why a value does not do.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Bad {
+    /// It is not of its form.
+    Value(String),
+    /// The form is right, the world is not: no such host, no such file.
+    World(String),
+}
+
+fn bad<T>(why: impl Into<String>) -> Result<T, Bad> {
+    Err(Bad::Value(why.into()))
+}
+
+/// Digits and nothing else; `None` also if there are too many of them.
+fn digits(text: &str) -> Option<u64> {
+    let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    plain.then(|| text.parse().ok()).flatten()
+}
+
+pub(super) fn number(text: &str, range: RangeInclusive<u64>) -> Result<u64, Bad> {
+    match digits(text) {
+        Some(n) if range.contains(&n) => Ok(n),
+        _ => bad(format!(
+            "must be a number, {} to {}",
+            range.start(),
+            range.end()
+        )),
+    }
+}
+
+/// A number of bytes, plain or with k, m or g behind it.
+pub(super) fn size(text: &str, range: RangeInclusive<usize>) -> Result<usize, Bad> {
+    let (number, shift) = match text.bytes().last().map(|b| b.to_ascii_lowercase()) {
+        Some(b'k') => (&text[..text.len() - 1], 10),
+        Some(b'm') => (&text[..text.len() - 1], 20),
+        Some(b'g') => (&text[..text.len() - 1], 30),
+        _ => (text, 0),
+    };
+    let bytes = digits(number).and_then(|n| n.checked_mul(1 << shift));
+    match bytes.and_then(|n| usize::try_from(n).ok()) {
+        Some(n) if range.contains(&n) => Ok(n),
+        _ => bad(format!(
+            "must be a size, {} to {}",
+            show_size(*range.start()),
+            show_size(*range.end())
+        )),
+    }
+}
+
+/// A size as it would be typed.
+pub(super) fn show_size(bytes: usize) -> String {
+    for (shift, suffix) in [(30, "g"), (20, "m"), (10, "k")] {
+        if bytes != 0 && bytes.trailing_zeros() >= shift {
+            return format!("{}{suffix}", bytes >> shift);
+        }
+    }
+    bytes.to_string()
+}
+
+pub(super) fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+pub(super) fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+/// Seconds where 0 means never.
+pub(super) fn some_seconds(n: u64) -> Option<Duration> {
+    (n > 0).then(|| seconds(n))
+}
+
+/// An octal file mode.
+pub(super) fn mode(text: &str) -> Result<u32, Bad> {
+    let octal = digits(text).and_then(|_| u32::from_str_radix(text, 8).ok());
+    match octal {
+        Some(mode) if mode <= 0o777 => Ok(mode),
+        _ => bad("must be an octal mode, 0 to 0777"),
+    }
+}
+
+pub(super) fn hash(text: &str) -> Result<Hash, Bad> {
+    match Hash::named(text) {
+        Some(hash) => Ok(hash),
+        None => bad(format!(
+            "must be one of {}",
+            names(Hash::all().map(Hash::name))
+        )),
+    }
+}
+
+pub(super) fn distribution(text: &str) -> Result<Distribution, Bad> {
+    let all = || names(Distribution::all().map(Distribution::name));
+    match Distribution::named(text) {
+        Some(distribution) => Ok(distribution),
+        None => bad(format!("must be one of {}", all())),
+    }
+}
+
+pub(super) fn hash_tag(text: &str) -> Result<(u8, u8), Bad> {
+    match text.as_bytes() {
+        &[open, close] => Ok((open, close)),
+        _ => bad("must be two characters"),
+    }
+}
+
+fn port(text: &str) -> Result<u16, Bad> {
+    match digits(text) {
+        Some(n @ 1..=65535) => Ok(n as u16),
+        _ => bad("port must be 1 to 65535"),
+    }
+}
+
+/// twemproxy's bound, which nobody reaches.
+const MAX_WEIGHT: u64 = i32::MAX as u64;
+
+fn weight(text: &str) -> Result<u32, Bad> {
+    match digits(text) {
+        Some(n @ 1..=MAX_WEIGHT) => Ok(n as u32),
+        _ => bad(format!("weight must be 1 to {MAX_WEIGHT}")),
+    }
+}
+
+/// The port of a server that is given without one, and the one that twemproxy leaves out of
+/// server names.
+const PORT: u16 = 11211;
+
+/// A server as it was written, before its distribution is known.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Written {
+    /// The host as written, brackets included, or the path.
+    pub host: String,
+    /// `None` for a path.
+    pub port: Option<(u16, String)>,
+    /// At least 1.
+    pub weight: u32,
+    /// twemproxy's `[name]`.
+    pub label: Option<String>,
+}
+
+impl Written {
+    /// The server, resolved, with the name that `distribution` hashes.
+    pub fn spec(&self, distribution: Distribution) -> Result<ServerSpec, Bad> {
+        let Some((port, port_text)) = &self.port else {
+            return Ok(ServerSpec {
+                address: Address::Unix(PathBuf::from(&self.host)),
+                name: self.host.clone(),
+                hash_name: self.label.clone().unwrap_or_else(|| {
+                    let end = if distribution.is_twemproxy() {
+                        ":"
+                    } else {
+                        "-0"
+                    };
+                    format!("{}{end}", self.host)
+                }),
+                weight: self.weight,
+            });
+        };
+        let implied = || match distribution.is_twemproxy() {
+            true if *port == PORT => self.host.clone(),
+            true => format!("{}:{port_text}", self.host),
+            false => format!("{}-{port}", self.host),
+        };
+        let bare_v6 = self.host.contains(':') && !self.host.starts_with('[');
+        let name = match bare_v6 {
+            true => format!("[{}]:{port}", self.host),
+            false => format!("{}:{port}", self.host),
+        };
+        Ok(ServerSpec {
+            address: Address::Tcp(resolve(&self.host, *port)?),
+            name,
+            hash_name: self.label.clone().unwrap_or_else(implied),
+            weight: self.weight,
+        })
+    }
+}
+
+/// A server of the command line: `HOST[:PORT][:WEIGHT]`, `[V6][:PORT][:WEIGHT]`, `/PATH[:WEIGHT]`.
+pub(super) fn server(text: &str, distribution: Distribution) -> Result<ServerSpec, Bad> {
+    let mut written = Written {
+        host: text.to_string(),
+        port: None,
+        weight: 1,
+        label: None,
+    };
+    if text.starts_with('/') {
+        if let Some((path, end)) = text.rsplit_once(':') {
+            written.host = path.to_string();
+            written.weight = weight(end)?;
+        }
+        return written.spec(distribution);
+    }
+    let (host, rest) = match text.find(']') {
+        Some(end) if text.starts_with('[') => text.split_at(end + 1),
+        _ => text.split_at(text.find(':').unwrap_or(text.len())),
+    };
+    if text.parse::<Ipv6Addr>().is_ok() {
+        return bad("an IPv6 address is written in brackets, [::1] or [::1]:11211");
+    }
+    let mut parts = rest.split(':');
+    if parts.next() != Some("") {
+        return bad("must be HOST[:PORT][:WEIGHT]");
+    }
+    written.host = host.to_string();
+    written.port = Some(match parts.next() {
+        Some(text) => (port(text)?, text.to_string()),
+        None => (PORT, PORT.to_string()),
+    });
+    if let Some(text) = parts.next() {
+        written.weight = weight(text)?;
+    }
+    if parts.next().is_some() {
+        return bad("must be HOST[:PORT][:WEIGHT]; an IPv6 address is written in brackets");
+    }
+    written.spec(distribution)
+}
+
+/// A server of the file: `host:port:weight [name]` or `/path:weight [name]`, taken apart from its
+/// end as twemproxy does, so that an IPv6 address needs no brackets.
+pub(super) fn file_server(text: &str) -> Result<Written, Bad> {
+    const FORM: &str = "must be host:port:weight [name] or /path:weight [name]";
+    let (place, label) = match text.rsplit_once(' ') {
+        Some((place, label)) => (place, Some(label.to_string())),
+        None => (text, None),
+    };
+    if place.contains(' ') {
+        return bad(FORM);
+    }
+    let Some((place, weight_text)) = place.rsplit_once(':') else {
+        return bad(FORM);
+    };
+    let mut written = Written {
+        host: place.to_string(),
+        port: None,
+        weight: 0,
+        label,
+    };
+    if !place.starts_with('/') {
+        let Some((host, port_text)) = place.rsplit_once(':') else {
+            return bad(FORM);
+        };
+        written.host = host.to_string();
+        written.port = Some((port(port_text)?, port_text.to_string()));
+    }
+    written.weight = weight(weight_text)?;
+    Ok(written)
+}
+
+/// A listener of the file: `host:port`, or `/path` with an octal mode behind it.
+pub(super) fn file_listen(text: &str) -> Result<(Address, Option<u32>), Bad> {
+    if text.starts_with('/') {
+        return match text.rsplit_once(' ') {
+            Some((path, end)) => Ok((Address::Unix(PathBuf::from(path)), Some(mode(end)?))),
+            None => Ok((Address::Unix(PathBuf::from(text)), None)),
+        };
+    }
+    let Some((host, end)) = text.rsplit_once(':') else {
+        return bad("must be host:port, [v6]:port, or /path.sock with an octal mode");
+    };
+    Ok((Address::Tcp(resolve(host, port(end)?)?), None))
+}
+
+/// The address of `-l`: IPv4 or IPv6, with or without brackets, or a name.
+pub(super) fn listen_host(host: &str, port: u16) -> Result<Address, Bad> {
+    match resolve(host, port) {
+        Err(_) if host.contains(':') => bad("must be an address without a port; the port is -p"),
+        resolved => resolved.map(Address::Tcp),
+    }
+}
+
+/// The first address of a host; an IPv4 one if it has both, since that is what memcached and
+/// magent 0.6 listened on.
+fn resolve(host: &str, port: u16) -> Result<SocketAddr, Bad> {
+    let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+    let bare = bare.unwrap_or(host);
+    if bare.is_empty() {
+        return bad("the host is missing");
+    }
+    if let Ok(ip) = bare.parse::<IpAddr>() {
+        return Ok(SocketAddr::new(ip, port));
+    }
+    let unknown = |why: String| Bad::World(format!("cannot resolve {bare}: {why}"));
+    let all = (bare, port).to_socket_addrs();
+    let all: Vec<SocketAddr> = all.map_err(|e| unknown(e.to_string()))?.collect();
+    let best = all.iter().find(|a| a.is_ipv4()).or(all.first());
+    best.copied()
+        .ok_or_else(|| unknown("no address".to_string()))
+}
+
+/// A server that stands twice in a farm.
+pub(super) fn address_twice(servers: &[ServerSpec]) -> Option<&ServerSpec> {
+    let earlier = |i: usize| servers[..i].iter().any(|s| s.address == servers[i].address);
+    (0..servers.len())
+        .find(|&i| earlier(i))
+        .map(|i| &servers[i])
+}

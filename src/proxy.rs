@@ -1,1 +1,0 @@
-//! Owns every connection; routes requests, settles replies.

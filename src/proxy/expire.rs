@@ -1,0 +1,234 @@
+//! What time does: timeouts, probes, drains that end late, clients that stall.
+//!
+//! All answers of a server have one timeout and a link's requests are in order, so each link
+//! keeps one alarm, the earliest time at which something of it may expire; looking is a
+//! minimum over tens of values.
+
+use super::route::Ask;
+use super::{LOOK_OVER, Proxy, nanos};
+use crate::buffer::{Queue, Source};
+use crate::client::{Ending, Intake};
+use crate::health::{Cause, SECOND, Time};
+use crate::net::Socket;
+use crate::protocol::{Traits, forms};
+use crate::upstream::{Leg, LinkState, NOBODY, ServerId, To};
+
+/// A client that takes nothing of what it is owed, or stops in the middle of a large request,
+/// is closed after so long, in nanoseconds.
+const STALLED: u64 = 30 * SECOND;
+
+/// A half-sent request up to this size, in bytes, may take for ever: people type slowly.
+const HALF_SENT: usize = 64 * 1024;
+
+impl<S: Socket> Proxy<S> {
+    /// The earliest time at which [`Proxy::expire`] has something to do.
+    pub(super) fn next_alarm(&self) -> Time {
+        let links = self.links.iter().map(|l| l.alarm).min();
+        let probes = self
+            .servers
+            .iter()
+            .filter(|s| !s.retired)
+            .filter_map(|s| s.health.probe_at().filter(|_| s.drains == 0))
+            .min();
+        let drains = self
+            .drains
+            .keys()
+            .filter_map(|k| self.drains.get(k))
+            .filter(|d| !d.late)
+            .map(|d| d.until)
+            .min();
+        let clients = (self.clients.len() > 0).then(|| self.looked_over.plus(LOOK_OVER));
+        [links, probes, drains, clients]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(Time::NEVER)
+    }
+
+    /// Does what is due.
+    pub(super) fn expire(&mut self) {
+        for id in 0..self.links.len() {
+            if self.links[id].alarm <= self.now {
+                self.expire_link(id as u32);
+            }
+        }
+        self.expire_drains();
+        for id in 0..self.servers.len() {
+            let s = &self.servers[id];
+            let due = s.health.probe_at().is_some_and(|at| at <= self.now);
+            if due && s.drains == 0 && !s.retired {
+                self.probe(id as ServerId);
+            }
+        }
+        if self.now >= self.looked_over.plus(LOOK_OVER) {
+            self.looked_over = self.now;
+            self.look_over_clients();
+        }
+    }
+
+    /// A server that is away is tried in the background; client traffic never does that.
+    fn probe(&mut self, id: ServerId) {
+        let server = &mut self.servers[id as usize];
+        server.health.probing();
+        let first = server.links[0];
+        if matches!(self.links[first as usize].state, LinkState::Idle) {
+            self.open_link(first);
+        }
+    }
+
+    /// A link whose end has not come after half a minute holds its server up no longer.
+    fn expire_drains(&mut self) {
+        let now = self.now;
+        let due: Vec<usize> = self
+            .drains
+            .keys()
+            .filter(|k| {
+                self.drains
+                    .get(*k)
+                    .is_some_and(|d| !d.late && d.until <= now)
+            })
+            .collect();
+        for key in due {
+            if let Some(drain) = self.drains.get_mut(key) {
+                drain.late = true;
+                let server = &mut self.servers[drain.server as usize];
+                server.drains -= 1;
+                if server.drains == 0 {
+                    server.health.probe_soon(now);
+                }
+            }
+        }
+    }
+
+    fn expire_link(&mut self, id: u32) {
+        let link = &self.links[id as usize];
+        let server = &self.servers[link.server as usize];
+        let config = &self.pools[server.pool].config;
+        let (connect, timeout) = (nanos(config.connect_timeout), nanos(config.timeout));
+        let opening = match link.state {
+            LinkState::Wanted | LinkState::Connecting(_) => Some(link.since.plus(connect)),
+            LinkState::Greeting(..) => Some(link.since.plus(connect + timeout)),
+            LinkState::Idle | LinkState::Up(_) => None,
+        };
+        if opening.is_some_and(|at| at <= self.now) {
+            return self.connect_failed(id, Cause::TimedOut);
+        }
+        let server = link.server;
+        let expired = self.find_expired(id, timeout);
+        for (_, sent) in &expired {
+            let s = &mut self.servers[server as usize];
+            s.stats.timeouts += 1;
+            if s.health.on_timeout(*sent, self.now) {
+                return self.server_down(server, Cause::TimedOut, false);
+            }
+        }
+        for (seq, _) in expired {
+            self.expire_pending(id, seq);
+        }
+        let link = &mut self.links[id as usize];
+        let mut alarm = opening.unwrap_or(Time::NEVER);
+        for p in &link.pending {
+            if !p.counted {
+                alarm = alarm.min(p.deadline).min(p.sent.plus(timeout));
+            }
+        }
+        link.alarm = alarm;
+    }
+
+    /// Numbers of the requests that are overdue and not yet counted, and when each was sent.
+    fn find_expired(&mut self, id: u32, timeout: u64) -> Vec<(u64, Time)> {
+        let now = self.now;
+        let link = &mut self.links[id as usize];
+        let first = link.first_seq;
+        let mut expired = Vec::new();
+        for (i, p) in link.pending.iter_mut().enumerate() {
+            if !p.counted && (p.deadline <= now || p.sent.plus(timeout) <= now) {
+                p.counted = true;
+                // What never went out counts as sent when its time began to run.
+                let sent = p.sent.min(Time(now.0.saturating_sub(timeout)));
+                expired.push((first + i as u64, sent));
+            }
+        }
+        expired
+    }
+
+    /// One answer did not come in time: the request goes its way without it, and its late
+    /// reply will be thrown away. Mirrors and deletes of magent's own go on waiting: they are
+    /// in order, and nobody waits for them.
+    fn expire_pending(&mut self, id: u32, seq: u64) {
+        let link = &mut self.links[id as usize];
+        let Some(i) = seq.checked_sub(link.first_seq) else {
+            return;
+        };
+        let before: u64 = link
+            .pending
+            .iter()
+            .take(i as usize)
+            .map(|p| u64::from(p.len))
+            .sum();
+        let at = link.settled + before;
+        let Some(p) = link.pending.get_mut(i as usize) else {
+            return;
+        };
+        match p.to {
+            To::Mirror | To::Chase(_) | To::ReplayFlush(_) | To::Copy | To::Ghost => return,
+            To::Client { .. } | To::Fetch(_) | To::Probe(_) | To::Flush(_) => {}
+        }
+        let lost = p.again();
+        p.to = To::Ghost;
+        let server = link.server;
+        let mut wire = Queue::new();
+        wire.push(Source::Queue(&link.queue, at), 0..p.len as usize);
+        let ask = Ask::wire(&lost, &wire, wire.start());
+        let goes_on = matches!(lost.leg, Leg::Primary | Leg::Retried | Leg::Warmed)
+            && lost.other != NOBODY
+            && lost.traits.has(Traits::WRITES)
+            && matches!(lost.to, To::Client { .. });
+        let (verb, line) = (lost.verb, ask.line_bytes());
+        self.lost(server, lost, &ask, Cause::TimedOut);
+        if goes_on {
+            self.chase_line(server, verb, line);
+        }
+    }
+
+    /// A write that may still run here was sent elsewhere: a delete follows it on its link.
+    fn chase_line(&mut self, server: ServerId, verb: crate::protocol::Verb, line: &[u8]) {
+        forms::each_key(verb, line, |key| {
+            self.chase(server, key, super::route::fnv(key));
+        });
+    }
+
+    fn look_over_clients(&mut self) {
+        let keys: Vec<usize> = self.clients.keys().collect();
+        for key in keys {
+            self.look_over(key);
+        }
+    }
+
+    fn look_over(&mut self, key: usize) {
+        let Some(client) = self.clients.get(key) else {
+            return;
+        };
+        let quiet = self.now.since(client.last_moved);
+        let (owes, half_sent) = client.active.as_ref().map_or((false, 0), |a| {
+            let half = match &a.intake {
+                Intake::Head => a.partial.len(),
+                Intake::Value { .. } => a.value.len(),
+                Intake::Swallow(_) => 0,
+            };
+            (!a.out.is_empty(), half)
+        });
+        let idle = self.pools[client.pool as usize].config.idle_timeout;
+        let counter = if owes && quiet >= STALLED {
+            &mut self.counters.limit_client_stalled
+        } else if half_sent > HALF_SENT && quiet >= STALLED && client.pause.is_empty() {
+            &mut self.counters.limit_client_half_sent
+        } else if client.is_answered() && idle.is_some_and(|d| quiet >= nanos(d)) {
+            &mut self.counters.limit_client_idle
+        } else {
+            return;
+        };
+        *counter += 1;
+        self.end_client(key, Ending::Dead);
+    }
+}

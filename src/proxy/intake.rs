@@ -1,0 +1,518 @@
+//! From a client's bytes to requests: reading, parsing, values that arrive in pieces.
+
+use super::Proxy;
+use super::route::Ask;
+use crate::buffer::{CHUNK, Chunk, Source};
+use crate::client::{Ending, Intake, Pause, Slot};
+use crate::net::Socket;
+use crate::protocol::{self, Dialect, Dress, Limits, Parsed, Request, Scratch, Verb};
+use crate::upstream::NOBODY;
+use std::io;
+use std::rc::Rc;
+
+/// Reads of one client in one turn, so that a fast one does not hold up the others.
+const READS_PER_TURN: usize = 4;
+
+/// A request with its value up to this size, in bytes, waits whole among the unparsed bytes; a
+/// larger one gathers in pieces.
+const SMALL_REQUEST: usize = CHUNK / 4;
+
+/// Unparsed bytes up to this size are put in front of the next read, so that they can be
+/// parsed in the chunk; longer ones (a get line of thousands of keys) gather by themselves.
+const SMALL_PARTIAL: usize = CHUNK / 4;
+
+/// What one look at a client's bytes came to.
+#[derive(PartialEq, Eq)]
+enum Step {
+    /// Go on with the next request.
+    Next,
+    /// More bytes are needed.
+    NeedMore,
+    /// The client is paused or ending; the rest stays.
+    Stop,
+}
+
+impl<S: Socket> Proxy<S> {
+    /// Reads and routes what a client sent, a bounded amount.
+    pub(super) fn serve_client(&mut self, key: usize) {
+        let Some(client) = self.clients.get_mut(key) else {
+            return;
+        };
+        client.listed = false;
+        for _ in 0..READS_PER_TURN {
+            if !self.fill_client(key) {
+                break;
+            }
+        }
+        let Some(client) = self.clients.get_mut(key) else {
+            return;
+        };
+        client.rest(&mut self.spares);
+        if client.may_be_served() {
+            self.list_client(key);
+        }
+        self.account_client(key);
+    }
+
+    /// One read and what it holds. False if there is nothing more to do now.
+    fn fill_client(&mut self, key: usize) -> bool {
+        let Some(client) = self.clients.get_mut(key) else {
+            return false;
+        };
+        if client.ending != Ending::Open || !client.pause.is_empty() {
+            return false;
+        }
+        let at_head = client
+            .active
+            .as_ref()
+            .is_none_or(|a| matches!(a.intake, Intake::Head));
+        if client.active.as_ref().is_some_and(|a| a.unparsed) {
+            return self.parse_partial(key);
+        }
+        if !client.ready.readable {
+            return false;
+        }
+        if at_head && self.over_memory(0, super::SOFT_MEMORY) {
+            self.pause_for_memory(key);
+            return false;
+        }
+        let mut chunk = self.chunk.take().unwrap_or_else(|| self.chunks.take());
+        if Chunk::writable(&mut chunk).is_none() {
+            self.chunks.give(chunk);
+            chunk = self.chunks.take();
+        }
+        let go_on = self.read_client(key, &mut chunk);
+        self.chunk = Some(chunk);
+        go_on
+    }
+
+    fn pause_for_memory(&mut self, key: usize) {
+        if let Some(client) = self.clients.get_mut(key) {
+            client.pause.add(Pause::MEMORY);
+            self.memory_paused.push(key);
+            self.counters.limit_memory_paused += 1;
+        }
+    }
+
+    fn read_client(&mut self, key: usize, chunk: &mut Rc<Chunk>) -> bool {
+        let Some(client) = self.clients.get_mut(key) else {
+            return false;
+        };
+        let Some(space) = Chunk::writable(chunk) else {
+            return false;
+        };
+        // What was left of the last read goes in front, so that a request stands in one piece.
+        let left = match &mut client.active {
+            Some(a) if a.partial.len() <= SMALL_PARTIAL => {
+                let n = a.partial.len();
+                space[..n].copy_from_slice(&a.partial);
+                n
+            }
+            _ => 0,
+        };
+        let room = space.len() - left;
+        self.counters.reads += 1;
+        let n = match client.io.read(&mut space[left..]) {
+            Ok(0) => {
+                client.ready.readable = false;
+                self.end_client(key, Ending::AfterAnswers);
+                return false;
+            }
+            Ok(n) => n,
+            Err(e) => {
+                client.ready.readable = false;
+                if e.kind() != io::ErrorKind::WouldBlock {
+                    self.end_client(key, Ending::Dead);
+                }
+                return false;
+            }
+        };
+        client.last_moved = self.now;
+        self.counters.bytes_read += n as u64;
+        // A short read means drained, unless the end is already there too.
+        if n < room && !client.ready.closed {
+            client.ready.readable = false;
+        }
+        match &mut client.active {
+            Some(a) if a.partial.len() > SMALL_PARTIAL => {
+                a.partial.extend_from_slice(&chunk.bytes()[..n]);
+                self.parse_partial(key);
+            }
+            _ => {
+                if let Some(a) = &mut client.active {
+                    a.partial.clear();
+                }
+                let used = self.parse(key, Source::Chunk(chunk), left + n);
+                self.keep_rest(key, &chunk.bytes()[used..left + n]);
+            }
+        }
+        true
+    }
+
+    /// Keeps what could not be used yet.
+    fn keep_rest(&mut self, key: usize, rest: &[u8]) {
+        if rest.is_empty() {
+            return;
+        }
+        if let Some(client) = self.clients.get_mut(key) {
+            client
+                .active(&mut self.spares)
+                .partial
+                .extend_from_slice(rest);
+        }
+    }
+
+    /// Parses what was left when the client was paused, or what gathered by itself.
+    fn parse_partial(&mut self, key: usize) -> bool {
+        let Some(active) = self.clients.get_mut(key).and_then(|c| c.active.as_mut()) else {
+            return false;
+        };
+        active.unparsed = false;
+        let mut partial = std::mem::take(&mut active.partial);
+        let used = self.parse(key, Source::Slice(&partial), partial.len());
+        partial.drain(..used);
+        if let Some(client) = self.clients.get_mut(key) {
+            if !partial.is_empty() {
+                client.active(&mut self.spares).partial = partial;
+            }
+        }
+        true
+    }
+
+    /// Takes requests off the first `len` bytes of `source`; returns how many bytes were used.
+    fn parse(&mut self, key: usize, source: Source<'_>, len: usize) -> usize {
+        let mut at = 0;
+        while at < len {
+            let Some(client) = self.clients.get_mut(key) else {
+                return len;
+            };
+            let intake = match &mut client.active {
+                Some(a) => std::mem::take(&mut a.intake),
+                None => Intake::Head,
+            };
+            let step = match intake {
+                Intake::Swallow(n) => {
+                    let now = n.min(len - at);
+                    at += now;
+                    self.set_intake(key, n - now, Intake::Swallow);
+                    Step::Next
+                }
+                Intake::Value {
+                    request,
+                    line,
+                    missing,
+                } => {
+                    let now = missing.min(len - at);
+                    client
+                        .active(&mut self.spares)
+                        .value
+                        .push(source, at..at + now);
+                    at += now;
+                    if missing > now {
+                        self.set_intake(key, missing - now, |missing| Intake::Value {
+                            request,
+                            line,
+                            missing,
+                        });
+                    } else {
+                        self.value_complete(key, &request, line);
+                    }
+                    Step::Next
+                }
+                Intake::Head => self.parse_head(key, source, &mut at, len),
+            };
+            match step {
+                Step::Next => {}
+                Step::NeedMore => return at,
+                Step::Stop => {
+                    if let Some(client) = self.clients.get_mut(key) {
+                        if client.ending != Ending::Open {
+                            return len;
+                        }
+                        if client.pause.has(Pause::OWED) {
+                            self.counters.limit_client_paused += 1;
+                        }
+                        client.active(&mut self.spares).unparsed = true;
+                    }
+                    return at;
+                }
+            }
+        }
+        at
+    }
+
+    fn set_intake(&mut self, key: usize, left: usize, make: impl FnOnce(usize) -> Intake) {
+        if let Some(client) = self.clients.get_mut(key) {
+            if left > 0 {
+                client.active(&mut self.spares).intake = make(left);
+            }
+        }
+    }
+
+    /// One request at `at`.
+    fn parse_head(&mut self, key: usize, source: Source<'_>, at: &mut usize, len: usize) -> Step {
+        let Some(client) = self.clients.get_mut(key) else {
+            return Step::Stop;
+        };
+        if client.ending != Ending::Open || !client.pause.is_empty() {
+            return Step::Stop;
+        }
+        let buf = source.slice(*at..len);
+        let dialect = *client.dialect.get_or_insert(if buf[0] == 0x80 {
+            Dialect::Binary
+        } else {
+            Dialect::Text
+        });
+        let searched = match &mut client.active {
+            Some(a) => std::mem::take(&mut a.searched),
+            None => 0,
+        };
+        let pool = &self.pools[client.pool as usize].config;
+        let limits = Limits {
+            max_value: pool.max_value,
+            flush_all: pool.flush_all,
+            unix_time: self.unix,
+        };
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let parsed = protocol::parse(dialect, buf, searched, &limits, &mut scratch);
+        let step = self.take_parsed(key, parsed, &mut scratch, source, at, len);
+        self.scratch = scratch;
+        step
+    }
+
+    fn take_parsed(
+        &mut self,
+        key: usize,
+        parsed: Parsed,
+        scratch: &mut Scratch,
+        source: Source<'_>,
+        at: &mut usize,
+        len: usize,
+    ) -> Step {
+        match parsed {
+            Parsed::More => {
+                if let Some(client) = self.clients.get_mut(key) {
+                    client.active(&mut self.spares).searched = len - *at;
+                }
+                Step::NeedMore
+            }
+            Parsed::Close => {
+                self.end_client(key, Ending::AfterAnswers);
+                Step::Stop
+            }
+            Parsed::Answer {
+                used,
+                swallow,
+                close,
+                drop_key,
+            } => {
+                self.counters.requests += 1;
+                *at += used;
+                if !scratch.answer.is_empty() {
+                    self.answer_now(key, &scratch.answer);
+                }
+                self.set_intake(key, swallow, Intake::Swallow);
+                if drop_key {
+                    self.drop_key(key, &scratch.line);
+                }
+                if close {
+                    self.end_client(key, Ending::AfterAnswers);
+                }
+                Step::Next
+            }
+            Parsed::Local { used, what, dress } => {
+                self.counters.requests += 1;
+                *at += used;
+                self.local(key, what, dress);
+                Step::Next
+            }
+            Parsed::Request(request) => self.take_request(key, &request, scratch, source, at, len),
+        }
+    }
+
+    /// A request for a server: routed if it is whole, else its value is gathered.
+    fn take_request(
+        &mut self,
+        key: usize,
+        request: &Request,
+        scratch: &Scratch,
+        source: Source<'_>,
+        at: &mut usize,
+        len: usize,
+    ) -> Step {
+        let total = request.head + request.data;
+        let here = len - *at;
+        if request.value.is_some() {
+            if here < total && total <= SMALL_REQUEST {
+                return Step::NeedMore;
+            }
+            if self.over_memory(request.data, 100) {
+                self.counters.requests += 1;
+                self.counters.limit_memory_stores += 1;
+                *at += request.head;
+                self.fail_now(key, request, b"out of memory storing object");
+                self.set_intake(key, request.data, Intake::Swallow);
+                return Step::Next;
+            }
+        }
+        let line = if request.raw {
+            (source, *at..*at + request.head)
+        } else {
+            (Source::Slice(&scratch.line[..]), 0..scratch.line.len())
+        };
+        if here < total {
+            let value = *at + request.head..len;
+            let Some(client) = self.clients.get_mut(key) else {
+                return Step::Stop;
+            };
+            let active = client.active(&mut self.spares);
+            active.value.clear();
+            active.value.push_slice(line.0.slice(line.1.clone()));
+            active.value.push(source, value);
+            active.intake = Intake::Value {
+                request: *request,
+                line: line.1.len(),
+                missing: total - here,
+            };
+            *at = len;
+            return Step::Next;
+        }
+        if request.value.is_some() && bad_end(request, source, *at + total) {
+            self.counters.requests += 1;
+            *at += total;
+            self.bad_data_chunk(key, request);
+            return Step::Next;
+        }
+        let buf = source.slice(*at..*at + request.head);
+        if request.key.is_none() && !scratch.keys.is_empty() {
+            if !self.route_keys(key, request, buf, scratch) {
+                return Step::Stop;
+            }
+        } else {
+            let name = match request.key {
+                Some((from, to)) => &buf[from as usize..to as usize],
+                None => &scratch.key[..],
+            };
+            let ask = Ask {
+                verb: request.verb,
+                traits: request.traits,
+                line,
+                data: (source, *at + request.head..*at + total),
+                end_line: ends_here(request),
+            };
+            if !self.route_key(key, request.dress, name, &ask) {
+                return Step::Stop;
+            }
+        }
+        *at += total;
+        self.counters.requests += 1;
+        Step::Next
+    }
+
+    /// The last byte of a large value has come.
+    fn value_complete(&mut self, key: usize, request: &Request, line: usize) {
+        let Some(active) = self.clients.get_mut(key).and_then(|c| c.active.as_mut()) else {
+            return;
+        };
+        let mut value = std::mem::take(&mut active.value);
+        self.counters.requests += 1;
+        let source = Source::Queue(&value, value.start());
+        let len = value.len();
+        if bad_end(request, source, len) {
+            self.bad_data_chunk(key, request);
+        } else {
+            let mut name = std::mem::take(&mut self.key);
+            name.clear();
+            protocol::forms::raw_key(request.verb, source.slice(0..line), &mut name);
+            let ask = Ask {
+                verb: request.verb,
+                traits: request.traits,
+                line: (source, 0..line),
+                data: (source, line..len),
+                end_line: ends_here(request),
+            };
+            // A full server cannot stop a request that has arrived; it stops the next one.
+            self.route_arrived(key, request.dress, &name, &ask);
+            self.key = name;
+        }
+        value.clear();
+        if let Some(active) = self.clients.get_mut(key).and_then(|c| c.active.as_mut()) {
+            active.value = value;
+        }
+    }
+
+    /// Puts an answer of magent's own in its place.
+    pub(super) fn answer_now(&mut self, key: usize, answer: &[u8]) {
+        self.deliver_now(key, Dress::Text, Verb::Version, |out, _| {
+            out.push_slice(answer);
+        });
+    }
+
+    /// Owes an answer and gives it at once.
+    pub(super) fn deliver_now(
+        &mut self,
+        key: usize,
+        dress: Dress,
+        verb: Verb,
+        write: impl FnOnce(&mut crate::buffer::Queue, Dress),
+    ) {
+        let Some(client) = self.clients.get_mut(key) else {
+            return;
+        };
+        let slot = Slot {
+            dress,
+            verb,
+            parts: 1,
+            answered: false,
+            multi: false,
+            failure: None,
+            held: None,
+        };
+        let seq = client.owe(&mut self.spares, slot);
+        client.deliver(&mut self.spares, seq, 1, |out, slot, _| {
+            write(out, slot.dress);
+        });
+        self.dirty_client(key);
+    }
+
+    fn bad_data_chunk(&mut self, key: usize, request: &Request) {
+        if request.dress != Dress::Silent {
+            self.answer_now(key, b"CLIENT_ERROR bad data chunk\r\n");
+        }
+    }
+
+    /// Answers a request with an error of magent's own, in its dialect.
+    pub(super) fn fail_now(&mut self, key: usize, request: &Request, text: &[u8]) {
+        self.deliver_now(key, request.dress, request.verb, |out, dress| {
+            super::settle::write_error(dress, text, out);
+        });
+    }
+
+    /// A `set` too large for magent drops the old value, as memcached does.
+    fn drop_key(&mut self, key: usize, line: &[u8]) {
+        let Some(client) = self.clients.get(key) else {
+            return;
+        };
+        let pool = client.pool as usize;
+        let verb = protocol::forms::verb_of_delete(line);
+        let mut name = std::mem::take(&mut self.key);
+        name.clear();
+        protocol::forms::raw_key(verb, line, &mut name);
+        let place = self.place(pool, &name);
+        self.chase(place.primary, &name, place.hash);
+        if place.backup != NOBODY {
+            self.chase(place.backup, &name, place.hash);
+        }
+        self.key = name;
+    }
+}
+
+/// A text value that does not end in `\r\n`. `end`: offset behind it.
+fn bad_end(request: &Request, source: Source<'_>, end: usize) -> bool {
+    !ends_here(request) && source.tail::<2>(end) != Some(*b"\r\n")
+}
+
+/// A binary value has no line end of its own; the wire needs one.
+fn ends_here(request: &Request) -> bool {
+    request.value.is_some() && request.value == Some(request.data)
+}

@@ -1,0 +1,579 @@
+//! Owns every connection; routes requests, settles replies. The only place that knows both
+//! clients and links.
+//!
+//! ```text
+//!   client                         proxy                          link
+//!  ┌────────────┐   request   ┌───────────────┐   wire line   ┌──────────────┐
+//!  │ slots      │ ──────────▶ │ route (intake)│ ────────────▶ │ pending FIFO │ ─▶ server
+//!  │ [a][b][c]  │             │               │               │ [a][x][b]    │
+//!  │ in order   │ ◀────────── │ settle        │ ◀──────────── │ first-in     │ ◀─ server
+//!  └────────────┘   answer    └───────────────┘     reply     │ first-out    │
+//!                                    │ mirror                 └──────────────┘
+//!                                    ▼
+//!                             the backup's link
+//! ```
+//!
+//! Two FIFOs are the whole theory: a client is answered in the order of its slots, a server
+//! answers in the order of what is pending on its link, and a pending entry names the slot.
+//! A [`Pending`] is consumed by settling it, with a reply or with the cause of its loss, so no
+//! request is forgotten.
+
+mod admin;
+mod expire;
+mod flush_all;
+mod intake;
+mod reload;
+mod replies;
+mod route;
+mod servers;
+mod settle;
+mod slab;
+mod warm;
+
+use crate::buffer::{Chunk, ChunkPool};
+use crate::client::{Client, Ending, Pause, Spares};
+use crate::config::{Address, Config, PoolConfig};
+use crate::farm::Farm;
+use crate::health::{Cause, SECOND, Time};
+use crate::net::Socket;
+use crate::protocol::Scratch;
+use crate::stats::Counters;
+use crate::upstream::{Drain, Link, LinkState, Server, ServerId};
+use flush_all::FlushOp;
+use slab::Slab;
+use std::collections::HashMap;
+use std::io;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+use warm::{Fetch, Waiter};
+
+/// The time of one turn: read once, passed everywhere, so that tests can hold the clock.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// The monotonic clock.
+    pub at: Instant,
+    /// Seconds since the epoch.
+    pub unix: u64,
+}
+
+/// A connection that the proxy wants opened.
+#[derive(Debug)]
+pub struct Connect {
+    /// To register the stream with, and to hand it over with.
+    pub token: usize,
+    /// Where to.
+    pub address: Address,
+    /// Switch TCP keepalive on.
+    pub keepalive: bool,
+}
+
+/// One pool at work.
+struct Pool {
+    config: PoolConfig,
+    primaries: Farm,
+    /// The servers of `primaries`, in the farm's order.
+    primary_ids: Vec<ServerId>,
+    backups: Option<Farm>,
+    backup_ids: Vec<ServerId>,
+    /// Clients connected.
+    clients: usize,
+    /// `flush_all`s on their way: until they are done nothing is copied from backups.
+    flushing: u32,
+    /// No longer configured; its clients finish what they are owed.
+    retired: bool,
+}
+
+impl Pool {
+    /// What a request may take at one server, in nanoseconds.
+    fn span(&self) -> u64 {
+        nanos(self.config.connect_timeout) + nanos(self.config.timeout)
+    }
+
+    fn timeout(&self) -> u64 {
+        nanos(self.config.timeout)
+    }
+}
+
+fn nanos(d: Duration) -> u64 {
+    u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// A client that is paused for memory is read again below this share of `-m`, in percent.
+const SOFT_MEMORY: usize = 75;
+
+/// Clients are looked over for stalls this often, in nanoseconds.
+const LOOK_OVER: u64 = SECOND;
+
+/// Tokens of links have this bit; those of clients have not. The event loop's own have the top
+/// bit set.
+const KIND_LINK: usize = 1 << 60;
+
+/// What a link's events are named by, as long as it has this socket.
+fn link_token(id: u32, generation: u32) -> usize {
+    KIND_LINK | (generation as usize) << 32 | id as usize
+}
+
+/// Everything between clients and servers, without a socket of its own making.
+pub struct Proxy<S> {
+    start: Instant,
+    start_unix: u64,
+    now: Time,
+    unix: u64,
+    config: Config,
+    pools: Vec<Pool>,
+    clients: Slab<Client<S>>,
+    servers: Vec<Server>,
+    links: Vec<Link<S>>,
+    drains: Slab<Drain<S>>,
+    fetches: Slab<Fetch>,
+    /// The fetch that is under way for a server's key.
+    fetching: HashMap<(ServerId, Box<[u8]>), usize>,
+    /// Requests that wait for a fetch, or for the `mg` before they may create a key.
+    waiters: Slab<Waiter>,
+    /// Per warming link: number of the last write of each key hash, to drop late copies.
+    recent_writes: HashMap<(u32, u64), u64>,
+    /// `recent_writes` is looked through for old ones when it holds so many.
+    prune_at: usize,
+    flushes: Slab<FlushOp>,
+    chunk: Option<Rc<Chunk>>,
+    chunks: ChunkPool,
+    spares: Spares,
+    scratch: Scratch,
+    /// A wire line that is being made.
+    line: Vec<u8>,
+    /// A decoded key.
+    key: Vec<u8>,
+    /// Links with a line for several keys that is being made.
+    touched: Vec<u32>,
+    ready_clients: Vec<usize>,
+    ready_links: Vec<u32>,
+    dirty_clients: Vec<usize>,
+    dirty_links: Vec<u32>,
+    dead: Vec<usize>,
+    connects: Vec<u32>,
+    memory_paused: Vec<usize>,
+    /// Copied bytes of all connections.
+    bytes: usize,
+    /// Clients that may have to be looked over.
+    looked_over: Time,
+    draining: bool,
+    /// Changes with each turn; what `random` draws from.
+    draw: u32,
+    counters: Counters,
+    reset_at: Time,
+    last_reload: Option<(u64, String)>,
+}
+
+impl<S: Socket> Proxy<S> {
+    /// A proxy for a validated configuration. Nothing is connected yet.
+    pub fn new(config: &Config, now: Now) -> Proxy<S> {
+        let mut proxy = Proxy {
+            start: now.at,
+            start_unix: now.unix,
+            now: Time(0),
+            unix: now.unix,
+            config: config.clone(),
+            pools: Vec::new(),
+            clients: Slab::default(),
+            servers: Vec::new(),
+            links: Vec::new(),
+            drains: Slab::default(),
+            fetches: Slab::default(),
+            fetching: HashMap::new(),
+            waiters: Slab::default(),
+            recent_writes: HashMap::new(),
+            prune_at: 0,
+            flushes: Slab::default(),
+            chunk: None,
+            chunks: ChunkPool::new(),
+            spares: Spares::default(),
+            scratch: Scratch::default(),
+            line: Vec::new(),
+            key: Vec::new(),
+            touched: Vec::new(),
+            ready_clients: Vec::new(),
+            ready_links: Vec::new(),
+            dirty_clients: Vec::new(),
+            dirty_links: Vec::new(),
+            dead: Vec::new(),
+            connects: Vec::new(),
+            memory_paused: Vec::new(),
+            bytes: 0,
+            looked_over: Time(0),
+            draining: false,
+            draw: 0,
+            counters: Counters::default(),
+            reset_at: Time(0),
+            last_reload: None,
+        };
+        for pool in &config.pools {
+            proxy.add_pool(pool.clone());
+        }
+        proxy
+    }
+
+    fn set_now(&mut self, now: Now) {
+        let nanos = now.at.saturating_duration_since(self.start).as_nanos();
+        self.now = Time(u64::try_from(nanos).unwrap_or(u64::MAX)).max(self.now);
+        self.unix = now.unix;
+    }
+
+    /// A place for one more client of `pool`, or the line to send before closing.
+    pub fn admit(&mut self, pool: usize) -> Result<usize, &'static [u8]> {
+        let full = |p: &Pool| p.retired || p.config.clients.is_some_and(|n| p.clients >= n);
+        if self.draining
+            || self.clients.len() >= self.config.clients
+            || self.pools.get(pool).is_none_or(full)
+        {
+            self.counters.rejected_connections += 1;
+            return Err(b"SERVER_ERROR OUT OF CONNECTION\r\n");
+        }
+        Ok(self.clients.next_key())
+    }
+
+    /// The client that was admitted.
+    pub fn accepted(&mut self, token: usize, stream: S, pool: usize, now: Now) {
+        self.set_now(now);
+        self.counters.total_connections += 1;
+        let client = Client::new(stream, pool as u16, self.now);
+        let key = self.clients.insert(client);
+        debug_assert_eq!(key, token);
+        if let Some(p) = self.pools.get_mut(pool) {
+            p.clients += 1;
+        }
+        self.list_client(key);
+    }
+
+    /// The next connection that the proxy wants opened.
+    pub fn next_connect(&mut self) -> Option<Connect> {
+        while let Some(id) = self.connects.pop() {
+            let link = &self.links[id as usize];
+            let server = &self.servers[link.server as usize];
+            if matches!(link.state, LinkState::Wanted) {
+                return Some(Connect {
+                    token: link_token(id, link.generation),
+                    address: server.spec.address.clone(),
+                    keepalive: self.pools[server.pool].config.keepalive,
+                });
+            }
+        }
+        None
+    }
+
+    /// A socket is ready. A token of a connection that is gone is ignored.
+    pub fn ready(&mut self, token: usize, readable: bool, writable: bool, closed: bool) {
+        let mark = |ready: &mut crate::upstream::Ready| {
+            ready.readable |= readable | closed;
+            ready.writable |= writable;
+            ready.closed |= closed;
+        };
+        let place = (token & 0xffff_ffff) as u32;
+        let generation = (token >> 32) as u32 & crate::upstream::GENERATIONS;
+        if token & KIND_LINK != 0 {
+            let Some(link) = self.links.get_mut(place as usize) else {
+                return;
+            };
+            if link.generation == generation {
+                mark(&mut link.ready);
+                self.list_link(place);
+            } else {
+                self.drain_ready(token);
+            }
+        } else if let Some(client) = self.clients.get_mut(token) {
+            mark(&mut client.ready);
+            if writable && client.active.is_some() && !client.dirty {
+                client.dirty = true;
+                self.dirty_clients.push(token);
+            }
+            self.list_client(token);
+        }
+    }
+
+    /// An event of a socket that its link has given up.
+    fn drain_ready(&mut self, token: usize) {
+        let of_token = |k: &usize| self.drains.get(*k).is_some_and(|d| d.token == token);
+        let key = self.drains.keys().find(of_token);
+        if let Some(key) = key {
+            self.read_drain(key);
+        }
+    }
+
+    /// One turn's work: serve what is ready, expire, write, reap.
+    pub fn tick(&mut self, now: Now) {
+        self.set_now(now);
+        self.draw = self
+            .draw
+            .wrapping_mul(1_664_525)
+            .wrapping_add(1_013_904_223);
+        let mut links = std::mem::take(&mut self.ready_links);
+        for id in links.drain(..) {
+            self.serve_link(id);
+        }
+        self.keep_list(links, |p| &mut p.ready_links);
+        let mut clients = std::mem::take(&mut self.ready_clients);
+        for key in clients.drain(..) {
+            self.serve_client(key);
+        }
+        self.keep_list(clients, |p| &mut p.ready_clients);
+        self.expire();
+        self.flush();
+        if self.draining {
+            self.end_quiet_clients();
+        }
+        self.reap();
+        self.resume_memory();
+    }
+
+    /// Puts an emptied list's memory back in place, before what was added meanwhile.
+    fn keep_list<T>(&mut self, mut emptied: Vec<T>, list: fn(&mut Self) -> &mut Vec<T>) {
+        let list = list(self);
+        emptied.append(list);
+        *list = emptied;
+    }
+
+    /// How long the loop may sleep: zero if work is left, `None` for ever.
+    pub fn wait(&self, now: Now) -> Option<Duration> {
+        if !self.ready_clients.is_empty()
+            || !self.ready_links.is_empty()
+            || !self.dirty_clients.is_empty()
+            || !self.dirty_links.is_empty()
+        {
+            return Some(Duration::ZERO);
+        }
+        let nanos = now.at.saturating_duration_since(self.start).as_nanos() as u64;
+        match self.next_alarm() {
+            Time::NEVER => None,
+            at => Some(Duration::from_nanos(at.since(Time(nanos)))),
+        }
+    }
+
+    /// TERM: nothing more is read from clients; what they are owed is finished.
+    pub fn drain(&mut self, now: Now) {
+        self.set_now(now);
+        self.draining = true;
+        let keys: Vec<usize> = self.clients.keys().collect();
+        for key in keys {
+            self.list_client(key);
+        }
+    }
+
+    /// While draining: what has arrived is still read and answered; a client that is owed
+    /// nothing and has nothing there to read is done.
+    fn end_quiet_clients(&mut self) {
+        let quiet = |c: &Client<S>| {
+            c.is_answered() && !c.ready.readable && c.active.as_ref().is_none_or(|a| !a.unparsed)
+        };
+        let keys: Vec<usize> = self.clients.keys().collect();
+        for key in keys {
+            if self.clients.get(key).is_some_and(quiet) {
+                self.end_client(key, Ending::Dead);
+            }
+        }
+    }
+
+    /// True when every client got what it was owed, and the backups too.
+    pub fn drained(&self) -> bool {
+        self.clients.len() == 0
+            && self
+                .links
+                .iter()
+                .all(|l| l.pending.is_empty() || !self.servers[l.server as usize].health.is_up())
+    }
+
+    /// Counts one turn of the event loop.
+    pub fn count_poll(&mut self) {
+        self.counters.polls += 1;
+    }
+
+    /// Counts one pause of accepting for want of descriptors.
+    pub fn count_accept_pause(&mut self) {
+        self.counters.limit_accept_paused += 1;
+    }
+
+    /// Bytes of all connections together; exact for copied ones, and for shared ones as of the
+    /// last sweep.
+    fn bytes_in_flight(&self) -> usize {
+        self.bytes + self.chunks.lent_bytes()
+    }
+
+    /// True if so many bytes more would pass `percent` of `-m`.
+    fn over_memory(&mut self, more: usize, percent: usize) -> bool {
+        let limit = self.config.memory / 100 * percent;
+        if self.bytes_in_flight() + more <= limit {
+            return false;
+        }
+        self.chunks.sweep();
+        self.bytes_in_flight() + more > limit
+    }
+
+    fn list_client(&mut self, key: usize) {
+        if let Some(client) = self.clients.get_mut(key) {
+            if !client.listed {
+                client.listed = true;
+                self.ready_clients.push(key);
+            }
+        }
+    }
+
+    fn list_link(&mut self, id: u32) {
+        let link = &mut self.links[id as usize];
+        if !link.listed {
+            link.listed = true;
+            self.ready_links.push(id);
+        }
+    }
+
+    fn dirty_client(&mut self, key: usize) {
+        if let Some(client) = self.clients.get_mut(key) {
+            if !client.dirty {
+                client.dirty = true;
+                self.dirty_clients.push(key);
+            }
+        }
+    }
+
+    fn dirty_link(&mut self, id: u32) {
+        let link = &mut self.links[id as usize];
+        if !link.dirty {
+            link.dirty = true;
+            self.dirty_links.push(id);
+        }
+    }
+
+    /// Brings the total of bytes up to date for one link.
+    fn account_link(&mut self, id: u32) {
+        let link = &mut self.links[id as usize];
+        let own = link.own_bytes();
+        self.bytes = self.bytes + own - link.accounted;
+        link.accounted = own;
+    }
+
+    /// Brings the total of bytes up to date for one client.
+    fn account_client(&mut self, key: usize) {
+        if let Some(client) = self.clients.get_mut(key) {
+            let own = client.own_bytes();
+            self.bytes = self.bytes + own - client.accounted as usize;
+            client.accounted = own as u32;
+        }
+    }
+
+    /// Writes each connection that gained output, once: servers first, so that they can work
+    /// while clients are written.
+    fn flush(&mut self) {
+        let mut links = std::mem::take(&mut self.dirty_links);
+        for id in links.drain(..) {
+            self.flush_link(id);
+        }
+        self.keep_list(links, |p| &mut p.dirty_links);
+        let mut clients = std::mem::take(&mut self.dirty_clients);
+        for key in clients.drain(..) {
+            self.flush_client(key);
+        }
+        self.keep_list(clients, |p| &mut p.dirty_clients);
+    }
+
+    fn flush_link(&mut self, id: u32) {
+        let link = &mut self.links[id as usize];
+        link.dirty = false;
+        let server = &mut self.servers[link.server as usize];
+        let timeout = self.pools[server.pool].timeout();
+        match link.flush(self.now, timeout) {
+            Ok((bytes, calls)) => {
+                self.counters.writes += u64::from(calls);
+                self.counters.server_bytes_written += bytes as u64;
+                server.stats.bytes_written += bytes as u64;
+                self.account_link(id);
+            }
+            Err(_) => {
+                link.ready.closed = true;
+                self.link_lost(id, Cause::ConnectionLost);
+            }
+        }
+    }
+
+    fn flush_client(&mut self, key: usize) {
+        let Some(client) = self.clients.get_mut(key) else {
+            return;
+        };
+        client.dirty = false;
+        if client.ending == Ending::Dead {
+            return;
+        }
+        match client.flush(self.now) {
+            Ok((bytes, calls)) => {
+                self.counters.writes += u64::from(calls);
+                self.counters.bytes_written += bytes as u64;
+            }
+            Err(_) => {
+                self.end_client(key, Ending::Dead);
+                return;
+            }
+        }
+        let resumed = client.may_be_served();
+        let done = client.ending == Ending::AfterAnswers && client.is_answered();
+        client.rest(&mut self.spares);
+        self.account_client(key);
+        if done {
+            self.end_client(key, Ending::Dead);
+        } else if resumed {
+            self.list_client(key);
+        }
+    }
+
+    /// A client's connection comes to its end; never goes back.
+    fn end_client(&mut self, key: usize, ending: Ending) {
+        let Some(client) = self.clients.get_mut(key) else {
+            return;
+        };
+        match (client.ending, ending) {
+            (Ending::Dead, _) | (_, Ending::Open) => {}
+            (_, Ending::Dead) => {
+                client.ending = Ending::Dead;
+                self.dead.push(key);
+            }
+            (_, Ending::AfterAnswers) => {
+                client.ending = Ending::AfterAnswers;
+                if client.is_answered() {
+                    client.ending = Ending::Dead;
+                    self.dead.push(key);
+                }
+            }
+        }
+    }
+
+    /// Drops dead clients; the only place that does. What servers still owe them finds nobody.
+    fn reap(&mut self) {
+        while let Some(key) = self.dead.pop() {
+            let Some(client) = self.clients.remove(key) else {
+                continue;
+            };
+            self.bytes -= client.accounted as usize;
+            if let Some(pool) = self.pools.get_mut(client.pool as usize) {
+                pool.clients -= 1;
+            }
+        }
+    }
+
+    /// Lets clients go on that were paused for memory, once there is room.
+    fn resume_memory(&mut self) {
+        if self.memory_paused.is_empty() || self.over_memory(0, SOFT_MEMORY) {
+            return;
+        }
+        for key in std::mem::take(&mut self.memory_paused) {
+            if let Some(client) = self.clients.get_mut(key) {
+                client.pause.remove(Pause::MEMORY);
+                self.list_client(key);
+            }
+        }
+    }
+}
+
+/// A failed connect in the words of an answer.
+fn connect_cause(e: &io::Error) -> Cause {
+    match e.kind() {
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Cause::Refused,
+        io::ErrorKind::TimedOut => Cause::TimedOut,
+        io::ErrorKind::ConnectionReset => Cause::ConnectionLost,
+        _ => Cause::Unreachable,
+    }
+}

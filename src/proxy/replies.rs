@@ -1,0 +1,308 @@
+//! From a server's bytes to replies: reading a link, finding where each reply ends.
+
+use super::Proxy;
+use crate::buffer::{Chunk, Source};
+use crate::health::Cause;
+use crate::net::Socket;
+use crate::protocol::reply::{Progress, uptime, version_at_least};
+use crate::protocol::{Reply, Status, Verb};
+use crate::upstream::{GREETING, Greeting, LinkState};
+use std::io::{self, IoSlice};
+use std::rc::Rc;
+
+/// Reads of one link in one turn, so that a fast server does not hold up the others.
+const READS_PER_TURN: usize = 8;
+
+/// The reply that stands for one that there was no memory for.
+fn out_of_memory() -> Reply<'static> {
+    const LINE: &[u8] = b"SERVER_ERROR out of memory reading\r\n";
+    Reply {
+        source: Source::Slice(LINE),
+        at: 0,
+        len: LINE.len(),
+        line: LINE.len(),
+        status: Status::ServerError,
+        items: &[],
+    }
+}
+
+impl<S: Socket> Proxy<S> {
+    /// Moves a link on: its connect, its handshake, its replies. A bounded amount.
+    pub(super) fn serve_link(&mut self, id: u32) {
+        self.links[id as usize].listed = false;
+        if matches!(self.links[id as usize].state, LinkState::Connecting(_)) {
+            self.finish_connect(id);
+        }
+        self.send_greeting(id);
+        for _ in 0..READS_PER_TURN {
+            if !self.fill_link(id) {
+                break;
+            }
+        }
+        let link = &mut self.links[id as usize];
+        if link.ready.readable && matches!(link.state, LinkState::Up(_) | LinkState::Greeting(..)) {
+            self.list_link(id);
+        }
+        let link = &self.links[id as usize];
+        if link.ready.writable && link.written < link.queue.end() {
+            self.dirty_link(id);
+        }
+        self.account_link(id);
+    }
+
+    fn finish_connect(&mut self, id: u32) {
+        let link = &mut self.links[id as usize];
+        if !link.ready.writable && !link.ready.closed {
+            return;
+        }
+        let LinkState::Connecting(io) = &mut link.state else {
+            return;
+        };
+        match io.connected() {
+            Ok(true) => {
+                let LinkState::Connecting(io) = std::mem::replace(&mut link.state, LinkState::Idle)
+                else {
+                    return;
+                };
+                let greeting = Greeting {
+                    sent: 0,
+                    version_seen: false,
+                };
+                link.state = LinkState::Greeting(io, greeting);
+            }
+            Ok(false) => {}
+            Err(e) => self.connect_failed(id, super::connect_cause(&e)),
+        }
+    }
+
+    fn send_greeting(&mut self, id: u32) {
+        let link = &mut self.links[id as usize];
+        let LinkState::Greeting(io, greeting) = &mut link.state else {
+            return;
+        };
+        while link.ready.writable && greeting.sent < GREETING.len() {
+            self.counters.writes += 1;
+            match io.write(&[IoSlice::new(&GREETING[greeting.sent..])]) {
+                Ok(n) if n > 0 => greeting.sent += n,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => link.ready.writable = false,
+                _ => return self.connect_failed(id, Cause::ConnectionLost),
+            }
+        }
+    }
+
+    /// One read and what it holds. False if there is nothing more to do now.
+    fn fill_link(&mut self, id: u32) -> bool {
+        let link = &self.links[id as usize];
+        if !link.ready.readable || !matches!(link.state, LinkState::Up(_) | LinkState::Greeting(..))
+        {
+            return false;
+        }
+        let mut chunk = self.chunk.take().unwrap_or_else(|| self.chunks.take());
+        if Chunk::writable(&mut chunk).is_none() {
+            self.chunks.give(chunk);
+            chunk = self.chunks.take();
+        }
+        let go_on = self.read_link(id, &mut chunk);
+        self.chunk = Some(chunk);
+        go_on
+    }
+
+    fn read_link(&mut self, id: u32, chunk: &mut Rc<Chunk>) -> bool {
+        let link = &mut self.links[id as usize];
+        let Some(space) = Chunk::writable(chunk) else {
+            return false;
+        };
+        let left = link.partial.len();
+        space[..left].copy_from_slice(&link.partial);
+        let room = space.len() - left;
+        let closed = link.ready.closed;
+        let (LinkState::Up(io) | LinkState::Greeting(io, _)) = &mut link.state else {
+            return false;
+        };
+        self.counters.reads += 1;
+        let n = match io.read(&mut space[left..]) {
+            Ok(0) => {
+                self.link_closed(id);
+                return false;
+            }
+            Ok(n) => n,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                link.ready.readable = false;
+                return false;
+            }
+            Err(_) => {
+                self.link_closed(id);
+                return false;
+            }
+        };
+        link.partial.clear();
+        // A short read means drained, unless the end is already there too.
+        if n < room && !closed {
+            link.ready.readable = false;
+        }
+        let server = &mut self.servers[link.server as usize];
+        server.stats.bytes_read += n as u64;
+        server.health.on_bytes(self.now);
+        self.counters.server_bytes_read += n as u64;
+        let generation = link.generation;
+        let used = self.take_replies(id, chunk, left + n);
+        let link = &mut self.links[id as usize];
+        if link.generation != generation {
+            return false;
+        }
+        match used {
+            Ok(used) => {
+                link.partial
+                    .extend_from_slice(&chunk.bytes()[used..left + n]);
+                true
+            }
+            Err(why) => {
+                self.counters.protocol_errors += 1;
+                let server = &self.servers[link.server as usize];
+                log::warn!("{}: {why}; link reset", server.spec.name);
+                self.link_lost(id, Cause::ConnectionLost);
+                false
+            }
+        }
+    }
+
+    /// Settles every whole reply in the first `len` bytes of `chunk`. Returns how many bytes
+    /// were used; the rest is an unfinished line.
+    fn take_replies(
+        &mut self,
+        id: u32,
+        chunk: &Rc<Chunk>,
+        len: usize,
+    ) -> Result<usize, &'static str> {
+        let mut at = 0;
+        while at < len {
+            let link = &mut self.links[id as usize];
+            let generation = link.generation;
+            let greeting = match &link.state {
+                LinkState::Greeting(_, g) => Some(g.version_seen),
+                LinkState::Up(_) => None,
+                _ => return Ok(len),
+            };
+            let (verb, line) = match (greeting, link.pending.front()) {
+                (Some(false), _) => (Verb::Version, &b"version\r\n"[..]),
+                (Some(true), _) => (Verb::Stats, &b"stats\r\n"[..]),
+                (None, Some(p)) => (
+                    p.verb,
+                    Source::Queue(&link.queue, link.settled).slice(0..p.line as usize),
+                ),
+                (None, None) => return Err("sent what nobody asked for"),
+            };
+            match link.scan.feed(verb, line, &chunk.bytes()[at..len]) {
+                Progress::Bad(why) => return Err(why),
+                Progress::More { used } => {
+                    self.gather(id, chunk, at..at + used);
+                    return Ok(at + used);
+                }
+                Progress::Whole { used, line, status } => {
+                    let mut message = std::mem::take(&mut link.message);
+                    let mut scan = std::mem::take(&mut link.scan);
+                    let reply = if message.is_empty() {
+                        Reply {
+                            source: Source::Chunk(chunk),
+                            at,
+                            len: used,
+                            line,
+                            status,
+                            items: &scan.items,
+                        }
+                    } else {
+                        message.push(Source::Chunk(chunk), at..at + used);
+                        Reply {
+                            source: Source::Queue(&message, message.start()),
+                            at: 0,
+                            len: message.len(),
+                            line,
+                            status,
+                            items: &scan.items,
+                        }
+                    };
+                    at += used;
+                    match greeting {
+                        Some(seen) => self.greeted(id, seen, &reply),
+                        None if self.no_memory_for(id, verb, &reply) => {
+                            self.settle(id, &out_of_memory());
+                        }
+                        None => self.settle(id, &reply),
+                    }
+                    scan.reset();
+                    message.clear();
+                    let link = &mut self.links[id as usize];
+                    if link.generation != generation {
+                        return Ok(len);
+                    }
+                    link.scan = scan;
+                    link.message = message;
+                }
+            }
+        }
+        Ok(at)
+    }
+
+    /// Keeps a part of a reply that is not whole yet, unless there is no memory for it.
+    fn gather(&mut self, id: u32, chunk: &Rc<Chunk>, range: std::ops::Range<usize>) {
+        let full = self.over_memory(range.len(), 100);
+        let link = &mut self.links[id as usize];
+        if full && !matches!(link.state, LinkState::Greeting(..)) {
+            link.discarding = true;
+        }
+        if link.discarding {
+            link.message.free();
+        } else {
+            link.message.push(Source::Chunk(chunk), range);
+        }
+    }
+
+    /// True if a reply with values must not be kept: it was thrown away, or would pass `-m`.
+    fn no_memory_for(&mut self, id: u32, verb: Verb, reply: &Reply<'_>) -> bool {
+        let thrown_away = std::mem::take(&mut self.links[id as usize].discarding);
+        let values = matches!(
+            verb,
+            Verb::Get | Verb::Gets | Verb::Gat | Verb::Gats | Verb::MetaGet
+        );
+        let full = thrown_away || (values && self.over_memory(reply.len, 100));
+        self.counters.limit_memory_gets += u64::from(full);
+        full
+    }
+
+    /// One answer of the handshake.
+    fn greeted(&mut self, id: u32, version_seen: bool, reply: &Reply<'_>) {
+        let link = &mut self.links[id as usize];
+        let server = &mut self.servers[link.server as usize];
+        if !version_seen {
+            server.meta = version_at_least(reply.first_line(), 1, 6);
+            if let LinkState::Greeting(_, g) = &mut link.state {
+                g.version_seen = true;
+            }
+            return;
+        }
+        let mut text = Vec::new();
+        reply
+            .source
+            .copy_to(reply.at..reply.at + reply.len, &mut text);
+        link.uptime = text.split(|b| *b == b'\n').find_map(uptime);
+        let state = std::mem::replace(&mut link.state, LinkState::Idle);
+        if let LinkState::Greeting(io, _) = state {
+            link.state = LinkState::Up(io);
+        }
+        self.link_up(id);
+    }
+
+    /// Reads a link that was given up, to its end.
+    pub(super) fn read_drain(&mut self, key: usize) {
+        let mut scrap = [0; 4096];
+        // What a stopped server answers when it wakes is bounded by what it was asked; the
+        // loop ends at the end or when nothing is there.
+        while let Some(drain) = self.drains.get_mut(key) {
+            match drain.io.read(&mut scrap) {
+                Ok(n) if n > 0 => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                _ => return self.drain_ended(key),
+            }
+        }
+    }
+}

@@ -1,0 +1,532 @@
+//! Links that open, work and are lost; servers that go down and come back.
+
+use super::route::Ask;
+use super::{Pool, Proxy, nanos};
+use crate::buffer::Queue;
+use crate::client::Pause;
+use crate::config::{PoolConfig, ServerSpec};
+use crate::farm::{Farm, FarmSpec};
+use crate::health::{Cause, Health, Journal, Policy, SECOND, State, Time};
+use crate::net::Socket;
+use crate::protocol::{Status, Traits, Verb, forms};
+use crate::stats::ServerStats;
+use crate::upstream::{
+    DRAIN_WAIT, Drain, Letters, Link, LinkState, Pending, Ready, Server, ServerId, To,
+};
+use std::io;
+
+/// What decides about the servers of a pool.
+pub(super) fn policy(config: &PoolConfig) -> Policy {
+    Policy {
+        timeout: nanos(config.timeout),
+        failure_limit: config.failure_limit,
+        retry: nanos(config.retry),
+        warm: nanos(config.warm),
+    }
+}
+
+impl<S: Socket> Proxy<S> {
+    /// Adds a pool with its servers.
+    pub(super) fn add_pool(&mut self, config: PoolConfig) {
+        let pool = self.pools.len();
+        let primary_ids = self.add_servers(pool, &config, &config.primaries, true);
+        let backup_ids = self.add_servers(pool, &config, &config.backups, false);
+        for (id, spec) in primary_ids.iter().zip(&config.primaries) {
+            if !backup_ids.is_empty() && backup_ids.iter().all(|b| b == id) {
+                log::warn!(
+                    "{}: it is the only backup of itself, so its keys have none",
+                    spec.name
+                );
+            }
+        }
+        self.pools.push(Pool {
+            primaries: Farm::new(FarmSpec::of(&config, &config.primaries), None),
+            primary_ids,
+            backups: (!backup_ids.is_empty())
+                .then(|| Farm::new(FarmSpec::of(&config, &config.backups), None)),
+            backup_ids,
+            clients: 0,
+            flushing: 0,
+            retired: false,
+            config,
+        });
+    }
+
+    /// A server is its address: one that both farms name is one server.
+    fn add_servers(
+        &mut self,
+        pool: usize,
+        config: &PoolConfig,
+        specs: &[ServerSpec],
+        primary: bool,
+    ) -> Vec<ServerId> {
+        let mut ids = Vec::with_capacity(specs.len());
+        for spec in specs {
+            let known = self
+                .servers
+                .iter()
+                .position(|s| s.pool == pool && s.spec.address == spec.address && !s.retired);
+            let id = known.unwrap_or_else(|| self.add_server(pool, config, spec));
+            let server = &mut self.servers[id];
+            server.is_primary |= primary;
+            server.is_backup |= !primary;
+            ids.push(id as ServerId);
+        }
+        ids
+    }
+
+    fn add_server(&mut self, pool: usize, config: &PoolConfig, spec: &ServerSpec) -> usize {
+        let id = self.servers.len();
+        let first = self.links.len() as u32;
+        let links: Vec<u32> = (first..first + config.connections as u32).collect();
+        for _ in &links {
+            self.links.push(Link::new(id as ServerId));
+        }
+        let seed = self.start_unix ^ (id as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.servers.push(Server {
+            spec: spec.clone(),
+            pool,
+            is_primary: false,
+            is_backup: false,
+            links: links.clone(),
+            health: Health::new(policy(config), self.now, seed),
+            journal: Journal::new(config.journal),
+            meta: true,
+            drains: 0,
+            replaying: 0,
+            retired: false,
+            stats: ServerStats::default(),
+        });
+        if config.preconnect {
+            for link in links {
+                self.open_link(link);
+            }
+        }
+        id
+    }
+
+    /// Asks the loop for a socket.
+    pub(super) fn open_link(&mut self, id: u32) {
+        let link = &mut self.links[id as usize];
+        link.state = LinkState::Wanted;
+        link.since = self.now;
+        let server = &mut self.servers[link.server as usize];
+        server.stats.connects += 1;
+        let pool = &self.pools.get(server.pool).map(|p| &p.config);
+        let wait = pool.map_or(SECOND, |c| nanos(c.connect_timeout));
+        link.alarm = link.alarm.min(self.now.plus(wait));
+        self.connects.push(id);
+    }
+
+    /// The socket that was asked for, or why there is none.
+    pub fn connecting(&mut self, token: usize, stream: io::Result<S>, now: super::Now) {
+        self.set_now(now);
+        let id = (token & 0xffff_ffff) as u32;
+        let generation = (token >> 32) as u32 & crate::upstream::GENERATIONS;
+        let Some(link) = self.links.get_mut(id as usize) else {
+            return;
+        };
+        if link.generation != generation || !matches!(link.state, LinkState::Wanted) {
+            return;
+        }
+        match stream {
+            Ok(io) => {
+                link.state = LinkState::Connecting(io);
+                link.ready = Ready::default();
+                self.list_link(id);
+            }
+            Err(e) => self.connect_failed(id, super::connect_cause(&e)),
+        }
+    }
+
+    /// A failed connect, or a handshake that was not answered, makes a server down at once.
+    pub(super) fn connect_failed(&mut self, id: u32, cause: Cause) {
+        let server = self.links[id as usize].server;
+        self.server_down(server, cause, false);
+    }
+
+    /// The handshake was good.
+    pub(super) fn link_up(&mut self, id: u32) {
+        let (server_id, uptime) = {
+            let link = &self.links[id as usize];
+            (link.server, link.uptime)
+        };
+        let has_backup = self.has_backup(server_id);
+        let server = &mut self.servers[server_id as usize];
+        if let (Some(seconds), true) = (uptime, has_backup) {
+            server.health.told_uptime(seconds, self.now);
+        }
+        match server.health.state() {
+            State::Up => {}
+            State::Probing => self.begin_replay(server_id),
+            State::Replaying | State::Down { .. } => {}
+        }
+        self.dirty_link(id);
+    }
+
+    fn has_backup(&self, server: ServerId) -> bool {
+        let s = &self.servers[server as usize];
+        s.is_primary && self.pools.get(s.pool).is_some_and(|p| p.backups.is_some())
+    }
+
+    /// Tells a server what it missed, before it is trusted.
+    fn begin_replay(&mut self, id: ServerId) {
+        let server = &mut self.servers[id as usize];
+        if server.journal.is_empty() {
+            return self.server_up(id);
+        }
+        server.health.replaying();
+        server.replaying = 0;
+        self.send_journal(id);
+    }
+
+    /// Sends a delete for every journaled key, or one `flush_all`, on the keys' links.
+    fn send_journal(&mut self, id: ServerId) {
+        if let Some(stamp) = self.servers[id as usize].journal.flush_due() {
+            let pending = Pending {
+                traits: Traits::WRITES,
+                ..Pending::own(To::ReplayFlush(stamp), Verb::FlushAll, 0, Time::NEVER)
+            };
+            let ask = Ask::line(Verb::FlushAll, Traits::WRITES, b"flush_all\r\n");
+            self.servers[id as usize].replaying += 1;
+            self.send_on_first(id, pending, &ask);
+            return;
+        }
+        let journal = &self.servers[id as usize].journal;
+        let keys: Vec<(Box<[u8]>, u64)> = journal.keys().map(|(k, s)| (k.into(), s)).collect();
+        let mut line = Vec::new();
+        for (key, stamp) in keys {
+            line.clear();
+            let verb = forms::write_delete(&key, &mut line);
+            let pending = Pending {
+                traits: Traits::WRITES,
+                ..Pending::own(To::Chase(stamp), verb, 0, Time::NEVER)
+            };
+            self.servers[id as usize].replaying += 1;
+            self.send_on_first(id, pending, &Ask::line(verb, Traits::WRITES, &line));
+        }
+    }
+
+    /// While a server is told what it missed only its first link is open.
+    fn send_on_first(&mut self, id: ServerId, mut pending: Pending, ask: &Ask<'_>) {
+        let first = self.servers[id as usize].links[0];
+        let link = &mut self.links[first as usize];
+        (pending.line, pending.len) = ask.push_to(&mut link.queue);
+        self.send_pushed(first, pending);
+    }
+
+    /// A delete of magent's own was answered.
+    pub(super) fn settle_chase(
+        &mut self,
+        id: u32,
+        at: u64,
+        p: &Pending,
+        stamp: u64,
+        status: Status,
+    ) {
+        let server = self.links[id as usize].server;
+        let told = matches!(status, Status::Done | Status::Absent);
+        if told {
+            let key = self.key_at(id, at, p);
+            self.servers[server as usize].journal.told(&key, stamp);
+            self.key = key;
+        }
+        self.replay_answered(server, told, Cause::ConnectionLost);
+    }
+
+    /// The flush that stands for an overflowed journal was answered.
+    pub(super) fn settle_replay_flush(&mut self, server: ServerId, stamp: u64, status: Status) {
+        let told = status == Status::Done;
+        if told {
+            self.servers[server as usize].journal.flushed(stamp);
+        }
+        self.replay_answered(server, told, Cause::FlushRefused);
+    }
+
+    fn replay_answered(&mut self, id: ServerId, told: bool, cause: Cause) {
+        let server = &mut self.servers[id as usize];
+        if server.health.state() != State::Replaying {
+            return;
+        }
+        if !told {
+            if cause == Cause::FlushRefused {
+                log::error!(
+                    "{}: missed more than the journal holds and refuses flush_all: it stays down",
+                    server.spec.name
+                );
+            }
+            return self.server_down(id, cause, false);
+        }
+        server.replaying -= 1;
+        if server.replaying > 0 {
+            return;
+        }
+        if server.journal.flush_due().is_some() {
+            return self.send_journal(id);
+        }
+        // What was missed during the replay is told on the same link, before anything that is
+        // asked from now on.
+        self.server_up(id);
+        if self.has_backup(id) {
+            self.servers[id as usize].health.warm(self.now);
+        }
+        self.tell_rest(id);
+    }
+
+    fn tell_rest(&mut self, id: ServerId) {
+        let journal = &self.servers[id as usize].journal;
+        let keys: Vec<Box<[u8]>> = journal.keys().map(|(k, _)| k.into()).collect();
+        for key in keys {
+            let hash = super::route::fnv(&key);
+            self.chase(id, &key, hash);
+        }
+    }
+
+    /// A server is trusted.
+    fn server_up(&mut self, id: ServerId) {
+        let server = &mut self.servers[id as usize];
+        if let Some(away) = server.health.go_up(self.now) {
+            log::info!(
+                "{}: up again after {:.3} s",
+                server.spec.name,
+                away as f64 / SECOND as f64
+            );
+        }
+    }
+
+    /// Deletes a key on a server in the order of its link; journaled until that is answered.
+    /// Where the server is away the journal alone knows.
+    pub(super) fn chase(&mut self, id: ServerId, key: &[u8], hash: u64) {
+        let stamp = self.journal(id, key);
+        let server = &mut self.servers[id as usize];
+        if !server.health.is_up() {
+            return;
+        }
+        self.counters.chases += 1;
+        let mut line = Vec::new();
+        let verb = forms::write_delete(key, &mut line);
+        let pending = Pending {
+            traits: Traits::WRITES,
+            ..Pending::own(To::Chase(stamp), verb, hash, Time::NEVER)
+        };
+        self.send(id, pending, &Ask::line(verb, Traits::WRITES, &line));
+        if self.has_backup(id) {
+            self.servers[id as usize].health.warm(self.now);
+        }
+    }
+
+    /// The server missed what happened to a key.
+    pub(super) fn journal(&mut self, id: ServerId, key: &[u8]) -> u64 {
+        let server = &mut self.servers[id as usize];
+        let before = server.journal.overflows();
+        let stamp = server.journal.add(key);
+        if server.journal.overflows() > before {
+            self.counters.limit_journal_overflows += 1;
+            log::warn!(
+                "{}: missed more than the journal holds; it will be flushed when it is back",
+                server.spec.name
+            );
+        }
+        stamp
+    }
+
+    /// [`Proxy::journal`] for the key of a wire line.
+    pub(super) fn journal_line(&mut self, id: ServerId, verb: Verb, ask: &Ask<'_>) {
+        let mut key = std::mem::take(&mut self.key);
+        key.clear();
+        forms::raw_key(verb, ask.line_bytes(), &mut key);
+        self.journal(id, &key);
+        self.key = key;
+    }
+
+    /// The other side closed a link.
+    pub(super) fn link_closed(&mut self, id: u32) {
+        let link = &mut self.links[id as usize];
+        match link.state {
+            LinkState::Greeting(..) | LinkState::Connecting(_) => {
+                self.connect_failed(id, Cause::ConnectionLost);
+            }
+            // Closing an idle link is a server's right.
+            _ if link.pending.is_empty() => {
+                link.close();
+                link.clear();
+            }
+            _ => {
+                link.ready.closed = true;
+                self.link_lost(id, Cause::ConnectionLost);
+            }
+        }
+    }
+
+    /// A link that works was lost, or spoke nonsense. It is reconnected once at once; if keys
+    /// were written elsewhere meanwhile, the server is told of them before it is asked again.
+    pub(super) fn link_lost(&mut self, id: u32, cause: Cause) {
+        let server_id = self.links[id as usize].server;
+        let server = &mut self.servers[server_id as usize];
+        if !server.health.is_up() {
+            return self.server_down(server_id, cause, false);
+        }
+        server.health.note_error(cause, self.now);
+        log::info!("{}: link lost: {}", server.spec.name, cause.text());
+        let writes = self.links[id as usize]
+            .pending
+            .iter()
+            .any(|p| p.traits.has(Traits::WRITES));
+        if writes && self.pools[server.pool].backups.is_some() {
+            // These writes will be told elsewhere, or are what the backup was told: nothing
+            // else may be asked of this server before it knows.
+            return self.server_down(server_id, cause, true);
+        }
+        let lost = self.take_pending(id);
+        self.open_link(id);
+        self.lose(server_id, lost, cause);
+    }
+
+    /// A server is away: all its links are given up, and what they owe is lost.
+    pub(super) fn server_down(&mut self, id: ServerId, cause: Cause, at_once: bool) {
+        let now = self.now;
+        let server = &mut self.servers[id as usize];
+        server.replaying = 0;
+        if server.health.go_down(cause, at_once, now) {
+            log::warn!("{}: down: {}", server.spec.name, cause.text());
+        }
+        let links = server.links.clone();
+        let mut lost = Vec::new();
+        for link in links {
+            lost.push(self.take_pending(link));
+        }
+        for pending in lost {
+            self.lose(id, pending, cause);
+        }
+    }
+
+    /// Closes a link's socket and takes out what it owes. A socket that still works and has
+    /// writes unanswered is half-closed and drained: a stopped server reads them when it wakes.
+    fn take_pending(&mut self, id: u32) -> (Vec<Pending>, Queue, u64) {
+        let link = &mut self.links[id as usize];
+        let closed = link.ready.closed;
+        let was_up = link.is_up();
+        let token = super::link_token(id, link.generation);
+        let io = link.close();
+        let at = link.settled;
+        let sent = link.written;
+        let pending: Vec<Pending> = link.pending.drain(..).collect();
+        link.first_seq += pending.len() as u64;
+        let queue = std::mem::take(&mut link.queue);
+        link.clear();
+        if let (Some(io), true, false) = (io, was_up, closed) {
+            let server = link.server;
+            if let Some(letters) = self.unanswered_writes(server, &pending, &queue, at, sent) {
+                self.begin_drain(server, io, token, letters);
+            }
+        }
+        self.wake_waiting(id);
+        self.account_link(id);
+        (pending, queue, at)
+    }
+
+    /// The writes that went out, at least in part, and were not answered.
+    fn unanswered_writes(
+        &self,
+        server: ServerId,
+        pending: &[Pending],
+        queue: &Queue,
+        mut at: u64,
+        sent: u64,
+    ) -> Option<Letters> {
+        let limit = self.pools[self.servers[server as usize].pool]
+            .config
+            .journal;
+        let (mut found, mut bytes, mut keys) = (false, 0, Vec::new());
+        for p in pending {
+            if p.traits.has(Traits::WRITES) && at < sent {
+                found = true;
+                let ask = Ask::wire(p, queue, at);
+                // A late flush only empties: nothing has to be told after it.
+                if p.verb != Verb::FlushAll {
+                    forms::each_key(p.verb, ask.line_bytes(), |key| {
+                        bytes += key.len() + 64;
+                        keys.push(key.into());
+                    });
+                }
+            }
+            if bytes > limit {
+                return Some(Letters::TooMany);
+            }
+            at += u64::from(p.len);
+        }
+        found.then_some(Letters::Keys(keys))
+    }
+
+    fn begin_drain(&mut self, server: ServerId, mut io: S, token: usize, letters: Letters) {
+        if io.shutdown_write().is_err() {
+            return;
+        }
+        self.servers[server as usize].drains += 1;
+        let key = self.drains.insert(Drain {
+            io,
+            server,
+            until: self.now.plus(DRAIN_WAIT),
+            late: false,
+            letters,
+            token,
+        });
+        self.read_drain(key);
+    }
+
+    /// A link that was given up has come to its end: the server has read all of it.
+    pub(super) fn drain_ended(&mut self, key: usize) {
+        let Some(drain) = self.drains.remove(key) else {
+            return;
+        };
+        let now = self.now;
+        let server = &mut self.servers[drain.server as usize];
+        if drain.late {
+            // It was trusted before that end; what it read just now is told it once more.
+            match drain.letters {
+                Letters::Keys(keys) => {
+                    for key in keys {
+                        let hash = super::route::fnv(&key);
+                        self.chase(drain.server, &key, hash);
+                    }
+                }
+                Letters::TooMany => {
+                    server.journal.mark_flush();
+                    if server.health.is_up() {
+                        self.server_down(drain.server, Cause::ConnectionLost, true);
+                    }
+                }
+            }
+        } else {
+            server.drains -= 1;
+            if server.drains == 0 {
+                server.health.probe_soon(now);
+            }
+        }
+    }
+
+    /// What was pending on a link that is gone is lost, oldest first.
+    fn lose(&mut self, server: ServerId, lost: (Vec<Pending>, Queue, u64), cause: Cause) {
+        let (pending, queue, mut at) = lost;
+        for p in pending {
+            let len = p.len;
+            let ask = Ask::wire(&p, &queue, at);
+            self.lost(server, p, &ask, cause);
+            at += u64::from(len);
+        }
+    }
+
+    /// Clients that waited for room on a link go on.
+    pub(super) fn resume_waiting(&mut self, id: u32) {
+        self.wake_waiting(id);
+    }
+
+    fn wake_waiting(&mut self, id: u32) {
+        for client in std::mem::take(&mut self.links[id as usize].waiting) {
+            if let Some(c) = self.clients.get_mut(client) {
+                c.pause.remove(Pause::SERVER);
+                self.list_client(client);
+            }
+        }
+    }
+}

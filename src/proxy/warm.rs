@@ -1,0 +1,413 @@
+//! A primary that came back empty is not felt: what it lacks is fetched from the backup,
+//! copied in with `add`, and the request is served after it.
+//!
+//! ```text
+//!  get k ─▶ primary: absent ─▶ mg k f t v ─▶ backup: found ─▶ add k ─▶ primary
+//!                                                             get k ─▶ primary ─▶ client
+//!  add k ─▶ first: mg k ─▶ primary: absent ─▶ as above, then the add itself
+//! ```
+//!
+//! The copy is dropped when anything newer was sent to the primary after the request that
+//! missed: [`Proxy::recent_writes`] knows the last write of each key on a warming link.
+
+use super::Proxy;
+use super::route::Ask;
+use crate::buffer::{Queue, Source};
+use crate::health::{Cause, Time};
+use crate::net::Socket;
+use crate::protocol::forms::{self, Fetched, Mirror};
+use crate::protocol::{Reply, Status, Traits, Verb};
+use crate::upstream::{EACH, Leg, NOBODY, Pending, ServerId, To};
+use std::collections::HashMap;
+
+/// A value on its way from a backup to its primary.
+#[derive(Debug)]
+pub(super) struct Fetch {
+    primary: ServerId,
+    key: Box<[u8]>,
+    hash: u64,
+    /// The primary's link and the number, on it, of the request that missed.
+    link: u32,
+    since: u64,
+    waiters: Vec<usize>,
+}
+
+/// A client's request that waits until its key was fetched.
+#[derive(Debug)]
+pub(super) struct Waiter {
+    pending: Pending,
+    primary: ServerId,
+    wire: Queue,
+}
+
+/// Recent writes are looked through for old ones when there are so many.
+const PRUNE: usize = 8192;
+
+impl<S: Socket> Proxy<S> {
+    /// Takes a reply of a warming primary over if the key may only be missing because it
+    /// restarted. False if the reply stands.
+    pub(super) fn warm_up(&mut self, id: u32, at: u64, p: &Pending, reply: &Reply<'_>) -> bool {
+        let server = self.links[id as usize].server;
+        if !self.is_warming(server, p.other) {
+            return false;
+        }
+        if p.other == EACH {
+            return self.warm_each(id, at, p, reply);
+        }
+        if !matches!(reply.status, Status::Absent | Status::NotStored) {
+            return false;
+        }
+        let backup = &self.servers[p.other as usize];
+        if !backup.health.is_up() {
+            return false;
+        }
+        if p.traits.has(Traits::DELETES) {
+            return reply.status == Status::Absent && self.delete_at_backup(id, at, p);
+        }
+        if !p.traits.has(Traits::NEEDS_KEY) || !backup.meta_known() {
+            return false;
+        }
+        let since = self.links[id as usize].first_seq - 1;
+        let key = self.key_at(id, at, p);
+        let link = &self.links[id as usize];
+        let mut wire = Queue::new();
+        wire.push(Source::Queue(&link.queue, at), 0..p.len as usize);
+        let waiter = Waiter {
+            pending: p.again(),
+            primary: server,
+            wire,
+        };
+        self.fetch(waiter, &key, id, since);
+        self.key = key;
+        true
+    }
+
+    /// The backup's answer to the mirrored delete is the client's answer.
+    fn delete_at_backup(&mut self, id: u32, at: u64, p: &Pending) -> bool {
+        let mut line = std::mem::take(&mut self.line);
+        line.clear();
+        let wire = self.links[id as usize].line_at(at, p.line);
+        let mirror = forms::mirror(p.verb, p.traits, wire, Status::Absent, &mut line);
+        let sent = match mirror {
+            Mirror::Send { verb, .. } => {
+                let pending = Pending {
+                    verb,
+                    leg: Leg::Deleted,
+                    other: self.links[id as usize].server,
+                    deadline: p.deadline.plus(self.pool_span(p.other)),
+                    ..p.again()
+                };
+                self.servers[p.other as usize].stats.mirrors += 1;
+                self.send(p.other, pending, &Ask::line(verb, p.traits, &line));
+                true
+            }
+            Mirror::Nothing => false,
+        };
+        self.line = line;
+        sent
+    }
+
+    fn pool_span(&self, server: ServerId) -> u64 {
+        self.pools[self.servers[server as usize].pool].span()
+    }
+
+    /// Several keys: what was found goes to the client, each missing key is fetched by itself.
+    fn warm_each(&mut self, id: u32, at: u64, p: &Pending, reply: &Reply<'_>) -> bool {
+        let To::Client { client, seq } = p.to else {
+            return false;
+        };
+        if !matches!(reply.status, Status::Done | Status::Absent) {
+            return false;
+        }
+        let server = self.links[id as usize].server;
+        let pool = self.servers[server as usize].pool;
+        let line = self.links[id as usize].line_at(at, p.line).to_vec();
+        let since = self.links[id as usize].first_seq - 1;
+        let mut missing = Vec::new();
+        forms::multi_missing(&line, reply, |key| missing.push(key));
+        let mut single = Vec::new();
+        for key in missing {
+            let place = self.place(pool, key);
+            let fetchable = place.backup != NOBODY && {
+                let backup = &self.servers[place.backup as usize];
+                backup.health.is_up() && backup.meta_known()
+            };
+            if !fetchable {
+                continue;
+            }
+            single.clear();
+            forms::write_single(p.verb, &line, key, &mut single);
+            let mut wire = Queue::new();
+            wire.push_slice(&single);
+            let waiter = Waiter {
+                pending: Pending {
+                    other: place.backup,
+                    line: single.len() as u32,
+                    len: single.len() as u32,
+                    hash: place.hash,
+                    ..p.again()
+                },
+                primary: server,
+                wire,
+            };
+            self.add_parts(client, seq, 1);
+            self.fetch(waiter, key, id, since);
+        }
+        false
+    }
+
+    /// Starts the fetch of a key, or joins one that is under way and not out of date.
+    fn fetch(&mut self, waiter: Waiter, key: &[u8], link: u32, since: u64) {
+        let (primary, hash) = (waiter.primary, waiter.pending.hash);
+        let backup = waiter.pending.other;
+        let deadline = waiter.pending.deadline.plus(self.pool_span(primary));
+        let waiter = self.waiters.insert(waiter);
+        let under_way = self.fetching.get(&(primary, Box::from(key))).copied();
+        if let Some(fetch) = under_way.and_then(|f| self.fetches.get_mut(f)) {
+            let newer = self.recent_writes.get(&(link, hash));
+            if newer.is_none_or(|w| *w <= fetch.since) {
+                fetch.waiters.push(waiter);
+                return;
+            }
+        }
+        let fetch = self.fetches.insert(Fetch {
+            primary,
+            key: key.into(),
+            hash,
+            link,
+            since,
+            waiters: vec![waiter],
+        });
+        self.fetching.insert((primary, key.into()), fetch);
+        self.counters.fetches += 1;
+        let mut line = Vec::new();
+        let verb = forms::write_fetch(key, &mut line);
+        let pending = Pending::own(To::Fetch(fetch), verb, hash, deadline);
+        self.send(backup, pending, &Ask::line(verb, Traits::default(), &line));
+    }
+
+    fn take_fetch(&mut self, key: usize) -> Option<Fetch> {
+        let fetch = self.fetches.remove(key)?;
+        let entry = (fetch.primary, fetch.key.clone());
+        if self.fetching.get(&entry) == Some(&key) {
+            self.fetching.remove(&entry);
+        }
+        Some(fetch)
+    }
+
+    /// The backup answered.
+    pub(super) fn settle_fetch(&mut self, key: usize, reply: &Reply<'_>) {
+        let Some(fetch) = self.take_fetch(key) else {
+            return;
+        };
+        let found = if reply.status == Status::Done {
+            forms::parse_fetched(reply.first_line())
+        } else {
+            None
+        };
+        let Some(fetched) = found else {
+            return self.nothing_fetched(fetch);
+        };
+        let primary = &self.servers[fetch.primary as usize];
+        if !primary.health.is_up() {
+            return self.primary_gone(fetch);
+        }
+        let newer = self.recent_writes.get(&(fetch.link, fetch.hash));
+        let dropped =
+            newer.is_some_and(|w| *w > fetch.since) || self.pools[primary.pool].flushing > 0;
+        let mut line = Vec::new();
+        let copy = if dropped {
+            self.counters.repairs_dropped += 1;
+            None
+        } else {
+            forms::write_copy(&fetch.key, &fetched, self.unix, &mut line)
+        };
+        if let Some(verb) = copy {
+            let value = reply.at + reply.line;
+            let ask = Ask {
+                verb,
+                traits: Traits::WRITES,
+                line: (Source::Slice(&line), 0..line.len()),
+                data: (reply.source, value..value + fetched.value + 2),
+                end_line: false,
+            };
+            let pending = Pending::own(To::Copy, verb, fetch.hash, Time::NEVER);
+            self.send(fetch.primary, pending, &ask);
+        }
+        for waiter in fetch.waiters {
+            if copy.is_some() {
+                self.ask_again(waiter);
+            } else {
+                self.serve_uncopied(waiter, &fetched, reply);
+            }
+        }
+    }
+
+    /// The fetched value is not copied: a read gets it, a write the primary's first answer, and
+    /// a request that would create the key is sent as it is.
+    fn serve_uncopied(&mut self, waiter: usize, fetched: &Fetched, reply: &Reply<'_>) {
+        let creates = |w: &Waiter| w.pending.traits.has(Traits::CREATES);
+        if self.waiters.get(waiter).is_some_and(creates) {
+            return self.ask_again(waiter);
+        }
+        let Some(w) = self.waiters.remove(waiter) else {
+            return;
+        };
+        let ask = Ask::wire(&w.pending, &w.wire, w.wire.start());
+        let To::Client { client, seq } = w.pending.to else {
+            return;
+        };
+        let mut made = Queue::new();
+        let value = reply.at + reply.line;
+        let line = ask.line_bytes();
+        let is_read = forms::answer_fetched(
+            w.pending.verb,
+            line,
+            fetched,
+            reply.source,
+            value,
+            &mut made,
+        );
+        if !is_read {
+            return self.answer_absent(client, seq, w.pending.verb, &ask);
+        }
+        let source = Source::Queue(&made, made.start());
+        let first = crate::protocol::text::find_newline(source.slice(0..made.len().min(2048)));
+        let items = [crate::protocol::Item {
+            at: 0,
+            line: first.map_or(0, |n| n + 1),
+            value: fetched.value,
+        }];
+        let classic = !matches!(w.pending.verb, Verb::MetaGet);
+        let reply = Reply {
+            source,
+            at: 0,
+            len: made.len(),
+            line: first.map_or(made.len(), |n| n + 1),
+            status: Status::Done,
+            items: if classic { &items } else { &[] },
+        };
+        self.answer_made(client, seq, w.pending.verb, line, &reply);
+    }
+
+    /// The backup lacks it too, or could not be asked: the primary's first answer stands.
+    fn nothing_fetched(&mut self, fetch: Fetch) {
+        for waiter in fetch.waiters {
+            let creates = |w: &Waiter| w.pending.traits.has(Traits::CREATES);
+            if self.waiters.get(waiter).is_some_and(creates) {
+                self.ask_again(waiter);
+            } else if let Some(w) = self.waiters.remove(waiter) {
+                if let To::Client { client, seq } = w.pending.to {
+                    let ask = Ask::wire(&w.pending, &w.wire, w.wire.start());
+                    self.answer_absent(client, seq, w.pending.verb, &ask);
+                }
+            }
+        }
+    }
+
+    fn primary_gone(&mut self, fetch: Fetch) {
+        for waiter in fetch.waiters {
+            self.ask_again(waiter);
+        }
+    }
+
+    /// The fetch was lost.
+    pub(super) fn fetch_failed(&mut self, key: usize) {
+        if let Some(fetch) = self.take_fetch(key) {
+            self.nothing_fetched(fetch);
+        }
+    }
+
+    /// Sends a request that waited to its primary; what comes back now is the answer.
+    fn ask_again(&mut self, waiter: usize) {
+        let Some(w) = self.waiters.remove(waiter) else {
+            return;
+        };
+        let ask = Ask::wire(&w.pending, &w.wire, w.wire.start());
+        let pending = Pending {
+            leg: Leg::Warmed,
+            ..w.pending.again()
+        };
+        if self.servers[w.primary as usize].health.is_up() {
+            self.send(w.primary, pending, &ask);
+        } else {
+            self.lost(w.primary, pending, &ask, Cause::Down);
+        }
+    }
+
+    /// A request that creates its key: a warming primary is asked for the key first.
+    pub(super) fn probe_key(&mut self, primary: ServerId, pending: Pending, ask: &Ask<'_>) {
+        let mut wire = Queue::new();
+        let (line, len) = ask.push_to(&mut wire);
+        let mut key = std::mem::take(&mut self.key);
+        key.clear();
+        forms::raw_key(ask.verb, ask.line_bytes(), &mut key);
+        let (hash, deadline) = (pending.hash, pending.deadline);
+        let waiter = self.waiters.insert(Waiter {
+            pending: Pending {
+                line,
+                len,
+                ..pending
+            },
+            primary,
+            wire,
+        });
+        let mut probe = Vec::new();
+        let verb = forms::write_probe(&key, &mut probe);
+        self.key = key;
+        let pending = Pending::own(To::Probe(waiter), verb, hash, deadline);
+        self.send(
+            primary,
+            pending,
+            &Ask::line(verb, Traits::default(), &probe),
+        );
+    }
+
+    /// The primary said whether it holds the key.
+    pub(super) fn settle_probe(&mut self, waiter: usize, status: Status) {
+        let Some(w) = self.waiters.get(waiter) else {
+            return;
+        };
+        let backup = &self.servers[w.pending.other as usize];
+        if status != Status::Absent || !backup.health.is_up() || !backup.meta_known() {
+            return self.ask_again(waiter);
+        }
+        let id = self.servers[w.primary as usize].link_for(w.pending.hash);
+        let since = self.links[id as usize].first_seq - 1;
+        let mut key = Vec::new();
+        let line = Source::Queue(&w.wire, w.wire.start()).slice(0..w.pending.line as usize);
+        forms::raw_key(w.pending.verb, line, &mut key);
+        if let Some(w) = self.waiters.remove(waiter) {
+            self.fetch(w, &key, id, since);
+        }
+    }
+
+    /// The primary was lost while it was asked for the key.
+    pub(super) fn probe_lost(&mut self, waiter: usize, cause: Cause) {
+        if let Some(w) = self.waiters.remove(waiter) {
+            let ask = Ask::wire(&w.pending, &w.wire, w.wire.start());
+            self.lost(w.primary, w.pending.again(), &ask, cause);
+        }
+    }
+
+    /// Notes a write on a warming link. What nobody can ask about any more is forgotten now
+    /// and then.
+    pub(super) fn note_write(&mut self, link: u32, hash: u64, seq: u64) {
+        if self.recent_writes.len() >= self.prune_at {
+            let mut oldest: HashMap<u32, u64> = HashMap::new();
+            for key in self.fetches.keys() {
+                if let Some(f) = self.fetches.get(key) {
+                    let since = oldest.entry(f.link).or_insert(f.since);
+                    *since = f.since.min(*since);
+                }
+            }
+            let links = &self.links;
+            self.recent_writes.retain(|(id, _), seq| {
+                let unanswered = links[*id as usize].first_seq;
+                *seq >= oldest.get(id).map_or(unanswered, |o| unanswered.min(*o))
+            });
+            self.prune_at = (self.recent_writes.len() * 2).max(PRUNE);
+        }
+        self.recent_writes.insert((link, hash), seq);
+    }
+}

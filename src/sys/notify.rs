@@ -1,0 +1,77 @@
+//! What systemd is told about the service, in its own small protocol: one datagram a line.
+
+use super::monotonic_us;
+use std::ffi::OsStr;
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
+
+/// What systemd is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum State {
+    /// It serves (again).
+    Ready,
+    /// It reads its configuration again; [`State::Ready`] follows.
+    Reloading,
+    /// It was asked to stop.
+    Stopping,
+}
+
+/// How long systemd may take to take a line.
+const NOTIFY_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Tells systemd, if it asked to be told (`NOTIFY_SOCKET`).
+///
+/// # Errors
+/// What the system says; a service that can't report may be stopped by systemd, so log it.
+pub fn notify(state: State) -> io::Result<()> {
+    match std::env::var_os("NOTIFY_SOCKET") {
+        Some(socket) if !socket.is_empty() => notify_at(&socket, state),
+        _ => Ok(()),
+    }
+}
+
+fn notify_at(socket: &OsStr, state: State) -> io::Result<()> {
+    let address = match socket.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+        path => SocketAddr::from_pathname(OsStr::from_bytes(path))?,
+    };
+    let line = match state {
+        State::Ready => "READY=1".to_string(),
+        // The time is what Type=notify-reload wants, to tell this reload from an older one.
+        State::Reloading => format!("RELOADING=1\nMONOTONIC_USEC={}", monotonic_us()),
+        State::Stopping => "STOPPING=1".to_string(),
+    };
+    let socket = UnixDatagram::unbound()?;
+    socket.set_write_timeout(Some(NOTIFY_PATIENCE))?;
+    socket.send_to_addr(line.as_bytes(), &address).map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn systemd_is_told_at_paths_and_abstract_names() {
+        let name = format!("magent-test-{}", std::process::id());
+        let abstract_end =
+            UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+        let path = std::env::temp_dir().join(&name);
+        let path_end = UnixDatagram::bind(&path).unwrap();
+        let receive = |socket: &UnixDatagram| {
+            let mut bytes = [0; 100];
+            let n = socket.recv(&mut bytes).unwrap();
+            String::from_utf8_lossy(&bytes[..n]).into_owned()
+        };
+        notify_at(OsStr::new(&format!("@{name}")), State::Ready).unwrap();
+        assert_eq!(receive(&abstract_end), "READY=1");
+        notify_at(path.as_os_str(), State::Reloading).unwrap();
+        assert!(receive(&path_end).starts_with("RELOADING=1\nMONOTONIC_USEC="));
+        notify_at(path.as_os_str(), State::Stopping).unwrap();
+        assert_eq!(receive(&path_end), "STOPPING=1");
+        std::fs::remove_file(&path).unwrap();
+        assert!(notify_at(path.as_os_str(), State::Ready).is_err());
+    }
+}

@@ -1,0 +1,257 @@
+//! A server that does what a script says: late, half, double or wrong answers, or none.
+
+use super::{DEADLINE, wait_for};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Between two looks at whether the test is over, in a read that waits.
+const LOOK: Duration = Duration::from_millis(20);
+
+#[derive(Default)]
+struct Seen {
+    requests: Mutex<Vec<Vec<u8>>>,
+    links: Mutex<Vec<TcpStream>>,
+    over: AtomicBool,
+}
+
+/// A listener on a port of its own; each connection runs the script in a thread.
+pub struct Fake {
+    /// `127.0.0.1:PORT`.
+    pub name: String,
+    port: u16,
+    seen: Arc<Seen>,
+    acceptor: Option<JoinHandle<()>>,
+}
+
+/// One connection of a [`Fake`], as its script sees it.
+pub struct FakeLink {
+    stream: TcpStream,
+    unread: Vec<u8>,
+    seen: Arc<Seen>,
+    /// Counts connections from 0.
+    pub number: usize,
+}
+
+impl Fake {
+    /// Runs `script` on each connection once the handshake (`version`, `stats`) was answered.
+    /// When it returns, the connection closes.
+    pub fn start(script: impl Fn(&mut FakeLink) + Send + Sync + 'static) -> Fake {
+        Fake::raw(move |link| {
+            if link.handshake() {
+                script(link);
+            }
+        })
+    }
+
+    /// Answers every request with what `answer` says, for ever.
+    pub fn answering(answer: impl Fn(&[u8]) -> Vec<u8> + Send + Sync + 'static) -> Fake {
+        Fake::start(move |link| {
+            while let Some(request) = link.request() {
+                link.send(answer(&request));
+            }
+        })
+    }
+
+    /// Runs `script` on each connection from its first byte on.
+    pub fn raw(script: impl Fn(&mut FakeLink) + Send + Sync + 'static) -> Fake {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+        let port = listener.local_addr().expect("its number").port();
+        let seen = Arc::new(Seen::default());
+        let theirs = seen.clone();
+        let acceptor = std::thread::spawn(move || accept(listener, theirs, script));
+        Fake {
+            name: format!("127.0.0.1:{port}"),
+            port,
+            seen,
+            acceptor: Some(acceptor),
+        }
+    }
+
+    /// Every request so far (without the handshake), in order: its line, and its data if any.
+    pub fn requests(&self) -> Vec<Vec<u8>> {
+        self.seen.requests.lock().expect("requests").clone()
+    }
+
+    /// How many requests began with `start`.
+    pub fn count(&self, start: &str) -> usize {
+        self.requests()
+            .iter()
+            .filter(|r| r.starts_with(start.as_bytes()))
+            .count()
+    }
+
+    /// Waits until `n` requests began with `start`.
+    #[track_caller]
+    pub fn wait_count(&self, start: &str, n: usize) {
+        wait_for(&format!("{n} × {start}"), || {
+            (self.count(start) >= n).then_some(())
+        });
+    }
+
+    /// How many connections there were so far.
+    pub fn links(&self) -> usize {
+        self.seen.links.lock().expect("links").len()
+    }
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        self.seen.over.store(true, Ordering::Relaxed);
+        for link in self.seen.links.lock().expect("links").iter() {
+            let _ = link.shutdown(Shutdown::Both);
+        }
+        // Wakes the acceptor.
+        let _ = TcpStream::connect(("127.0.0.1", self.port));
+        self.acceptor.take().map(JoinHandle::join);
+    }
+}
+
+fn accept(
+    listener: TcpListener,
+    seen: Arc<Seen>,
+    script: impl Fn(&mut FakeLink) + Send + Sync + 'static,
+) {
+    let script = Arc::new(script);
+    while let Ok((stream, _)) = listener.accept() {
+        if seen.over.load(Ordering::Relaxed) {
+            return;
+        }
+        let number = {
+            let mut links = seen.links.lock().expect("links");
+            links.push(stream.try_clone().expect("a second handle"));
+            links.len() - 1
+        };
+        let _ = stream.set_nodelay(true);
+        let _ = stream.set_read_timeout(Some(LOOK));
+        let mut link = FakeLink {
+            stream,
+            unread: Vec::new(),
+            seen: seen.clone(),
+            number,
+        };
+        let script = script.clone();
+        std::thread::spawn(move || {
+            script(&mut link);
+            let _ = link.stream.shutdown(Shutdown::Both);
+        });
+    }
+}
+
+impl FakeLink {
+    /// Reads more; false at the end of the connection or of the test.
+    fn fill(&mut self) -> bool {
+        let mut chunk = [0; 65536];
+        loop {
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return false,
+                Ok(n) => {
+                    self.unread.extend_from_slice(&chunk[..n]);
+                    return true;
+                }
+                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                    if self.seen.over.load(Ordering::Relaxed) {
+                        return false;
+                    }
+                }
+                Err(_) => return false,
+            }
+        }
+    }
+
+    /// One line with its end; `None` at the end.
+    pub fn line(&mut self) -> Option<Vec<u8>> {
+        loop {
+            if let Some(i) = self.unread.iter().position(|&b| b == b'\n') {
+                return Some(self.unread.drain(..=i).collect());
+            }
+            if !self.fill() {
+                return None;
+            }
+        }
+    }
+
+    /// Exactly `n` bytes; `None` at the end.
+    pub fn read(&mut self, n: usize) -> Option<Vec<u8>> {
+        while self.unread.len() < n {
+            if !self.fill() {
+                return None;
+            }
+        }
+        Some(self.unread.drain(..n).collect())
+    }
+
+    /// Answers `version` and `stats`, as every link begins; false if the link ended.
+    pub fn handshake(&mut self) -> bool {
+        for answer in [
+            "VERSION 1.6.18\r\n",
+            "STAT pid 1\r\nSTAT uptime 100000\r\nEND\r\n",
+        ] {
+            if self.line().is_none() {
+                return false;
+            }
+            self.send(answer);
+        }
+        true
+    }
+
+    /// The next request's line only; its data is left to [`FakeLink::read`].
+    pub fn head(&mut self) -> Option<Vec<u8>> {
+        let line = self.line()?;
+        self.seen
+            .requests
+            .lock()
+            .expect("requests")
+            .push(line.clone());
+        Some(line)
+    }
+
+    /// The next request, with its data block if it has one; `None` at the end.
+    pub fn request(&mut self) -> Option<Vec<u8>> {
+        let mut request = self.line()?;
+        if let Some(data) = data_len(&request) {
+            request.extend(self.read(data)?);
+        }
+        self.seen
+            .requests
+            .lock()
+            .expect("requests")
+            .push(request.clone());
+        Some(request)
+    }
+
+    /// Sends bytes; an end of the link is for the next read to find.
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        let _ = self.stream.write_all(bytes.as_ref());
+    }
+
+    /// Says nothing more until the other side closes or the test is over.
+    pub fn silence(&mut self) {
+        while self.fill() {
+            self.unread.clear();
+        }
+    }
+
+    /// Waits for a condition that the test sets, for answers that must come late.
+    pub fn wait(&self, condition: impl Fn() -> bool) {
+        let end = Instant::now() + DEADLINE;
+        while !condition() && !self.seen.over.load(Ordering::Relaxed) && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// Bytes of data behind a storage command's line, with their line end.
+fn data_len(line: &[u8]) -> Option<usize> {
+    let text = String::from_utf8_lossy(line);
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let at = match *words.first()? {
+        "set" | "add" | "replace" | "append" | "prepend" | "cas" => 4,
+        "ms" => 2,
+        _ => return None,
+    };
+    Some(words.get(at)?.parse::<usize>().ok()? + 2)
+}

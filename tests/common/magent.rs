@@ -1,0 +1,233 @@
+//! The real magent, in the foreground.
+
+use super::{Client, DEADLINE, Memcached, TempDir, wait_for};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+/// Ports tried until one was not taken by somebody else in between.
+const TRIES: usize = 20;
+
+/// One process; it ends with its value, and its log is printed if the test failed.
+pub struct Magent {
+    child: Child,
+    log: Arc<Mutex<Vec<u8>>>,
+    reader: Option<JoinHandle<()>>,
+    dir: TempDir,
+    /// Where it listens on 127.0.0.1.
+    pub port: u16,
+}
+
+impl Magent {
+    /// One in front of `primaries` and `backups` (`127.0.0.1:PORT` each), with more `options`.
+    pub fn farm(primaries: &[&str], backups: &[&str], options: &[&str]) -> Magent {
+        let mut args = Vec::new();
+        primaries.iter().for_each(|p| args.extend(["-s", *p]));
+        backups.iter().for_each(|b| args.extend(["-b", *b]));
+        args.extend(options);
+        Magent::start(&args)
+    }
+
+    /// One with these options; it listens on a free port of 127.0.0.1 and on [`Magent::socket`].
+    pub fn start(options: &[&str]) -> Magent {
+        for _ in 0..TRIES {
+            if let Some(magent) = Magent::try_start(options) {
+                return magent;
+            }
+        }
+        panic!("no free port in {TRIES} tries");
+    }
+
+    fn try_start(options: &[&str]) -> Option<Magent> {
+        let free = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+        let port = free.local_addr().expect("its number").port();
+        drop(free);
+        let dir = TempDir::new();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_magent"))
+            .args(["-D", "-l", "127.0.0.1", "-p", &port.to_string(), "-f"])
+            .arg(dir.path().join("s"))
+            .args(options)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("magent starts");
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let reader = child.stderr.take().map(|pipe| {
+            let log = log.clone();
+            std::thread::spawn(move || copy(pipe, &log))
+        });
+        let mut magent = Magent {
+            child,
+            log,
+            reader,
+            dir,
+            port,
+        };
+        magent.wait_listening().then_some(magent)
+    }
+
+    /// False if the port was taken.
+    fn wait_listening(&mut self) -> bool {
+        wait_for("magent to listen", || {
+            if let Some(status) = self.child.try_wait().expect("its status") {
+                self.reader.take().map(JoinHandle::join);
+                let log = self.log();
+                assert!(log.contains("in use"), "magent ended with {status}:\n{log}");
+                return Some(false);
+            }
+            TcpStream::connect(("127.0.0.1", self.port))
+                .ok()
+                .map(|_| true)
+        })
+    }
+
+    /// Its Unix socket.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("s")
+    }
+
+    /// A client over TCP.
+    pub fn client(&self) -> Client {
+        Client::tcp(self.port)
+    }
+
+    /// What it wrote to stderr so far.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&self.log.lock().expect("its log")).into_owned()
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// `stats servers` of one server: field to value.
+    pub fn server(&self, name: &str) -> BTreeMap<String, String> {
+        let prefix = format!("{name}:");
+        let all = self.client().stats("stats servers\r\n");
+        let own = all
+            .into_iter()
+            .filter_map(|(k, v)| Some((k.strip_prefix(&prefix)?.to_string(), v)));
+        own.collect()
+    }
+
+    /// A number of `stats proxy`.
+    pub fn stat(&self, name: &str) -> u64 {
+        let all = self.client().stats("stats proxy\r\n");
+        all.get(name)
+            .and_then(|v| v.parse().ok())
+            .unwrap_or_else(|| panic!("no number {name} in stats proxy"))
+    }
+
+    /// Waits until `stats servers` says that `name` is `state` (`up`, `warming`, `down`).
+    #[track_caller]
+    pub fn wait_state(&self, name: &str, state: &str) {
+        wait_for(&format!("{name} to be {state}"), || {
+            (self.server(name).get("state").map(String::as_str) == Some(state)).then_some(())
+        });
+    }
+
+    /// TERM; its status, which must come in time.
+    #[track_caller]
+    pub fn terminate(&mut self) -> ExitStatus {
+        self.terminate_while(|| ()).0
+    }
+
+    #[track_caller]
+    fn wait_end(&mut self) -> ExitStatus {
+        wait_for("magent to end", || {
+            self.child.try_wait().expect("its status")
+        })
+    }
+
+    /// TERM, then what `meanwhile` does; its status and what that gave.
+    #[track_caller]
+    pub fn terminate_while<T>(&mut self, meanwhile: impl FnOnce() -> T) -> (ExitStatus, T) {
+        self.signal(Signal::SIGTERM);
+        let got = meanwhile();
+        (self.wait_end(), got)
+    }
+
+    /// Any signal.
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id() as i32), signal).expect("a signal");
+    }
+}
+
+impl Drop for Magent {
+    fn drop(&mut self) {
+        let ended = self.child.try_wait().ok().flatten();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        self.reader.take().map(JoinHandle::join);
+        if std::thread::panicking() {
+            let how = ended.map_or("still ran".to_string(), |s| format!("had ended with {s}"));
+            eprintln!(
+                "--- magent on port {} {how}; its log:\n{}---",
+                self.port,
+                self.log()
+            );
+        } else if let Some(status) = ended {
+            assert!(
+                status.success(),
+                "magent ended with {status}:\n{}",
+                self.log()
+            );
+        }
+    }
+}
+
+/// One magent in front of one memcached.
+pub fn single() -> (Magent, Memcached) {
+    let server = Memcached::start();
+    (Magent::farm(&[&server.name], &[], &[]), server)
+}
+
+/// One magent in front of three primaries, and of one backup (the last) if asked for.
+pub fn farm(backup: bool, options: &[&str]) -> (Magent, Vec<Memcached>) {
+    let count = if backup { 4 } else { 3 };
+    let servers: Vec<Memcached> = (0..count).map(|_| Memcached::start()).collect();
+    let names: Vec<&str> = servers.iter().map(|s| s.name.as_str()).collect();
+    (Magent::farm(&names[..3], &names[3..], options), servers)
+}
+
+/// Runs magent to its end: for command lines that must fail. Its status and its stderr.
+pub fn run(options: &[&str]) -> (ExitStatus, String) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_magent"))
+        .args(options)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("magent starts");
+    let end = Instant::now() + DEADLINE;
+    let status = loop {
+        if let Some(status) = child.try_wait().expect("its status") {
+            break status;
+        }
+        if Instant::now() > end {
+            let _ = child.kill();
+            let _ = child.wait();
+            panic!("magent {options:?} did not end");
+        }
+        std::thread::yield_now();
+    };
+    let mut text = String::new();
+    let _ = child.stderr.take().map(|mut e| e.read_to_string(&mut text));
+    (status, text)
+}
+
+fn copy(mut from: impl Read, log: &Mutex<Vec<u8>>) {
+    let mut chunk = [0; 4096];
+    while let Ok(n @ 1..) = from.read(&mut chunk) {
+        log.lock().expect("the log").extend_from_slice(&chunk[..n]);
+    }
+}

@@ -1,0 +1,189 @@
+//! A real memcached on loopback.
+
+use super::{Client, DEADLINE, TempDir, wait_for};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs;
+use std::io::ErrorKind;
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+/// The connection that asks counts too.
+const OWN_CONNECTIONS: u64 = 1;
+
+/// One process; it ends with its value, also when a test fails.
+pub struct Memcached {
+    child: Child,
+    options: Vec<String>,
+    /// Where it listens on 127.0.0.1.
+    pub port: u16,
+    /// `127.0.0.1:PORT`, as magent is told and as it names it.
+    pub name: String,
+}
+
+impl Memcached {
+    /// A fresh one on a port that the kernel chose.
+    pub fn start() -> Memcached {
+        Memcached::with(&[])
+    }
+
+    /// The same with more options.
+    pub fn with(options: &[&str]) -> Memcached {
+        let options: Vec<String> = options.iter().map(|o| o.to_string()).collect();
+        let dir = TempDir::new();
+        let file = dir.path().join("port");
+        let mut command = command("-1", &options);
+        let mut child = spawn(command.env("MEMCACHED_PORT_FILENAME", &file));
+        let port = wait_for("memcached's port", || {
+            assert!(
+                child.try_wait().expect("its status").is_none(),
+                "memcached ended at once"
+            );
+            let text = fs::read_to_string(&file).ok()?;
+            text.lines()
+                .find_map(|l| l.strip_prefix("TCP INET: ")?.parse().ok())
+        });
+        Memcached {
+            child,
+            options,
+            port,
+            name: format!("127.0.0.1:{port}"),
+        }
+        .ready()
+    }
+
+    fn ready(mut self) -> Memcached {
+        let port = self.port;
+        wait_for("memcached to listen", || {
+            assert!(
+                self.child.try_wait().expect("its status").is_none(),
+                "memcached ended at once"
+            );
+            TcpStream::connect(("127.0.0.1", port)).ok()
+        });
+        self
+    }
+
+    /// `-9`, and gone when this returns.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// An empty one on the same address; it may still run.
+    pub fn restart(&mut self) {
+        self.kill();
+        let end = Instant::now() + DEADLINE;
+        loop {
+            self.child = spawn(&mut command(&self.port.to_string(), &self.options));
+            // The port may be held for a moment by a connection of somebody else.
+            let up = loop {
+                if TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
+                    break self.child.try_wait().expect("its status").is_none();
+                }
+                if self.child.try_wait().expect("its status").is_some() {
+                    break false;
+                }
+                assert!(
+                    Instant::now() < end,
+                    "memcached did not come back on {}",
+                    self.port
+                );
+                std::thread::yield_now();
+            };
+            if up {
+                return;
+            }
+        }
+    }
+
+    /// It stays, but does nothing any more: what a hung machine looks like.
+    pub fn stop(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    /// Ends [`Memcached::stop`].
+    pub fn cont(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id() as i32), signal).expect("a signal");
+    }
+
+    /// A client of its own, past any magent.
+    pub fn client(&self) -> Client {
+        Client::tcp(self.port)
+    }
+
+    /// The answer to a plain get, past any magent: `None` if the key is absent.
+    pub fn value(&self, key: &str) -> Option<Vec<u8>> {
+        self.client().get(key)
+    }
+
+    /// Waits until it holds `value` under `key`: mirrors travel behind the client's answer.
+    #[track_caller]
+    pub fn wait_value(&self, key: &str, value: Option<&[u8]>) {
+        let mut client = self.client();
+        wait_for(&format!("{key} on {}", self.name), || {
+            (client.get(key).as_deref() == value).then_some(())
+        });
+    }
+
+    /// Waits until it has `n` connections beside the one that asks.
+    #[track_caller]
+    pub fn wait_connections(&self, n: u64) {
+        wait_for(&format!("{n} connections to {}", self.name), || {
+            (self.stat("curr_connections") == n + OWN_CONNECTIONS).then_some(())
+        });
+    }
+
+    /// One field of its `stats`.
+    pub fn stat(&self, name: &str) -> u64 {
+        let all = self.client().stats("stats\r\n");
+        all.get(name)
+            .and_then(|v| v.parse().ok())
+            .unwrap_or_else(|| panic!("no {name} in memcached's stats"))
+    }
+}
+
+impl Drop for Memcached {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn command(port: &str, options: &[String]) -> Command {
+    let mut command = Command::new("memcached");
+    command.args([
+        "-u",
+        "nobody",
+        "-l",
+        "127.0.0.1",
+        "-U",
+        "0",
+        "-t",
+        "1",
+        "-m",
+        "64",
+        "-p",
+        port,
+    ]);
+    command
+        .args(options)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    command
+}
+
+fn spawn(command: &mut Command) -> Child {
+    match command.spawn() {
+        Ok(child) => child,
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            panic!("these tests need a real memcached: apt-get install memcached")
+        }
+        Err(e) => panic!("memcached does not start: {e}"),
+    }
+}

@@ -1,0 +1,108 @@
+//! What the black-box tests stand on: real memcacheds, scripted fakes, the real magent, clients.
+//!
+//! ```text
+//!  Client ──▶ Magent ──▶ Memcached   the real one, for behaviour
+//!                   └──▶ Fake        a script, for what a real one won't do
+//! ```
+//!
+//! Nothing here sleeps to be safe: every wait ends on a condition, and fails at a deadline.
+
+// Every test binary uses its own part.
+#![allow(dead_code, unused_imports)]
+
+pub mod client;
+pub mod fake;
+pub mod keys;
+pub mod magent;
+pub mod memcached;
+
+pub use client::Client;
+pub use fake::{Fake, FakeLink};
+pub use magent::Magent;
+pub use memcached::Memcached;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long anything may take until a test fails. Long, since the machine may be busy.
+pub const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Between two looks at a condition that cannot wake us.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// Looks until `condition` gives something; fails with `what` at the deadline.
+#[track_caller]
+pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + DEADLINE;
+    loop {
+        if let Some(found) = condition() {
+            return found;
+        }
+        assert!(
+            Instant::now() < end,
+            "waited {DEADLINE:?} in vain for {what}"
+        );
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// Bytes as a person can read them; long ones are cut in the middle.
+pub fn show(bytes: &[u8]) -> String {
+    const KEEP: usize = 400;
+    if bytes.len() > 2 * KEEP + 40 {
+        let (head, tail) = (&bytes[..KEEP], &bytes[bytes.len() - KEEP..]);
+        let left_out = bytes.len() - 2 * KEEP;
+        return format!(
+            "{}…{left_out} bytes…{}",
+            head.escape_ascii(),
+            tail.escape_ascii()
+        );
+    }
+    bytes.escape_ascii().to_string()
+}
+
+/// Bytes that follow no pattern, with line ends and NULs among them; the same for the same length.
+pub fn noise(len: usize) -> Vec<u8> {
+    let mut seed = 0x9e37_79b9_7f4a_7c15u64 ^ len as u64;
+    let step = |_| {
+        // Marsaglia's xorshift.
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed as u8
+    };
+    (0..len).map(step).collect()
+}
+
+/// A folder that everybody may write to (memcached gives up root), gone with its value.
+pub struct TempDir(PathBuf);
+
+impl TempDir {
+    /// A new, empty one with a short path, since sockets are put there.
+    pub fn new() -> TempDir {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!(
+            "magent-{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        );
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir_all(&path).expect("a temporary folder");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).expect("its mode");
+        TempDir(path)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
