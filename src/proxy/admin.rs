@@ -114,7 +114,11 @@ impl<S: Socket> Proxy<S> {
             (Some("route"), None) => {
                 self.answer_local(key, dress, b"CLIENT_ERROR usage: stats route KEY\r\n", b"");
             }
-            (Some("reset"), None) => {
+            (Some("detail"), _) if !matches!(dress, Dress::Binary(_)) => {
+                let usage = b"CLIENT_ERROR usage: stats detail on|off|dump\r\n";
+                self.answer_local(key, dress, usage, b"");
+            }
+            (Some("reset"), _) => {
                 self.reset_stats();
                 match dress {
                     Dress::Binary(_) => self.answer_stats(key, dress, &Lines::new()),

@@ -45,7 +45,7 @@ use std::collections::HashMap;
 use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
-use warm::{Fetch, Waiter};
+use warm::{Creating, Fetch, Waiter};
 
 /// The time of one turn: read once, passed everywhere, so that tests can hold the clock.
 #[derive(Clone, Copy, Debug)]
@@ -130,6 +130,7 @@ pub struct Proxy<S> {
     fetching: HashMap<(ServerId, Box<[u8]>), usize>,
     /// Requests that wait for a fetch, or for the `mg` before they may create a key.
     waiters: Slab<Waiter>,
+    creating: Creating,
     /// Per warming link: number of the last write of each key hash, to drop late copies.
     recent_writes: HashMap<(u32, u64), u64>,
     /// `recent_writes` is looked through for old ones when it holds so many.
@@ -181,6 +182,7 @@ impl<S: Socket> Proxy<S> {
             fetches: Slab::default(),
             fetching: HashMap::new(),
             waiters: Slab::default(),
+            creating: Creating::default(),
             recent_writes: HashMap::new(),
             prune_at: 0,
             flushes: Slab::default(),

@@ -167,12 +167,19 @@ impl<S: Socket> Proxy<S> {
             other: place.backup,
             ..Pending::own(to, ask.verb, place.hash, self.now.plus(span))
         };
-        if !server.health.is_up() {
-            self.lost(place.primary, pending, ask, Cause::Down);
-        } else if ask.traits.has(Traits::CREATES) && self.is_warming(place.primary, place.backup) {
-            self.probe_key(place.primary, pending, ask);
+        self.dispatch(place.primary, pending, ask);
+    }
+
+    /// The rest of [`Proxy::ask`], for a request that may have waited since.
+    pub(super) fn dispatch(&mut self, primary: ServerId, pending: Pending, ask: &Ask<'_>) {
+        if self.is_creating(primary, pending.hash) {
+            self.wait_for_create(primary, pending, ask);
+        } else if !self.servers[primary as usize].health.is_up() {
+            self.lost(primary, pending, ask, Cause::Down);
+        } else if ask.traits.has(Traits::CREATES) && self.is_warming(primary, pending.other) {
+            self.probe_key(primary, pending, ask);
         } else {
-            self.send(place.primary, pending, ask);
+            self.send(primary, pending, ask);
         }
     }
 
@@ -300,10 +307,11 @@ impl<S: Socket> Proxy<S> {
     /// Adds one key to the line for its server; starts the line if it is the first.
     fn split_key(&mut self, split: &Split<'_>, key: &[u8]) {
         let place = self.place(split.pool, key);
+        let creating = self.is_creating(place.primary, place.hash);
         let up = |id: ServerId| id != NOBODY && self.servers[id as usize].health.is_up();
-        let (server, leg) = if up(place.primary) {
+        let (server, leg) = if up(place.primary) && !creating {
             (place.primary, Leg::Primary)
-        } else if up(place.backup) {
+        } else if up(place.backup) && !creating {
             (place.backup, Leg::Backup)
         } else {
             self.add_parts(split.client, split.seq, 1);

@@ -40,6 +40,10 @@ pub(super) struct Waiter {
     wire: Queue,
 }
 
+/// A key that a client is creating on a warming primary: what is asked of the key meanwhile
+/// waits, so that a client that pipelines reads what it wrote.
+pub(super) type Creating = HashMap<(ServerId, u64), Vec<usize>>;
+
 /// Recent writes are looked through for old ones when there are so many.
 const PRUNE: usize = 8192;
 
@@ -328,22 +332,46 @@ impl<S: Socket> Proxy<S> {
             leg: Leg::Warmed,
             ..w.pending.again()
         };
+        let (hash, creates) = (pending.hash, pending.traits.has(Traits::CREATES));
         if self.servers[w.primary as usize].health.is_up() {
             self.send(w.primary, pending, &ask);
         } else {
             self.lost(w.primary, pending, &ask, Cause::Down);
         }
+        if creates {
+            self.created(w.primary, hash);
+        }
     }
 
-    /// A request that creates its key: a warming primary is asked for the key first.
-    pub(super) fn probe_key(&mut self, primary: ServerId, pending: Pending, ask: &Ask<'_>) {
+    /// True while a request that creates a key of this hash waits to be sent.
+    pub(super) fn is_creating(&self, primary: ServerId, hash: u64) -> bool {
+        !self.creating.is_empty() && self.creating.contains_key(&(primary, hash))
+    }
+
+    /// A request for a key that is being created takes its place behind.
+    pub(super) fn wait_for_create(&mut self, primary: ServerId, pending: Pending, ask: &Ask<'_>) {
+        let hash = pending.hash;
+        let waiter = self.keep_waiting(primary, pending, ask);
+        self.creating
+            .entry((primary, hash))
+            .or_default()
+            .push(waiter);
+    }
+
+    /// The request that creates the key is on its way: what waited for it follows.
+    fn created(&mut self, primary: ServerId, hash: u64) {
+        for waiter in self.creating.remove(&(primary, hash)).unwrap_or_default() {
+            if let Some(w) = self.waiters.remove(waiter) {
+                let ask = Ask::wire(&w.pending, &w.wire, w.wire.start());
+                self.dispatch(primary, w.pending.again(), &ask);
+            }
+        }
+    }
+
+    fn keep_waiting(&mut self, primary: ServerId, pending: Pending, ask: &Ask<'_>) -> usize {
         let mut wire = Queue::new();
         let (line, len) = ask.push_to(&mut wire);
-        let mut key = std::mem::take(&mut self.key);
-        key.clear();
-        forms::raw_key(ask.verb, ask.line_bytes(), &mut key);
-        let (hash, deadline) = (pending.hash, pending.deadline);
-        let waiter = self.waiters.insert(Waiter {
+        self.waiters.insert(Waiter {
             pending: Pending {
                 line,
                 len,
@@ -351,10 +379,18 @@ impl<S: Socket> Proxy<S> {
             },
             primary,
             wire,
-        });
+        })
+    }
+
+    /// A request that creates its key: a warming primary is asked for the key first.
+    pub(super) fn probe_key(&mut self, primary: ServerId, pending: Pending, ask: &Ask<'_>) {
+        let mut key = Vec::new();
+        forms::raw_key(ask.verb, ask.line_bytes(), &mut key);
+        let (hash, deadline) = (pending.hash, pending.deadline);
+        let waiter = self.keep_waiting(primary, pending, ask);
+        self.creating.insert((primary, hash), Vec::new());
         let mut probe = Vec::new();
         let verb = forms::write_probe(&key, &mut probe);
-        self.key = key;
         let pending = Pending::own(To::Probe(waiter), verb, hash, deadline);
         self.send(
             primary,
@@ -387,6 +423,7 @@ impl<S: Socket> Proxy<S> {
         if let Some(w) = self.waiters.remove(waiter) {
             let ask = Ask::wire(&w.pending, &w.wire, w.wire.start());
             self.lost(w.primary, w.pending.again(), &ask, cause);
+            self.created(w.primary, w.pending.hash);
         }
     }
 

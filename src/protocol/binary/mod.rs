@@ -10,6 +10,8 @@
 
 mod answer;
 mod parse;
+#[cfg(test)]
+mod tests;
 
 pub use answer::{answer, error, ok, stat, stat_end, stat_unknown};
 pub use parse::parse;

@@ -1,0 +1,273 @@
+//! What is measured, and one farm to measure it on: memcacheds, one of them asked directly, and
+//! the proxies before the others.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::Result;
+use crate::data::Data;
+use crate::load::{Load, Op, Work};
+use crate::procs::{Process, Workshop};
+
+/// Who answers the load generator.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Target {
+    /// One memcached, without a proxy.
+    Memcached,
+    /// Debian's nutcracker.
+    Twemproxy,
+    /// Ours.
+    Magent,
+}
+
+impl Target {
+    /// All, in the order in which they take turns.
+    pub const ALL: [Target; 3] = [Target::Memcached, Target::Twemproxy, Target::Magent];
+
+    /// Its name in tables and options.
+    pub fn name(self) -> &'static str {
+        match self {
+            Target::Memcached => "memcached",
+            Target::Twemproxy => "twemproxy",
+            Target::Magent => "magent",
+        }
+    }
+}
+
+/// One kind of work on one farm.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Case {
+    /// Its name in tables.
+    pub title: String,
+    /// What clients do.
+    pub work: Work,
+    /// Primaries behind the proxies.
+    pub servers: usize,
+    /// Backups behind magent; twemproxy knows none.
+    pub backups: usize,
+}
+
+/// The work that everything else is a variation of.
+pub const PLAIN: Work = Work {
+    op: Op::Get(1),
+    clients: 50,
+    depth: 1,
+    size: 100,
+};
+
+impl Case {
+    /// `work` on two servers.
+    pub fn new(title: impl Into<String>, work: Work) -> Case {
+        Case {
+            title: title.into(),
+            work,
+            servers: 2,
+            backups: 0,
+        }
+    }
+
+    /// The same on so many servers.
+    pub fn servers(mut self, servers: usize) -> Case {
+        self.servers = servers;
+        self
+    }
+}
+
+/// How long and how often.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Turns of each target.
+    pub rounds: usize,
+    /// Unmeasured time at the start of a turn.
+    pub warm: Duration,
+    /// Measured time of a turn.
+    pub time: Duration,
+}
+
+/// What one turn of one target gave.
+#[derive(Clone, Copy, Debug)]
+pub struct Measure {
+    /// Requests a second.
+    pub rate: f64,
+    /// Processor time of the target's own process, microseconds a request in user space.
+    pub user: f64,
+    /// The same in the kernel.
+    pub system: f64,
+    /// Median latency in microseconds.
+    pub p50: f64,
+    /// 99th percentile of latency in microseconds.
+    pub p99: f64,
+    /// 99.9th percentile of latency in microseconds.
+    pub p999: f64,
+    /// Most resident memory since the target's start, in bytes.
+    pub peak: f64,
+    /// The load generator's processor time, microseconds a request.
+    pub own: f64,
+    /// The load generator's share of one processor, 0 to 1.
+    pub own_share: f64,
+}
+
+impl Measure {
+    /// User and system time together.
+    pub fn cpu(&self) -> f64 {
+        self.user + self.system
+    }
+}
+
+/// A case and each round's measures, in the order of [`Target::ALL`]; `None` for a target left out.
+pub struct Outcome {
+    /// What was done.
+    pub case: Case,
+    /// What it gave.
+    pub rounds: Vec<[Option<Measure>; 3]>,
+}
+
+/// What is started and how.
+pub struct Setup {
+    /// Ports and files.
+    pub workshop: Workshop,
+    /// The magent under test.
+    pub magent: PathBuf,
+    /// Who takes part.
+    pub targets: Vec<Target>,
+}
+
+/// Running processes. The proxies come first so that they end first.
+struct Farm {
+    targets: Vec<(Target, Process)>,
+    servers: Vec<Process>,
+    backups: Vec<Process>,
+}
+
+impl Farm {
+    fn start(setup: &mut Setup, case: &Case) -> Result<Farm> {
+        let shop = &mut setup.workshop;
+        let mut start_some = |role: &str, n: usize| -> Result<Vec<Process>> {
+            (1..=n)
+                .map(|i| shop.memcached(&format!("{role} {i}")))
+                .collect()
+        };
+        let servers = start_some("server", case.servers)?;
+        let backups = start_some("backup", case.backups)?;
+        let mut targets = Vec::new();
+        for &target in &setup.targets {
+            let process = match target {
+                Target::Memcached => shop.memcached("memcached")?,
+                Target::Twemproxy => shop.twemproxy(&servers)?,
+                Target::Magent => shop.magent(&setup.magent, &servers, &backups)?,
+            };
+            targets.push((target, process));
+        }
+        Ok(Farm {
+            targets,
+            servers,
+            backups,
+        })
+    }
+
+    /// Runs `f` on target number `n`; an error names the target, and a process that died.
+    fn on<T>(&mut self, n: usize, f: impl FnOnce(&Process) -> Result<T>) -> Result<T> {
+        let (target, process) = &self.targets[n];
+        let name = target.name();
+        f(process).map_err(|e| match self.check() {
+            Ok(()) => format!("{name}: {e}").into(),
+            Err(death) => format!("{name}: {e}; {death}").into(),
+        })
+    }
+
+    fn check(&mut self) -> Result<()> {
+        let proxies = self.targets.iter_mut().map(|(_, process)| process);
+        let servers = self.servers.iter_mut().chain(&mut self.backups);
+        proxies.chain(servers).try_for_each(Process::check)
+    }
+
+    fn fill(&mut self, data: &Data) -> Result<()> {
+        (0..self.targets.len()).try_for_each(|n| self.on(n, |p| data.fill(p.address)))
+    }
+}
+
+/// Starts a farm for `case`, fills it, and lets the targets take turns.
+pub fn run(setup: &mut Setup, case: Case, pace: Pace) -> Result<Outcome> {
+    let mut farm = Farm::start(setup, &case)?;
+    let data = Data::new(case.work.size);
+    farm.fill(&data)?;
+    let mut rounds = Vec::new();
+    for _ in 0..pace.rounds {
+        let mut round = [None; 3];
+        for n in 0..farm.targets.len() {
+            let place = farm.targets[n].0 as usize;
+            round[place] = Some(farm.on(n, |p| take_turn(p, case.work, &data, pace))?);
+        }
+        farm.check()?;
+        rounds.push(round);
+    }
+    Ok(Outcome { case, rounds })
+}
+
+fn take_turn(process: &Process, work: Work, data: &Data, pace: Pace) -> Result<Measure> {
+    let mut load = Load::connect(process.address, work, data)?;
+    load.run(pace.warm)?;
+    let before = process.cpu()?;
+    let sample = load.run(pace.time)?;
+    let (user, system) = process.cpu()?.since(before);
+    let requests = sample.requests as f64;
+    let percentile = |p| sample.latency.value_at_quantile(p) as f64 / 1e3;
+    Ok(Measure {
+        rate: requests / sample.time.as_secs_f64(),
+        user: user / requests / 1e3,
+        system: system / requests / 1e3,
+        p50: percentile(0.5),
+        p99: percentile(0.99),
+        p999: percentile(0.999),
+        peak: process.peak_memory()? as f64,
+        own: sample.own.as_secs_f64() * 1e6 / requests,
+        own_share: sample.own.as_secs_f64() / sample.time.as_secs_f64(),
+    })
+}
+
+/// One figure for each target, in the order of [`Target::ALL`].
+pub type Figures = [Option<f64>; 3];
+
+/// System calls a request, by strace; `None` where strace can't be used.
+pub fn count_calls(setup: &mut Setup, case: &Case, time: Duration) -> Result<Figures> {
+    let mut farm = Farm::start(setup, case)?;
+    let data = Data::new(case.work.size);
+    farm.fill(&data)?;
+    let mut figures = [None; 3];
+    for n in 0..farm.targets.len() {
+        let place = farm.targets[n].0 as usize;
+        figures[place] = farm.on(n, |process| {
+            let mut load = Load::connect(process.address, case.work, &data)?;
+            load.run(time)?;
+            let counted = setup.workshop.count_calls(process, || load.run(time))?;
+            Ok(counted.map(|(sample, calls)| calls as f64 / sample.requests as f64))
+        })?;
+    }
+    Ok(figures)
+}
+
+/// What freed memory may take to come back to the system.
+const SETTLE: Duration = Duration::from_millis(300);
+
+/// Memory in bytes for each client of `case` that was served once and now idles.
+pub fn weigh_idle(setup: &mut Setup, case: &Case) -> Result<Figures> {
+    let mut farm = Farm::start(setup, case)?;
+    let data = Data::new(case.work.size);
+    farm.fill(&data)?;
+    let mut figures = [None; 3];
+    for n in 0..farm.targets.len() {
+        let place = farm.targets[n].0 as usize;
+        figures[place] = Some(farm.on(n, |process| {
+            // Buffers that are there whatever the number of clients are not theirs.
+            Load::connect(process.address, PLAIN, &data)?.run(SETTLE)?;
+            std::thread::sleep(SETTLE);
+            let before = process.own_memory()?;
+            let mut load = Load::connect(process.address, case.work, &data)?;
+            load.serve_each()?;
+            std::thread::sleep(SETTLE);
+            let grown = process.own_memory()?.saturating_sub(before);
+            Ok(grown as f64 / case.work.clients as f64)
+        })?);
+    }
+    Ok(figures)
+}
