@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use crate::cases::{Measure, Outcome, Target};
 use crate::report::{Report, SIZE};
 
-/// Size of one panel, in pixels.
+/// Size of a sweep's panel, in pixels; the bars take the width of two.
 const WIDTH: f64 = 460.0;
 const HEIGHT: f64 = 260.0;
 
@@ -88,13 +88,14 @@ struct Panel<'a> {
     out: &'a mut String,
     x: f64,
     y: f64,
+    width: f64,
     scale: Scale,
     columns: usize,
 }
 
 impl Panel<'_> {
     fn column_width(&self) -> f64 {
-        (WIDTH - LEFT - RIGHT) / self.columns as f64
+        (self.width - LEFT - RIGHT) / self.columns as f64
     }
 
     /// The middle of a column.
@@ -115,7 +116,7 @@ impl Panel<'_> {
     }
 
     fn frame(&mut self, title: &str, names: &[String]) {
-        let (left, right) = (self.x + LEFT, self.x + WIDTH - RIGHT);
+        let (left, right) = (self.x + LEFT, self.x + self.width - RIGHT);
         self.text(self.x + LEFT, self.y + 18.0, "start", title);
         for tick in self.scale.ticks() {
             let y = self.height(tick);
@@ -123,7 +124,7 @@ impl Panel<'_> {
                 self.out,
                 "<path d=\"M{left:.1} {y:.1}H{right:.1}\" stroke=\"#ddd\"/>"
             );
-            let digits = if tick.fract() == 0.0 { 0 } else { 2 };
+            let digits = if self.scale.high >= 4.0 { 0 } else { 2 };
             self.text(left - 6.0, y + 4.0, "end", &format!("{tick:.digits$}"));
         }
         for (i, name) in names.iter().enumerate() {
@@ -156,7 +157,7 @@ impl Panel<'_> {
     }
 
     fn bars(&mut self, target: Target, values: &[Option<f64>]) {
-        let width = self.column_width() / 4.0;
+        let width = (self.column_width() / 4.0).min(26.0);
         for (i, value) in values.iter().enumerate() {
             let Some(value) = *value else { continue };
             let x = self.across(i) + (target as usize as f64 - 1.5) * width;
@@ -172,15 +173,19 @@ impl Panel<'_> {
     }
 }
 
-/// Where panel number `n` begins, two in a row below the legend.
+/// Height of the line with the names of the targets, in pixels.
+const LEGEND: f64 = 30.0;
+
+/// Where the panel of sweep number `n` begins: two in a row, below legend and bars.
 fn corner(n: usize) -> (f64, f64) {
-    ((n % 2) as f64 * WIDTH, 30.0 + (n / 2) as f64 * HEIGHT)
+    let row = 1 + n / 2;
+    ((n % 2) as f64 * WIDTH, LEGEND + row as f64 * HEIGHT)
 }
 
 /// The whole plot.
 pub fn draw(report: &Report) -> String {
-    let panels = report.sweeps.len() + 1;
-    let (width, height) = (2.0 * WIDTH, 30.0 + panels.div_ceil(2) as f64 * HEIGHT);
+    let rows = 1 + report.sweeps.len().div_ceil(2);
+    let (width, height) = (2.0 * WIDTH, LEGEND + rows as f64 * HEIGHT);
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" \
          font-family=\"sans-serif\" font-size=\"11\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n"
@@ -197,7 +202,7 @@ pub fn draw(report: &Report) -> String {
     }
     draw_kinds(&mut out, &report.headline);
     for (n, (name, outcomes)) in report.sweeps.iter().enumerate() {
-        draw_sweep(&mut out, n + 1, name, outcomes);
+        draw_sweep(&mut out, n, name, outcomes);
     }
     out.push_str("</svg>\n");
     out
@@ -209,11 +214,11 @@ fn draw_kinds(out: &mut String, outcomes: &[Outcome]) {
         outcomes.iter().map(of).collect::<Vec<_>>()
     });
     let all: Vec<f64> = ratios.iter().flatten().flatten().copied().collect();
-    let (x, y) = corner(0);
     let mut panel = Panel {
         out,
-        x,
-        y,
+        x: 0.0,
+        y: LEGEND,
+        width: 2.0 * WIDTH,
         scale: Scale::over(&all, false),
         columns: outcomes.len().max(1),
     };
@@ -235,6 +240,7 @@ fn draw_sweep(out: &mut String, n: usize, name: &str, outcomes: &[Outcome]) {
         out,
         x,
         y,
+        width: WIDTH,
         // Values of a megabyte cost a hundred times what small ones do.
         scale: Scale::over(&all, name == SIZE),
         columns: outcomes.len().max(1),

@@ -87,7 +87,7 @@ fn parse_options(args: &[String]) -> Result<Options> {
         write: whole && (!quick || given.opt_present("write")),
         only,
         setup: Setup {
-            workshop: Workshop::new(Path::new(env!("CARGO_TARGET_TMPDIR")))?,
+            workshop: Workshop::new(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("bench"))?,
             magent: PathBuf::from(program.as_deref().unwrap_or(env!("CARGO_BIN_EXE_magent"))),
             targets,
         },

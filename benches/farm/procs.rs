@@ -242,9 +242,12 @@ impl Process {
         let log = fs::read(&self.log).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);
         let lines: Vec<&str> = log.lines().collect();
-        let last = lines[lines.len().saturating_sub(5)..].join("\n  ");
-        let (name, id) = (&self.name, self.id());
-        Err(format!("{name} (pid {id}) ended: {status}\n  {last}").into())
+        let mut death = format!("{} (pid {}) ended: {status}", self.name, self.id());
+        for line in &lines[lines.len().saturating_sub(5)..] {
+            death.push_str("\n  ");
+            death.push_str(line);
+        }
+        Err(death.into())
     }
 
     fn wait(&mut self) -> Result<()> {

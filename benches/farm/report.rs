@@ -225,7 +225,9 @@ impl Report {
                 Some(m) if m <= goal => "met",
                 Some(_) => "**not met**",
             };
-            rows.push(vec![what, format!("≤ {goal}"), show(measured), met.into()]);
+            // One digit more than elsewhere: it must show on which side of the goal it is.
+            let shown = measured.map_or("–".into(), |m| format!("{m:.3}"));
+            rows.push(vec![what, format!("≤ {goal}"), shown, met.into()]);
         };
         for (title, goal) in CPU_GOALS {
             let ratio = self
@@ -394,7 +396,7 @@ impl Report {
         out.push_str(
             "## How it is measured\n\n\
              - The targets take turns, several rounds; figures are medians over the rounds, ratios medians of \
-             each round's ratio. Absolute figures drift with the machine, ratios hardly do.\n\
+             each round's ratio. Absolute figures drift with the machine; on a busy one ratios do too.\n\
              - CPU is the process' own, from `/proc/PID/task/*/schedstat`; how it divides into user and system \
              comes from `/proc/PID/stat`, which is coarser.\n\
              - A client sends its requests in one write, waits for all answers, checks every byte of them, and \
