@@ -101,6 +101,19 @@ impl Memcached {
     /// It stays, but does nothing any more: what a hung machine looks like.
     pub fn stop(&self) {
         self.signal(Signal::SIGSTOP);
+        // A thread on another processor may still run for a moment.
+        let tasks = format!("/proc/{}/task", self.child.id());
+        wait_for("memcached to stop", || {
+            let tasks = fs::read_dir(&tasks).expect("its threads");
+            let mut states = tasks.map(|task| {
+                let file = task.expect("a thread").path().join("stat");
+                fs::read_to_string(file).unwrap_or_default()
+            });
+            // PID (NAME) STATE …
+            states
+                .all(|s| s.rsplit(") ").next().is_some_and(|s| s.starts_with('T')))
+                .then_some(())
+        });
     }
 
     /// Ends [`Memcached::stop`].
