@@ -66,6 +66,26 @@ fn half_close_with_much_owed_gets_it_all() {
 }
 
 #[test]
+fn a_client_with_a_narrow_window_gets_it_all() {
+    let (magent, _server) = single();
+    // Large and small answers in turn, more than a socket buffer holds, so that writes stop
+    // within both.
+    let (big, mid) = (noise(200_000), noise(9_000));
+    let mut one = Vec::new();
+    let mut client = Client::narrow(magent.port);
+    client.set("big", &big).set("mid", &mid).set("s", "x");
+    for (key, value) in [("big", &big[..]), ("s", b"x"), ("mid", &mid), ("s", b"x")] {
+        one.extend(format!("VALUE {key} 0 {}\r\n", value.len()).bytes());
+        one.extend([value, b"\r\nEND\r\n"].concat());
+    }
+    client.send("get big\r\nget s\r\nget mid\r\nget s\r\n".repeat(60));
+    for round in 0..60 {
+        assert!(client.read_exact(one.len()) == one, "round {round}");
+    }
+    assert_eq!(show(&client.read_until_quiet()), "");
+}
+
+#[test]
 fn telnet_with_bare_newlines() {
     let (magent, _server) = single();
     let mut telnet = magent.client();

@@ -1,10 +1,10 @@
 //! A client like a person at telnet, but with deadlines.
 
 use super::{DEADLINE, show};
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::thread::JoinHandle;
@@ -34,6 +34,18 @@ impl Client {
             .set_linger(Some(Duration::ZERO))
             .expect("SO_LINGER");
         Client::over(Stream::Tcp(stream))
+    }
+
+    /// The same with a receive buffer of a few KB, so that the other side's writes get stuck in
+    /// the middle of whatever they write.
+    #[track_caller]
+    pub fn narrow(port: u16) -> Client {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        socket.set_recv_buffer_size(4096).expect("SO_RCVBUF");
+        let to = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        socket.connect(&to.into()).expect("a connection");
+        socket.set_tcp_nodelay(true).expect("TCP_NODELAY");
+        Client::over(Stream::Tcp(socket.into()))
     }
 
     /// To a Unix socket.

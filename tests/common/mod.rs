@@ -51,7 +51,7 @@ pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
 
 /// Bytes as a person can read them; long ones are cut in the middle.
 pub fn show(bytes: &[u8]) -> String {
-    const KEEP: usize = 400;
+    const KEEP: usize = 150;
     if bytes.len() > 2 * KEEP + 40 {
         let (head, tail) = (&bytes[..KEEP], &bytes[bytes.len() - KEEP..]);
         let left_out = bytes.len() - 2 * KEEP;
