@@ -112,12 +112,18 @@ fn run(row: &Row, target: &Target, feed: Feed) -> Vec<u8> {
     let mut out = Vec::new();
     if !row.setup.is_empty() {
         let setup = fill.bytes(&row.setup, row.binary);
-        let answer = exchange(&mut client, row, End::Sentinel, &setup, Feed::Whole);
+        let answer = exchange(
+            &mut client,
+            row.binary,
+            (End::Sentinel, 0),
+            &setup,
+            Feed::Whole,
+        );
         out.extend(comparable(&answer, row, prefix, target, &mut seen));
         fill.cas = seen.0.last().copied().unwrap_or(0);
     }
     let bytes = fill.bytes(&row.bytes, row.binary);
-    let mut answer = exchange(&mut client, row, row.end, &bytes, feed);
+    let mut answer = exchange(&mut client, row.binary, (row.end, row.noops), &bytes, feed);
     if feed == Feed::Whole {
         // Nothing may come behind the end.
         let (more, ended) = client.half_close().read_until_true(|_| false);
@@ -144,14 +150,21 @@ fn comparable(
     }
 }
 
-/// Sends `bytes` as `feed` says and reads what they are answered, up to `end`.
-fn exchange(client: &mut Client, row: &Row, end: End, bytes: &[u8], feed: Feed) -> Vec<u8> {
-    let (noop, answer) = if row.binary {
+/// Sends `bytes` as `feed` says and reads what they are answered, up to `end`; `noops` answers of
+/// their own look like it.
+fn exchange(
+    client: &mut Client,
+    binary: bool,
+    (end, noops): (End, usize),
+    bytes: &[u8],
+    feed: Feed,
+) -> Vec<u8> {
+    let (noop, answer) = if binary {
         (BINARY_NOOP, BINARY_END)
     } else {
         (&b"mn\r\n"[..], TEXT_END)
     };
-    // Large bytes are sent while the answers are read: neither side may wait for the other.
+    // No answer is so large that the other side would wait for us to read it first.
     let sent = match feed {
         Feed::Whole => client.try_send(bytes),
         Feed::Bytes => {
@@ -173,10 +186,10 @@ fn exchange(client: &mut Client, row: &Row, end: End, bytes: &[u8], feed: Feed) 
         (Ok(()), End::Sentinel) => client.try_send(noop),
         (sent, _) => sent,
     };
-    let ends = if row.binary { 1 } else { 1 + own_noops(bytes) };
+    let ends = 1 + noops;
     let (mut got, whole) = match end {
         End::Sentinel => {
-            client.read_until_true(|b| b.ends_with(answer) && (row.binary || count_ends(b) >= ends))
+            client.read_until_true(|b| b.ends_with(answer) && (ends == 1 || count_ends(b) >= ends))
         }
         End::Closed => client.read_until_true(|_| false),
         End::Eof => client.half_close().read_until_true(|_| false),
@@ -185,16 +198,6 @@ fn exchange(client: &mut Client, row: &Row, end: End, bytes: &[u8], feed: Feed) 
         got.extend(b"<nothing more>");
     }
     got
-}
-
-/// How often the row itself says `mn`.
-fn own_noops(bytes: &[u8]) -> usize {
-    let lines = bytes
-        .split(|&b| b == b'\n')
-        .map(|l| l.strip_suffix(b"\r").unwrap_or(l));
-    lines
-        .filter(|l| *l == b"mn" || l.starts_with(b"mn "))
-        .count()
 }
 
 fn count_ends(answer: &[u8]) -> usize {
@@ -224,11 +227,25 @@ fn feeds(row: &Row, every: usize) -> Vec<Feed> {
     }
     .bytes(&row.bytes, row.binary);
     let len = bytes.len();
-    let near_line = |at: usize| bytes[at.saturating_sub(2)..(at + 2).min(len)].contains(&b'\n');
     let near_end = |at: usize| len <= CUT_LITTLE && (at < 40 || at + 10 > len);
-    let cuts = (1..len).filter(|&at| len <= CUT_EVERYWHERE || near_end(at) || near_line(at));
+    let mut line_end = None;
+    let mut cuts = Vec::new();
+    for at in 1..len {
+        if bytes[at] == b'\n' {
+            line_end = Some(at);
+        }
+        // Before a line's end, between its two bytes, and behind it.
+        let near_line = line_end.is_some_and(|end| at <= end + 2) || bytes[at] == b'\n';
+        if len <= CUT_EVERYWHERE || near_end(at) || near_line {
+            cuts.push(at);
+        }
+    }
     // Rows of many lines have their cuts in the first few.
-    let cuts = cuts.take(CUT_EVERYWHERE).step_by(every).map(Feed::Cut);
+    let cuts = cuts
+        .into_iter()
+        .take(CUT_EVERYWHERE)
+        .step_by(every)
+        .map(Feed::Cut);
     [Feed::Whole, Feed::Bytes].into_iter().chain(cuts).collect()
 }
 
@@ -256,6 +273,7 @@ fn compare(
         };
         (!row.off).then(|| run(row, &target, Feed::Whole))
     });
+    let feeds = feeds(row, every);
     for target in targets {
         let mut want = answers[usize::from(target.sort)].clone();
         if let Some((_, answer, _)) = DIFFERENCES
@@ -264,7 +282,7 @@ fn compare(
         {
             want = Some(answer.to_vec());
         }
-        for feed in feeds(row, every) {
+        for feed in feeds.iter().copied() {
             let got = run(row, target, feed);
             let ok = want
                 .as_ref()

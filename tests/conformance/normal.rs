@@ -146,18 +146,16 @@ pub fn binary(answer: &[u8], prefix: [u8; PREFIX], cas: &mut Cas) -> Vec<u8> {
     out
 }
 
-fn replace(bytes: &[u8], what: &[u8], with: &[u8]) -> Vec<u8> {
+fn replace(mut bytes: &[u8], what: &[u8], with: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        if bytes[at] == what[0] && bytes[at..].starts_with(what) {
-            out.extend(with);
-            at += what.len();
-        } else {
-            out.push(bytes[at]);
-            at += 1;
-        }
+    while let Some(i) = bytes.iter().position(|b| *b == what[0]) {
+        out.extend_from_slice(&bytes[..i]);
+        bytes = &bytes[i..];
+        let found = bytes.starts_with(what);
+        out.extend_from_slice(if found { with } else { &bytes[..1] });
+        bytes = &bytes[if found { what.len() } else { 1 }..];
     }
+    out.extend_from_slice(bytes);
     out
 }
 

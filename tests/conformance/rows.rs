@@ -42,6 +42,8 @@ pub struct Row {
     /// What the row is about.
     pub bytes: String,
     pub end: End,
+    /// How often the bytes themselves say `mn`.
+    pub noops: usize,
     pub alone: bool,
     pub off: bool,
     pub binary: bool,
@@ -83,10 +85,17 @@ fn parse(line: &str, binary: bool) -> Row {
             () if has("[closed]") => End::Closed,
             () => End::Sentinel,
         },
+        noops: noops(bytes),
         alone: has("[alone]"),
         off: has("[off]"),
         binary,
     }
+}
+
+fn noops(template: &str) -> usize {
+    let lines = template.replace(r"\n", "$");
+    let lines = lines.trim_start().split('$');
+    lines.filter(|l| *l == "mn" || l.starts_with("mn ")).count()
 }
 
 /// What the placeholders stand for in one run.
