@@ -4,6 +4,7 @@ mod common;
 
 use common::magent::{farm, single};
 use common::{Client, Fake, Magent, Memcached, keys, show, wait_for};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 // --- several servers
 
@@ -197,6 +198,87 @@ fn a_server_in_both_farms_is_one_server() {
         // Home and copy are never the same server, so the append ran once on each.
         servers.iter().for_each(|s| s.wait_value(&key, Some(b"12")));
     }
+}
+
+/// One client of many: whatever it reads is well formed, in order, and its own.
+fn talk(port: u16, number: usize, over: &AtomicBool, answered: &AtomicUsize) {
+    let mut client = Client::tcp(port);
+    for round in 0.. {
+        if over.load(Ordering::Relaxed) {
+            break;
+        }
+        let key = |i: usize| format!("c{number}-{i}");
+        let size = 1 + round * 397 % 20_000;
+        let mut requests = Vec::new();
+        for i in 0..8 {
+            let value = format!("<{}>", key(i)).repeat(1 + size / 8);
+            requests.extend(format!("set {} 0 0 {}\r\n{value}\r\n", key(i), value.len()).bytes());
+            requests.extend(format!("mg {} v O{round}.{i}\r\n", key(i)).bytes());
+        }
+        client.send(&requests);
+        for i in 0..8 {
+            let stored = String::from_utf8_lossy(&client.read_line()).into_owned();
+            assert!(
+                stored == "STORED\r\n" || stored.starts_with("SERVER_ERROR "),
+                "{stored}"
+            );
+            let line = String::from_utf8_lossy(&client.read_line()).into_owned();
+            let opaque = format!(" O{round}.{i}\r\n");
+            if let Some(head) = line.strip_suffix(&opaque).filter(|l| l.starts_with("VA ")) {
+                let value = client.read_exact(head[3..].parse::<usize>().expect("a length") + 2);
+                let one = format!("<{}>", key(i));
+                let value = String::from_utf8_lossy(&value).into_owned();
+                assert_eq!(value.replace(&one, ""), "\r\n", "a value of somebody else");
+            } else {
+                assert!(
+                    line == format!("EN{opaque}") || line.starts_with("SERVER_ERROR "),
+                    "{line}"
+                );
+            }
+            answered.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Ends the clients, also when the test failed.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn clients_never_read_each_others_answers_whatever_dies() {
+    let (magent, mut servers) = farm(true, &["--retry", "20", "--timeout", "300"]);
+    let (over, answered, port) = (AtomicBool::new(false), AtomicUsize::new(0), magent.port);
+    let go_on = |how_long: usize| {
+        let until = answered.load(Ordering::Relaxed) + how_long;
+        wait_for("more answers", || {
+            (answered.load(Ordering::Relaxed) >= until).then_some(())
+        });
+    };
+    std::thread::scope(|scope| {
+        let _over = Over(&over);
+        let (over, answered) = (&over, &answered);
+        for number in 0..8 {
+            scope.spawn(move || talk(port, number, over, answered));
+        }
+        for round in 0..12 {
+            go_on(200);
+            let server = &mut servers[round % 4];
+            if round % 3 == 2 {
+                server.stop();
+                go_on(100);
+                server.cont();
+            } else {
+                server.restart();
+            }
+        }
+        go_on(200);
+    });
+    magent.client().ask("mn\r\n", "MN\r\n");
 }
 
 // --- what magent says of itself
