@@ -25,7 +25,7 @@ demo: all
 # Everything that can be said by yes or no. Speed: make bench.
 test: man-page unit
 	@.ci/need memcached
-	$(CARGO) test --locked
+	$(CARGO) test --locked --no-fail-fast
 
 check: man-page unit
 	$(CARGO) fmt --check

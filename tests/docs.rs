@@ -1,0 +1,201 @@
+//! The documents against the program: every option and key is in the man page and the README, and
+//! nothing else is; what they show can be typed as it stands.
+
+use magent::config::{Action, Config, KEYS, OPTIONS, Opt};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+const README: &str = include_str!("../README.md");
+const MAN: &str = include_str!("../man/magent.1");
+const CHANGELOG: &str = include_str!("../CHANGELOG.md");
+const SERVICE_OPTIONS: &str = include_str!("../dist/magent.env");
+
+/// What a document says of one option.
+#[derive(PartialEq, Debug)]
+struct Told {
+    argument: Option<String>,
+    default: Option<String>,
+}
+
+fn told_by_table(o: &Opt) -> Told {
+    Told {
+        argument: o.argument().map(str::to_string),
+        default: o.default.map(str::to_string),
+    }
+}
+
+/// The part of `text` between the line `start` and the next one that begins with `end`.
+fn section<'a>(text: &'a str, start: &str, end: &str) -> &'a str {
+    let line = format!("\n{start}\n");
+    let at = text.find(&line).unwrap_or_else(|| panic!("no {start:?}"));
+    let rest = &text[at + line.len()..];
+    let stop = rest.find(&format!("\n{end}")).unwrap_or(rest.len());
+    &rest[..stop]
+}
+
+/// The rows of the tables in `text`, without heads and rulers; cells are trimmed.
+fn rows(text: &str) -> Vec<Vec<&str>> {
+    let lines: Vec<&str> = text.lines().collect();
+    let is_head = |i: usize| lines.get(i + 1).is_some_and(|l| l.starts_with("|---"));
+    let table = (0..lines.len()).filter(|i| lines[*i].starts_with('|'));
+    let body = table.filter(|i| !lines[*i].starts_with("|---") && !is_head(*i));
+    body.map(|i| lines[i].trim_matches('|').split('|').map(str::trim))
+        .map(Iterator::collect)
+        .collect()
+}
+
+/// The words between backticks.
+fn quoted(text: &str) -> Vec<&str> {
+    text.split('`').skip(1).step_by(2).collect()
+}
+
+fn compare(document: &str, told: BTreeMap<String, Told>) {
+    let table = OPTIONS.iter();
+    let known: BTreeMap<_, _> = table
+        .map(|o| (o.name.to_string(), told_by_table(o)))
+        .collect();
+    for (name, what) in &known {
+        assert_eq!(told.get(name), Some(what), "{document}: {name}");
+    }
+    for name in told.keys() {
+        assert!(known.contains_key(name), "{document}: no option {name}");
+    }
+}
+
+#[test]
+fn the_readme_has_each_option_and_no_other() {
+    let mut told = BTreeMap::new();
+    for row in rows(section(README, "## Options", "## ")) {
+        let (name, argument) = match row[0].trim_matches('`').split_once(' ') {
+            Some((name, argument)) => (name, Some(argument.to_string())),
+            None => (row[0].trim_matches('`'), None),
+        };
+        let default = quoted(row[2]).first().map(|d| d.to_string());
+        let old = told.insert(name.to_string(), Told { argument, default });
+        assert_eq!(old, None, "{name} twice");
+    }
+    compare("README.md", told);
+}
+
+#[test]
+fn the_man_page_has_each_option_and_no_other() {
+    let mut told = BTreeMap::new();
+    let options = section(MAN, ".Sh OPTIONS", ".Sh ");
+    for item in options.split("\n.It Fl ").skip(1) {
+        let (head, text) = item.split_once('\n').expect("an item has a text");
+        let (letter, argument) = match head.split_once(" Ar ") {
+            Some((letter, argument)) => (letter, Some(argument.to_string())),
+            None => (head, None),
+        };
+        let default = text.lines().find_map(|l| l.strip_prefix("Default: "));
+        let default = default.map(|d| d.strip_suffix('.').unwrap_or(d).to_string());
+        let old = told.insert(format!("-{letter}"), Told { argument, default });
+        assert_eq!(old, None, "{head} twice");
+    }
+    compare("man/magent.1", told);
+}
+
+/// Also outside the list of options the man page names none that is not there.
+#[test]
+fn the_man_page_speaks_of_no_other_option() {
+    let names: BTreeSet<&str> = OPTIONS.iter().map(|o| &o.name[1..]).collect();
+    for line in MAN.lines().filter(|l| l.starts_with('.')) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        for pair in words
+            .windows(2)
+            .filter(|w| w[0].trim_start_matches('.') == "Fl")
+        {
+            let known = names.contains(pair[1]) || pair[1] == "vv";
+            assert!(known, "man/magent.1: {line}");
+        }
+    }
+}
+
+#[test]
+fn the_files_keys_are_in_both_and_no_others() {
+    let known: BTreeSet<&str> = KEYS.iter().map(|k| k.name).collect();
+    let table = rows(section(README, "### Settings", "### "));
+    let readme: BTreeSet<&str> = table.iter().flat_map(|row| quoted(row[0])).collect();
+    assert_eq!(readme, known, "README.md");
+    let keys = section(MAN, ".Sh CONFIGURATION FILE", ".Sh ").lines();
+    let items = keys.filter_map(|l| l.strip_prefix(".It Cm "));
+    let man: BTreeSet<&str> = items.flat_map(|l| l.split(" , ")).collect();
+    assert_eq!(man, known, "man/magent.1");
+}
+
+/// The command lines in `text` that start magent, continued lines joined, without what stands
+/// around them in a shell.
+fn command_lines(text: &str) -> Vec<String> {
+    let joined = text.replace("\\e\n", " ").replace("\\\n", " ");
+    let plain = joined
+        .lines()
+        .map(|l| l.trim_start_matches("$ ").to_string());
+    plain.filter(|l| l.starts_with("magent -")).collect()
+}
+
+fn parse(line: &str) -> Result<Action, String> {
+    let args: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
+    Config::from_args(&args).map_err(|e| format!("{line}: {}", e.line))
+}
+
+#[test]
+fn the_commands_shown_can_be_typed() {
+    let mut lines = command_lines(README);
+    lines.extend(command_lines(MAN));
+    let words = SERVICE_OPTIONS.lines();
+    let service = words.filter_map(|l| l.strip_prefix("MAGENT_OPTIONS="));
+    lines.extend(service.map(|l| format!("magent -D {}", l.trim_matches('"'))));
+    // Those with -c need a file that is not there; the next test reads the files.
+    let whole = lines.iter().filter(|l| !l.contains(" -c "));
+    let checked = whole.map(|l| parse(l.trim_start_matches("magent ")));
+    let results: Vec<_> = checked.collect();
+    assert!(results.len() >= 5, "{lines:?}");
+    for result in results {
+        assert!(matches!(result, Ok(Action::Run(_))), "{result:?}");
+    }
+}
+
+#[test]
+fn the_configuration_files_shown_are_valid() {
+    let walk = section(README, "### A walk-through", "### ");
+    let example = section(MAN, "$ cat magent.yml", "$ magent");
+    let shown = [
+        section(walk, "cat > nutcracker.yml <<'END'", "END\n"),
+        example,
+    ];
+    for (i, text) in shown.iter().enumerate() {
+        let name = format!("magent-docs-{}-{i}.yml", std::process::id());
+        let path: PathBuf = std::env::temp_dir().join(name);
+        std::fs::write(&path, format!("{text}\n")).expect("the directory for temporary files");
+        let result = parse(&format!("-t -c {}", path.display()));
+        std::fs::remove_file(&path).expect("the file just written");
+        assert!(matches!(result, Ok(Action::Check(_))), "{text}\n{result:?}");
+    }
+}
+
+#[test]
+fn the_table_of_states_is_whole() {
+    let part = section(README, "## Who answers when", "## ");
+    let (states, words) = part.split_once("| word |").expect("the table of words");
+    let words = rows(words);
+    let known: BTreeSet<&str> = words.iter().map(|r| r[0].trim_matches('*')).collect();
+    let mut used = BTreeSet::new();
+    for (row, letter) in rows(states).iter().zip('a'..) {
+        let name = format!("**{letter}** ");
+        assert!(row[0].starts_with(&name), "{} is not row {letter}", row[0]);
+        assert_eq!(row.len(), 9, "row {letter}");
+        used.extend(row[1..].iter().flat_map(|cell| cell.split(", ")));
+    }
+    assert_eq!(used, known);
+}
+
+#[test]
+fn the_version_is_told_as_it_is() {
+    let version = env!("CARGO_PKG_VERSION");
+    let heading = format!("\n## {version} — ");
+    assert!(CHANGELOG.contains(&heading), "CHANGELOG.md: {version}");
+    let agent = format!("memcached agent v{version}\n");
+    assert!(README.contains(&agent) && MAN.contains(&agent));
+    assert!(README.contains(&format!("VERSION 1.6.18-magent-{version}")));
+}
