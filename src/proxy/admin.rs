@@ -204,7 +204,6 @@ impl<S: Socket> Proxy<S> {
 
     fn stats_settings(&self) -> Lines {
         let mut lines = self.config.summary();
-        lines.push(line("configuration", self.config.fingerprint()));
         if let Some((at, result)) = &self.last_reload {
             lines.push(line("last_reload", at));
             lines.push(line("last_reload_result", result));

@@ -8,6 +8,7 @@ use crate::net::Socket;
 use crate::protocol::{self, Dialect, Dress, Limits, Parsed, Request, Scratch, Verb};
 use crate::upstream::NOBODY;
 use std::io;
+use std::ops::Range;
 use std::rc::Rc;
 
 /// Reads of one client in one turn, so that a fast one does not hold up the others.
@@ -361,21 +362,10 @@ impl<S: Socket> Proxy<S> {
             (Source::Slice(&scratch.line[..]), 0..scratch.line.len())
         };
         if here < total {
+            let line = line.0.slice(line.1);
             let value = *at + request.head..len;
-            let Some(client) = self.clients.get_mut(key) else {
-                return Step::Stop;
-            };
-            let active = client.active(&mut self.spares);
-            active.value.clear();
-            active.value.push_slice(line.0.slice(line.1.clone()));
-            active.value.push(source, value);
-            active.intake = Intake::Value {
-                request: *request,
-                line: line.1.len(),
-                missing: total - here,
-            };
             *at = len;
-            return Step::Next;
+            return self.begin_value(key, request, line, source, value);
         }
         if request.value.is_some() && bad_end(request, source, *at + total) {
             self.counters.requests += 1;
@@ -406,6 +396,31 @@ impl<S: Socket> Proxy<S> {
         }
         *at += total;
         self.counters.requests += 1;
+        Step::Next
+    }
+
+    /// A large value starts to arrive: it gathers behind its wire line.
+    fn begin_value(
+        &mut self,
+        key: usize,
+        request: &Request,
+        line: &[u8],
+        source: Source<'_>,
+        start: Range<usize>,
+    ) -> Step {
+        let Some(client) = self.clients.get_mut(key) else {
+            return Step::Stop;
+        };
+        let active = client.active(&mut self.spares);
+        let missing = request.data - start.len();
+        active.value.clear();
+        active.value.push_slice(line);
+        active.value.push(source, start);
+        active.intake = Intake::Value {
+            request: *request,
+            line: line.len(),
+            missing,
+        };
         Step::Next
     }
 

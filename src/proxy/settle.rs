@@ -4,10 +4,11 @@
 use super::Proxy;
 use super::route::Ask;
 use crate::buffer::{Queue, Source};
+use crate::client::Slot;
 use crate::health::{Cause, Time};
 use crate::net::Socket;
 use crate::protocol::forms::{self, Mirror};
-use crate::protocol::{Dress, Reply, Status, Traits, Verb, binary, meta};
+use crate::protocol::{Dress, Reply, Status, Traits, Verb, binary, meta, text};
 use crate::upstream::{EACH, Leg, NOBODY, Pending, ServerId, To};
 
 impl<S: Socket> Proxy<S> {
@@ -28,7 +29,7 @@ impl<S: Socket> Proxy<S> {
         }
         let len = p.len;
         match p.to {
-            To::Client { client, seq } => self.settle_client(id, at, p, client, seq, reply),
+            To::Client { .. } => self.settle_client(id, at, &p, reply),
             To::Ghost => {}
             To::Mirror => self.settle_mirror(id, at, &p, reply.status),
             To::Chase(stamp) => self.settle_chase(id, at, &p, stamp, reply.status),
@@ -50,33 +51,22 @@ impl<S: Socket> Proxy<S> {
         }
     }
 
-    fn settle_client(
-        &mut self,
-        id: u32,
-        at: u64,
-        p: Pending,
-        client: usize,
-        seq: u32,
-        reply: &Reply<'_>,
-    ) {
-        let server = self.links[id as usize].server;
+    fn settle_client(&mut self, id: u32, at: u64, p: &Pending, reply: &Reply<'_>) {
         let at_primary = matches!(p.leg, Leg::Primary | Leg::Retried);
-        if at_primary && p.other != NOBODY && self.warm_up(id, at, &p, reply) {
+        if at_primary && p.other != NOBODY && self.warm_up(id, at, p, reply) {
             return;
         }
         if p.leg == Leg::Backup && p.traits.has(Traits::RETURNS_CAS) {
-            let mut marked = Queue::new();
-            forms::mark_cas(p.verb, reply, &mut marked);
-            self.answer_marked(id, at, &p, client, seq, reply, &marked);
+            self.answer_marked(id, at, p, reply);
         } else {
-            self.answer(id, at, &p, client, seq, reply);
+            self.answer(id, at, p, reply);
         }
         if p.other != NOBODY && p.traits.has(Traits::WRITES) {
             match p.leg {
-                Leg::Primary | Leg::Retried | Leg::Warmed => self.mirror(id, at, &p, reply),
+                Leg::Primary | Leg::Retried | Leg::Warmed => self.mirror(id, at, p, reply),
                 Leg::Deleted if !forms::mirror_ok(reply.status, None) => {
-                    let key = self.key_at(id, at, &p);
-                    self.chase(server, &key, p.hash);
+                    let key = self.key_at(id, at, p);
+                    self.chase(self.links[id as usize].server, &key, p.hash);
                     self.key = key;
                 }
                 Leg::Deleted | Leg::Backup => {}
@@ -85,56 +75,37 @@ impl<S: Socket> Proxy<S> {
     }
 
     /// Writes the reply into the client's slot, in the client's dialect.
-    fn answer(
-        &mut self,
-        id: u32,
-        at: u64,
-        p: &Pending,
-        client: usize,
-        seq: u32,
-        reply: &Reply<'_>,
-    ) {
+    fn answer(&mut self, id: u32, at: u64, p: &Pending, reply: &Reply<'_>) {
+        let To::Client { client, seq } = p.to else {
+            return;
+        };
         let Some(c) = self.clients.get_mut(client) else {
             return;
         };
         let line = self.links[id as usize].line_at(at, p.line);
         self.counters.count_reply(p.verb, reply);
         c.deliver(&mut self.spares, seq, 1, |out, slot, last| {
-            if slot.multi {
-                write_part(slot, reply, last, out);
-            } else {
-                write_answer(slot.dress, p.verb, line, reply, out);
-            }
+            write_reply(slot, p.verb, line, reply, last, out);
         });
         self.dirty_client(client);
     }
 
-    /// [`Proxy::answer`] for a reply whose cas tokens were marked as the backup's.
-    #[allow(clippy::too_many_arguments)]
-    fn answer_marked(
-        &mut self,
-        id: u32,
-        at: u64,
-        p: &Pending,
-        client: usize,
-        seq: u32,
-        reply: &Reply<'_>,
-        marked: &Queue,
-    ) {
-        let source = Source::Queue(marked, marked.start());
-        let line =
-            crate::protocol::text::find_newline(source.slice(0..marked.len().min(reply.line + 20)))
-                .map_or(reply.line, |n| n + 1);
+    /// [`Proxy::answer`] for a reply of the backup: its cas tokens are marked as such.
+    fn answer_marked(&mut self, id: u32, at: u64, p: &Pending, reply: &Reply<'_>) {
+        let mut marked = Queue::new();
+        forms::mark_cas(p.verb, reply, &mut marked);
+        let source = Source::Queue(&marked, marked.start());
+        let start = source.slice(0..marked.len().min(reply.line + u64::MAX.ilog10() as usize));
         let marked = Reply {
             source,
             at: 0,
             len: marked.len(),
-            line,
+            line: text::find_newline(start).map_or(reply.line, |n| n + 1),
             status: reply.status,
             // Only counted from here on; their offsets are those of the reply as it came.
             items: reply.items,
         };
-        self.answer(id, at, p, client, seq, &marked);
+        self.answer(id, at, p, &marked);
     }
 
     /// Tells the backup what the primary did (behaviour.md §4).
@@ -145,14 +116,8 @@ impl<S: Socket> Proxy<S> {
         let mut line = std::mem::take(&mut self.line);
         line.clear();
         let wire = self.links[id as usize].line_at(at, p.line);
-        if let Mirror::Send {
-            verb,
-            with_data,
-            number,
-        } = forms::mirror(p.verb, p.traits, wire, reply.status, &mut line)
-        {
-            self.send_mirror(id, at, p, verb, with_data, number, &line);
-        }
+        let mirror = forms::mirror(p.verb, p.traits, wire, reply.status, &mut line);
+        self.send_mirror(id, at, p, &mirror, &line);
         self.line = line;
     }
 
@@ -192,17 +157,15 @@ impl<S: Socket> Proxy<S> {
         self.send(backup, pending, &Ask::line(verb, Traits::WRITES, line));
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn send_mirror(
-        &mut self,
-        id: u32,
-        at: u64,
-        p: &Pending,
-        verb: Verb,
-        with_data: bool,
-        number: Option<u64>,
-        line: &[u8],
-    ) {
+    fn send_mirror(&mut self, id: u32, at: u64, p: &Pending, mirror: &Mirror, line: &[u8]) {
+        let Mirror::Send {
+            verb,
+            with_data,
+            number,
+        } = *mirror
+        else {
+            return;
+        };
         let backup = &mut self.servers[p.other as usize];
         let to = backup.link_for(p.hash);
         let full = self.links[to as usize].is_full();
@@ -473,11 +436,7 @@ impl<S: Socket> Proxy<S> {
         };
         self.counters.count_reply(verb, reply);
         c.deliver(&mut self.spares, seq, 1, |out, slot, last| {
-            if slot.multi {
-                write_part(slot, reply, last, out);
-            } else {
-                write_answer(slot.dress, verb, line, reply, out);
-            }
+            write_reply(slot, verb, line, reply, last, out);
         });
         self.dirty_client(client);
     }
@@ -527,8 +486,16 @@ fn absent_status(text: &[u8]) -> Status {
 }
 
 /// The reply as its client expects it.
-fn write_answer(dress: Dress, verb: Verb, line: &[u8], reply: &Reply<'_>, out: &mut Queue) {
-    match dress {
+fn write_reply(
+    slot: &mut Slot,
+    verb: Verb,
+    line: &[u8],
+    reply: &Reply<'_>,
+    last: bool,
+    out: &mut Queue,
+) {
+    match slot.dress {
+        _ if slot.multi => write_part(slot, reply, last, out),
         Dress::Text => out.push(reply.source, reply.at..reply.at + reply.len),
         Dress::Silent => {}
         Dress::Meta(d) => meta::dress(&d, verb, line, reply, out),
@@ -537,7 +504,7 @@ fn write_answer(dress: Dress, verb: Verb, line: &[u8], reply: &Reply<'_>, out: &
 }
 
 /// One server's values of a request with several keys; the last part ends it.
-fn write_part(slot: &mut crate::client::Slot, reply: &Reply<'_>, last: bool, out: &mut Queue) {
+fn write_part(slot: &mut Slot, reply: &Reply<'_>, last: bool, out: &mut Queue) {
     if matches!(reply.status, Status::Done | Status::Absent) {
         slot.answered = true;
         let values = reply.len - b"END\r\n".len();
