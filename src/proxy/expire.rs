@@ -194,7 +194,7 @@ impl<S: Socket> Proxy<S> {
     /// A write that may still run here was sent elsewhere: a delete follows it on its link.
     fn chase_line(&mut self, server: ServerId, verb: crate::protocol::Verb, line: &[u8]) {
         forms::each_key(verb, line, |key| {
-            self.chase(server, key, super::route::fnv(key));
+            self.chase_and_warm(server, key, super::route::fnv(key));
         });
     }
 

@@ -25,6 +25,10 @@ pub(super) fn policy(config: &PoolConfig) -> Policy {
     }
 }
 
+/// Keys that a server is told of at once: a journal of millions must not pass the bound of
+/// what is in flight to one server, and the last batch is told while requests wait behind it.
+const REPLAY_BATCH: usize = 4096;
+
 impl<S: Socket> Proxy<S> {
     /// Adds a pool with its servers.
     pub(super) fn add_pool(&mut self, config: PoolConfig) {
@@ -180,7 +184,7 @@ impl<S: Socket> Proxy<S> {
         self.send_journal(id);
     }
 
-    /// Sends a delete for every journaled key, or one `flush_all`, on the keys' links.
+    /// Sends a delete for each of a batch of journaled keys, or one `flush_all`.
     fn send_journal(&mut self, id: ServerId) {
         if let Some(stamp) = self.servers[id as usize].journal.flush_due() {
             let pending = Pending {
@@ -193,7 +197,8 @@ impl<S: Socket> Proxy<S> {
             return;
         }
         let journal = &self.servers[id as usize].journal;
-        let keys: Vec<(Box<[u8]>, u64)> = journal.keys().map(|(k, s)| (k.into(), s)).collect();
+        let batch = journal.keys().take(REPLAY_BATCH);
+        let keys: Vec<(Box<[u8]>, u64)> = batch.map(|(k, s)| (k.into(), s)).collect();
         let mut line = Vec::new();
         for (key, stamp) in keys {
             line.clear();
@@ -261,7 +266,7 @@ impl<S: Socket> Proxy<S> {
         if server.replaying > 0 {
             return;
         }
-        if server.journal.flush_due().is_some() {
+        if server.journal.flush_due().is_some() || server.journal.len() > REPLAY_BATCH {
             return self.send_journal(id);
         }
         // What was missed during the replay is told on the same link, before anything that is
@@ -310,6 +315,12 @@ impl<S: Socket> Proxy<S> {
             ..Pending::own(To::Chase(stamp), verb, hash, Time::NEVER)
         };
         self.send(id, pending, &Ask::line(verb, Traits::WRITES, &line));
+    }
+
+    /// [`Proxy::chase`] where the other farm may hold what is deleted here: what is absent from
+    /// now on is looked for there.
+    pub(super) fn chase_and_warm(&mut self, id: ServerId, key: &[u8], hash: u64) {
+        self.chase(id, key, hash);
         if self.has_backup(id) {
             self.servers[id as usize].health.warm(self.now);
         }
@@ -487,7 +498,7 @@ impl<S: Socket> Proxy<S> {
                 Letters::Keys(keys) => {
                     for key in keys {
                         let hash = super::route::fnv(&key);
-                        self.chase(drain.server, &key, hash);
+                        self.chase_and_warm(drain.server, &key, hash);
                     }
                 }
                 Letters::TooMany => {

@@ -19,7 +19,7 @@ impl<S: Socket> Proxy<S> {
         let Some(p) = link.pop() else {
             return;
         };
-        let server = link.server;
+        let (server, generation) = (link.server, link.generation);
         let stats = &mut self.servers[server as usize].stats;
         if p.sent != Time::NEVER {
             stats.latency.add(self.now.since(p.sent));
@@ -45,6 +45,10 @@ impl<S: Socket> Proxy<S> {
             To::Flush(op) => self.flush_part(op, Self::flush_failure(reply)),
         }
         let link = &mut self.links[id as usize];
+        if link.generation != generation {
+            // The reply took the server down, and this link with it.
+            return;
+        }
         link.release(len);
         if !link.waiting.is_empty() && link.has_room() {
             self.resume_waiting(id);
@@ -240,7 +244,14 @@ impl<S: Socket> Proxy<S> {
                 s.stats.mirrors_failed += 1;
                 self.journal_line(server, p.verb, ask);
             }
-            To::Ghost | To::Chase(_) | To::ReplayFlush(_) | To::Copy => {}
+            To::Chase(stamp) => {
+                // Where a server with a backup is trusted again it was told before. Without a
+                // backup nothing was written elsewhere, and nothing has to be told later.
+                if s.health.is_up() {
+                    forms::each_key(p.verb, ask.line_bytes(), |key| s.journal.told(key, stamp));
+                }
+            }
+            To::Ghost | To::ReplayFlush(_) | To::Copy => {}
             To::Fetch(key) => self.fetch_failed(key),
             To::Probe(key) => self.probe_lost(key, cause),
             To::Flush(op) => {
