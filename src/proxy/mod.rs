@@ -450,9 +450,13 @@ impl<S: Socket> Proxy<S> {
         link.accounted = own;
     }
 
-    /// Brings the total of bytes up to date for one client.
+    /// Brings the total of bytes up to date for one client, and counts its pauses for what it
+    /// is owed: both after each of its turns.
     fn account_client(&mut self, key: usize) {
         if let Some(client) = self.clients.get_mut(key) {
+            let paused = client.pause.has(Pause::OWED);
+            self.counters.limit_client_paused += u64::from(paused && !client.pause_counted);
+            client.pause_counted = paused;
             let own = client.own_bytes();
             self.bytes = self.bytes + own - client.accounted as usize;
             client.accounted = own as u32;
