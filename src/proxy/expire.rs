@@ -7,7 +7,7 @@
 use super::route::Ask;
 use super::{LOOK_OVER, Proxy, nanos};
 use crate::buffer::{Queue, Source};
-use crate::client::{Ending, Intake};
+use crate::client::{Ending, Intake, Pause};
 use crate::health::{Cause, SECOND, Time};
 use crate::net::Socket;
 use crate::protocol::{Traits, forms};
@@ -19,6 +19,10 @@ const STALLED: u64 = 30 * SECOND;
 
 /// A half-sent request up to this size, in bytes, may take for ever: people type slowly.
 const HALF_SENT: usize = 64 * 1024;
+
+/// The same while clients are paused for want of memory: more than anybody types. Half-sent
+/// requests together must not hold the memory for ever.
+const HALF_SENT_SHORT: usize = 2048;
 
 impl<S: Socket> Proxy<S> {
     /// The earliest time at which [`Proxy::expire`] has something to do.
@@ -54,6 +58,7 @@ impl<S: Socket> Proxy<S> {
         }
         self.expire_drains();
         for id in 0..self.servers.len() {
+            self.catch_up(id as ServerId);
             let s = &self.servers[id];
             let due = s.health.probe_at().is_some_and(|at| at <= self.now);
             if due && s.drains == 0 && !s.retired {
@@ -219,9 +224,16 @@ impl<S: Socket> Proxy<S> {
             (!a.out.is_empty(), half)
         });
         let idle = self.pools[client.pool as usize].config.idle_timeout;
+        let (half_sent_limit, may_be_read) = match self.memory_paused.is_empty() {
+            true => (HALF_SENT, client.pause.is_empty()),
+            false => (
+                HALF_SENT_SHORT,
+                client.pause.without(Pause::MEMORY).is_empty(),
+            ),
+        };
         let counter = if owes && quiet >= STALLED {
             &mut self.counters.limit_client_stalled
-        } else if half_sent > HALF_SENT && quiet >= STALLED && client.pause.is_empty() {
+        } else if half_sent > half_sent_limit && quiet >= STALLED && may_be_read {
             &mut self.counters.limit_client_half_sent
         } else if client.is_answered() && idle.is_some_and(|d| quiet >= nanos(d)) {
             &mut self.counters.limit_client_idle
