@@ -19,7 +19,7 @@ impl<S: Socket> Proxy<S> {
         let Some(p) = link.pop() else {
             return;
         };
-        let server = link.server;
+        let (server, generation) = (link.server, link.generation);
         let stats = &mut self.servers[server as usize].stats;
         if p.sent != Time::NEVER {
             stats.latency.add(self.now.since(p.sent));
@@ -45,6 +45,10 @@ impl<S: Socket> Proxy<S> {
             To::Flush(op) => self.flush_part(op, Self::flush_failure(reply)),
         }
         let link = &mut self.links[id as usize];
+        if link.generation != generation {
+            // It was given up meanwhile, with all that it held.
+            return;
+        }
         link.release(len);
         if !link.waiting.is_empty() && link.has_room() {
             self.resume_waiting(id);
@@ -175,13 +179,8 @@ impl<S: Socket> Proxy<S> {
             }
             backup.stats.mirrors_failed += 1;
             let key = self.key_at(id, at, p);
-            // A mirror that is left out while others are on their way would leave an older
-            // value: the key is deleted in their order.
-            if full && self.servers[p.other as usize].health.is_up() {
-                self.chase(p.other, &key, p.hash);
-            } else {
-                self.journal(p.other, &key);
-            }
+            self.journal(p.other, &key);
+            self.servers[p.other as usize].untold |= full;
             self.key = key;
             return;
         }
@@ -315,6 +314,7 @@ impl<S: Socket> Proxy<S> {
 
     /// Cas tokens never cross farms: the bit that marks the backup's is flipped on the way.
     fn send_to_backup(&mut self, backup: ServerId, p: Pending, ask: &Ask<'_>) {
+        self.tell_untold(backup);
         if !p.traits.has(Traits::SENDS_CAS) {
             return self.send(backup, p, ask);
         }
