@@ -17,6 +17,9 @@ use crate::upstream::{Leg, LinkState, NOBODY, ServerId, To};
 /// is closed after so long, in nanoseconds.
 const STALLED: u64 = 30 * SECOND;
 
+/// A fall from less than this, in bytes, is not worth the time that looking through the heap takes.
+const WORTH_GIVING_BACK: usize = 16 * 1024 * 1024;
+
 /// A half-sent request up to this size, in bytes, may take for ever: people type slowly.
 const HALF_SENT: usize = 64 * 1024;
 
@@ -41,7 +44,8 @@ impl<S: Socket> Proxy<S> {
             .filter(|d| !d.late)
             .map(|d| d.until)
             .min();
-        let clients = (self.clients.len() > 0).then(|| self.looked_over.plus(LOOK_OVER));
+        let look = self.clients.len() > 0 || self.most_bytes >= WORTH_GIVING_BACK;
+        let clients = look.then(|| self.looked_over.plus(LOOK_OVER));
         [links, probes, drains, clients]
             .into_iter()
             .flatten()
@@ -68,6 +72,19 @@ impl<S: Socket> Proxy<S> {
         if self.now >= self.looked_over.plus(LOOK_OVER) {
             self.looked_over = self.now;
             self.look_over_clients();
+            self.give_memory_back();
+        }
+    }
+
+    /// After a flood of large values the system gets its memory back.
+    fn give_memory_back(&mut self) {
+        if self.most_bytes < WORTH_GIVING_BACK {
+            return;
+        }
+        let held = self.bytes + self.chunks.sweep();
+        if held < self.most_bytes / 4 {
+            self.most_bytes = held;
+            crate::sys::trim_memory();
         }
     }
 
