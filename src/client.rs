@@ -47,6 +47,11 @@ impl Pause {
         self.0 & reason.0 != 0
     }
 
+    /// All others.
+    pub fn without(self, reason: Pause) -> Pause {
+        Pause(self.0 & !reason.0)
+    }
+
     /// Adds a reason.
     pub fn add(&mut self, reason: Pause) {
         self.0 |= reason.0;
@@ -54,7 +59,7 @@ impl Pause {
 
     /// Takes a reason away.
     pub fn remove(&mut self, reason: Pause) {
-        self.0 &= !reason.0;
+        *self = self.without(reason);
     }
 }
 
@@ -92,6 +97,8 @@ pub struct Client<S> {
     pub dirty: bool,
     /// On the list of clients to serve.
     pub listed: bool,
+    /// Its pause for what it is owed was counted.
+    pub pause_counted: bool,
     /// Bytes counted in the proxy's total.
     pub accounted: u32,
 }
@@ -227,6 +234,7 @@ impl<S: Socket> Client<S> {
             ending: Ending::Open,
             dirty: false,
             listed: false,
+            pause_counted: false,
             accounted: 0,
         }
     }

@@ -155,7 +155,9 @@ pub struct Proxy<S> {
     memory_paused: Vec<usize>,
     /// Copied bytes of all connections.
     bytes: usize,
-    /// Clients that may have to be looked over.
+    /// The most bytes in flight since memory was last given back to the system.
+    most_bytes: usize,
+    /// When clients were last looked over.
     looked_over: Time,
     draining: bool,
     /// Changes with each turn; what `random` draws from.
@@ -201,6 +203,7 @@ impl<S: Socket> Proxy<S> {
             connects: Vec::new(),
             memory_paused: Vec::new(),
             bytes: 0,
+            most_bytes: 0,
             looked_over: Time(0),
             draining: false,
             draw: 0,
@@ -317,6 +320,7 @@ impl<S: Socket> Proxy<S> {
             self.serve_client(key);
         }
         self.keep_list(clients, |p| &mut p.ready_clients);
+        self.most_bytes = self.most_bytes.max(self.bytes_in_flight());
         self.expire();
         self.flush();
         if self.draining {
@@ -450,9 +454,13 @@ impl<S: Socket> Proxy<S> {
         link.accounted = own;
     }
 
-    /// Brings the total of bytes up to date for one client.
+    /// Brings the total of bytes up to date for one client, and counts its pauses for what it
+    /// is owed: both after each of its turns.
     fn account_client(&mut self, key: usize) {
         if let Some(client) = self.clients.get_mut(key) {
+            let paused = client.pause.has(Pause::OWED);
+            self.counters.limit_client_paused += u64::from(paused && !client.pause_counted);
+            client.pause_counted = paused;
             let own = client.own_bytes();
             self.bytes = self.bytes + own - client.accounted as usize;
             client.accounted = own as u32;

@@ -123,10 +123,15 @@ impl<S: Socket> Proxy<S> {
             return true;
         };
         let place = self.place(c.pool as usize, key);
-        if self.is_full(place.primary, place.hash) {
-            let id = self.servers[place.primary as usize].link_for(place.hash);
-            self.pause_for_server(client, id);
-            return false;
+        // A backup that stands in is bounded too.
+        let asked = [place.primary, place.backup]
+            .into_iter()
+            .find(|id| *id != NOBODY && self.servers[*id as usize].health.is_up());
+        if let Some(id) = asked.map(|id| self.servers[id as usize].link_for(place.hash)) {
+            if self.links[id as usize].is_full() {
+                self.pause_for_server(client, id);
+                return false;
+            }
         }
         self.route(client, dress, place, ask);
         true
@@ -228,12 +233,6 @@ impl<S: Socket> Proxy<S> {
         self.dirty_link(id);
     }
 
-    /// True if a server has as much in flight as it may.
-    fn is_full(&self, server: ServerId, hash: u64) -> bool {
-        let server = &self.servers[server as usize];
-        server.health.is_up() && self.links[server.link_for(hash) as usize].is_full()
-    }
-
     fn pause_for_server(&mut self, client: usize, id: u32) {
         self.links[id as usize].waiting.push(client);
         self.counters.limit_server_paused += 1;
@@ -242,12 +241,18 @@ impl<S: Socket> Proxy<S> {
         }
     }
 
-    /// A link of this pool's primaries that has as much in flight as it may.
+    /// A link that has as much in flight as it may, of this pool's primaries, and of its backups
+    /// if one has to stand in.
     fn full_link(&self, pool: usize) -> Option<u32> {
-        self.pools[pool]
-            .primary_ids
-            .iter()
-            .filter(|id| self.servers[**id as usize].health.is_up())
+        let pool = &self.pools[pool];
+        let up = |id: &&ServerId| self.servers[**id as usize].health.is_up();
+        let stand_ins: &[ServerId] = match pool.primary_ids.iter().all(|id| up(&id)) {
+            true => &[],
+            false => &pool.backup_ids,
+        };
+        let asked = pool.primary_ids.iter().chain(stand_ins);
+        asked
+            .filter(up)
             .flat_map(|id| self.servers[*id as usize].links.iter().copied())
             .find(|id| self.links[*id as usize].is_full())
     }
@@ -268,6 +273,10 @@ impl<S: Socket> Proxy<S> {
         if let Some(id) = self.full_link(pool) {
             self.pause_for_server(client, id);
             return false;
+        }
+        // Before any line is begun, since this goes on the same links.
+        for i in 0..self.pools[pool].backup_ids.len() {
+            self.tell_untold(self.pools[pool].backup_ids[i]);
         }
         let Some(c) = self.clients.get_mut(client) else {
             return true;

@@ -96,6 +96,7 @@ impl<S: Socket> Proxy<S> {
             health: Health::new(policy(config), self.now, seed),
             journal: Journal::new(config.journal),
             meta: true,
+            untold: false,
             drains: 0,
             replaying: 0,
             retired: false,
@@ -276,6 +277,32 @@ impl<S: Socket> Proxy<S> {
             self.servers[id as usize].health.warm(self.now);
         }
         self.tell_rest(id);
+    }
+
+    /// A server that is up and was too full for some mirrors is told their keys: once it has
+    /// room, or before it is asked in its primary's place.
+    pub(super) fn tell_untold(&mut self, id: ServerId) {
+        let server = &mut self.servers[id as usize];
+        if !std::mem::take(&mut server.untold) || !server.health.is_up() {
+            return;
+        }
+        self.tell_rest(id);
+    }
+
+    /// [`Proxy::tell_untold`] at its time. A server that has to be flushed counts as away until
+    /// that is done.
+    pub(super) fn catch_up(&mut self, id: ServerId) {
+        let server = &self.servers[id as usize];
+        if !server.health.is_up() {
+            return;
+        }
+        if server.journal.flush_due().is_some() {
+            return self.server_down(id, Cause::ConnectionLost, true);
+        }
+        let has_room = |l: &u32| self.links[*l as usize].has_room();
+        if server.untold && server.links.iter().all(has_room) {
+            self.tell_untold(id);
+        }
     }
 
     fn tell_rest(&mut self, id: ServerId) {

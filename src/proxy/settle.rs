@@ -179,13 +179,8 @@ impl<S: Socket> Proxy<S> {
             }
             backup.stats.mirrors_failed += 1;
             let key = self.key_at(id, at, p);
-            // A mirror that is left out while others are on their way would leave an older
-            // value: the key is deleted in their order.
-            if full && self.servers[p.other as usize].health.is_up() {
-                self.chase(p.other, &key, p.hash);
-            } else {
-                self.journal(p.other, &key);
-            }
+            self.journal(p.other, &key);
+            self.servers[p.other as usize].untold |= full;
             self.key = key;
             return;
         }
@@ -326,6 +321,7 @@ impl<S: Socket> Proxy<S> {
 
     /// Cas tokens never cross farms: the bit that marks the backup's is flipped on the way.
     fn send_to_backup(&mut self, backup: ServerId, p: Pending, ask: &Ask<'_>) {
+        self.tell_untold(backup);
         if !p.traits.has(Traits::SENDS_CAS) {
             return self.send(backup, p, ask);
         }

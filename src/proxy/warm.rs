@@ -184,6 +184,7 @@ impl<S: Socket> Proxy<S> {
         });
         self.fetching.insert((primary, key.into()), fetch);
         self.counters.fetches += 1;
+        self.tell_untold(backup);
         let mut line = Vec::new();
         let verb = forms::write_fetch(key, &mut line);
         let pending = Pending::own(To::Fetch(fetch), verb, hash, deadline);
