@@ -299,6 +299,7 @@ impl<S: Socket> Proxy<S> {
                 drop_key,
             } => {
                 self.counters.requests += 1;
+                log_own(source, *at, used);
                 *at += used;
                 if !scratch.answer.is_empty() {
                     self.answer_now(key, &scratch.answer);
@@ -314,6 +315,7 @@ impl<S: Socket> Proxy<S> {
             }
             Parsed::Local { used, what, dress } => {
                 self.counters.requests += 1;
+                log_own(source, *at, used);
                 *at += used;
                 self.local(key, what, dress);
                 Step::Next
@@ -561,6 +563,14 @@ impl<S: Socket> Proxy<S> {
             self.chase(place.backup, &name, place.hash);
         }
         self.key = name;
+    }
+}
+
+/// Logs a request that magent answers itself, for `-vv`.
+fn log_own(source: Source<'_>, at: usize, used: usize) {
+    if log::log_enabled!(log::Level::Debug) {
+        let line = String::from_utf8_lossy(source.slice(at..at + used));
+        log::debug!("magent <- {}", line.trim_end());
     }
 }
 

@@ -379,6 +379,10 @@ impl<S: Socket> Proxy<S> {
         cause: Cause,
     ) {
         let text = self.failure(server, cause);
+        if log::log_enabled!(log::Level::Debug) {
+            let line = String::from_utf8_lossy(ask.line_bytes());
+            log::debug!("nobody <- {} ({})", line.trim_end(), text.escape_ascii());
+        }
         let mut keys = 0;
         forms::each_key(p.verb, ask.line_bytes(), |_| keys += 1);
         let Some(c) = self.clients.get_mut(client) else {
