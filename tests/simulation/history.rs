@@ -33,7 +33,6 @@ pub struct Write {
     pub asked: u64,
     pub answered: u64,
     pub flags: u32,
-    pub length: usize,
 }
 
 /// One key.
@@ -143,7 +142,7 @@ impl History {
     }
 
     /// A client sends a write; returns its number.
-    pub fn ask(&mut self, key: usize, kind: Kind, flags: u32, length: usize) -> u64 {
+    pub fn ask(&mut self, key: usize, kind: Kind, flags: u32) -> u64 {
         let asked = self.tick();
         self.writes.push(Write {
             key,
@@ -151,7 +150,6 @@ impl History {
             asked,
             answered: NEVER,
             flags,
-            length,
         });
         let state = &mut self.keys[key];
         state.open += 1;

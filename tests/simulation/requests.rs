@@ -208,7 +208,7 @@ impl Maker<'_> {
         if too_large && verb != "set" {
             return;
         }
-        let write = self.history.ask(key, kind, flags, length);
+        let write = self.history.ask(key, kind, flags);
         let data = tag(key, write, length);
         let mut line = format!(
             "{verb} {} {flags} {} {}",
@@ -235,12 +235,12 @@ impl Maker<'_> {
         let key = self.counter();
         let name = key_name(key);
         if self.rng.often(200) {
-            let write = self.history.ask(key, Kind::Create, 0, 0);
+            let write = self.history.ask(key, Kind::Create, 0);
             let line = format!("add {name} 0 0 1\r\n0\r\n");
             self.out.extend_from_slice(line.as_bytes());
             return self.expect(Op::Store, Some(write), Vec::new());
         }
-        let write = self.history.ask(key, Kind::Count, 0, 0);
+        let write = self.history.ask(key, Kind::Count, 0);
         let silent = self.rng.often(100);
         let end = if silent { " noreply" } else { "" };
         let seen = self.look(key);
@@ -255,7 +255,7 @@ impl Maker<'_> {
 
     fn delete(&mut self) {
         let key = self.key();
-        let write = self.history.ask(key, Kind::Remove, 0, 0);
+        let write = self.history.ask(key, Kind::Remove, 0);
         let silent = self.rng.often(100);
         let end = if silent { " noreply" } else { "" };
         let line = format!("delete {}{end}\r\n", key_name(key));
@@ -329,7 +329,7 @@ impl Maker<'_> {
             5..=7 => self.meta_store(quiet),
             8 => {
                 let key = self.key();
-                let write = self.history.ask(key, Kind::Remove, 0, 0);
+                let write = self.history.ask(key, Kind::Remove, 0);
                 let op = self.meta_line('d', key, "", Vec::new(), quiet);
                 self.expect(op, Some(write), Vec::new());
             }
@@ -345,7 +345,7 @@ impl Maker<'_> {
             _ => (Kind::Put, self.length().min(30_000)),
         };
         let client_flags = self.rng.below(1000) as u32;
-        let write = self.history.ask(key, kind, client_flags, length);
+        let write = self.history.ask(key, kind, client_flags);
         let data = tag(key, write, length);
         let mut flags = vec![format!("F{client_flags}"), format!("T{}", self.ttl())];
         match (mode, self.tokens.get(&key)) {
@@ -368,8 +368,8 @@ impl Maker<'_> {
         let key = self.counter();
         let creates = self.rng.often(200);
         // With N it may create the key, whatever else it does.
-        let create = creates.then(|| self.history.ask(key, Kind::Create, 0, 0));
-        let write = self.history.ask(key, Kind::Count, 0, 0);
+        let create = creates.then(|| self.history.ask(key, Kind::Create, 0));
+        let write = self.history.ask(key, Kind::Count, 0);
         let seen = self.look(key);
         let mut flags = vec![format!("D{}", write + 1)];
         if self.rng.often(500) {

@@ -304,7 +304,7 @@ impl World {
             9 => State::Hung,
             _ => return self.cut(server),
         };
-        self.note(|| format!("s{server} becomes {state:?} for {} ms", length / MS));
+        self.note_fault(format!("s{server} becomes {state:?} for {} ms", length / MS));
         self.servers[server].state = state;
         if state == State::Dead {
             for conn in self.links_of(server) {
@@ -327,14 +327,15 @@ impl World {
             return;
         }
         let conn = self.rng.pick(&links);
+        self.healed = self.now;
         if self.plan.mad && self.rng.often(500) {
             if let Some(peer) = self.peers.get_mut(&conn) {
                 peer.output.extend_from_slice(b"NONSENSE\r\n");
             }
-            self.note(|| format!("s{server} c{conn} speaks nonsense"));
+            self.note_fault(format!("s{server} c{conn} speaks nonsense"));
             return self.schedule_reply(conn);
         }
-        self.note(|| format!("s{server} closes c{conn}"));
+        self.note_fault(format!("s{server} closes c{conn}"));
         self.drop_link(conn);
     }
 
@@ -345,7 +346,8 @@ impl World {
             return;
         }
         self.epoch += 1;
-        self.note(|| format!("s{server} was {was:?} and is well"));
+        self.note_fault(format!("s{server} was {was:?} and is well"));
+        self.healed = self.now;
         if was == State::Dead {
             self.servers[server].store.restart(self.now);
         }

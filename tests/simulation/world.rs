@@ -69,6 +69,10 @@ pub struct World {
     queue: BinaryHeap<Reverse<(u64, u64, Event)>>,
     queued: u64,
     trace: VecDeque<String>,
+    /// What went wrong and well again, all of it.
+    faults: Vec<String>,
+    /// When the last server got well.
+    pub healed: u64,
     /// Turns of the loop.
     pub steps: u64,
     /// Clients make no more requests.
@@ -113,6 +117,8 @@ impl World {
             queue: BinaryHeap::new(),
             queued: 0,
             trace: VecDeque::new(),
+            faults: Vec::new(),
+            healed: 0,
             steps: 0,
             ending: false,
             epoch: 0,
@@ -163,10 +169,18 @@ impl World {
         self.trace.push_back(line);
     }
 
-    /// The last events.
+    /// Notes what went wrong.
+    pub fn note_fault(&mut self, what: String) {
+        let line = format!("{:>12.6} {what}", self.now as f64 / SECOND as f64);
+        self.faults.push(line);
+        self.note(|| what);
+    }
+
+    /// All faults, then the last events.
     pub fn trace(&self) -> String {
-        let lines: Vec<&str> = self.trace.iter().map(|l| &l[..]).collect();
-        lines.join("\n")
+        let faults = self.faults.iter().map(|l| &l[..]);
+        let last = std::iter::once("...").chain(self.trace.iter().map(|l| &l[..]));
+        faults.chain(last).collect::<Vec<_>>().join("\n")
     }
 
     /// Primary and backup of a key.
@@ -310,7 +324,9 @@ impl World {
                 return Err(format!("{} bytes in flight, over {bound}", held.bytes));
             }
             let well = held.servers_away == 0 && held.journals == 0 && held.drains == 0;
-            self.calm = well && self.servers.iter().all(Server::is_well);
+            // What was slow or sent before may still time out.
+            let settled = self.now >= self.healed + self.plan.deadline() + SECOND;
+            self.calm = well && settled && self.servers.iter().all(Server::is_well);
         }
         Ok(())
     }
@@ -327,7 +343,7 @@ impl World {
         for server in 0..self.servers.len() {
             self.heal(server);
         }
-        self.note(|| "all servers are well, clients finish".into());
+        self.note_fault("all servers are well, clients finish".into());
         self.run(self.now + 120 * SECOND)?;
         for client in 0..self.clients.len() {
             self.dismiss(client);
