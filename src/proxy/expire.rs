@@ -10,8 +10,7 @@ use crate::buffer::{Queue, Source};
 use crate::client::{Ending, Intake, Pause};
 use crate::health::{Cause, SECOND, Time};
 use crate::net::Socket;
-use crate::protocol::{Traits, forms};
-use crate::upstream::{Leg, LinkState, NOBODY, ServerId, To};
+use crate::upstream::{LinkState, ServerId, To};
 
 /// A client that takes nothing of what it is owed, or stops in the middle of a large request,
 /// is closed after so long, in nanoseconds.
@@ -202,22 +201,7 @@ impl<S: Socket> Proxy<S> {
         let mut wire = Queue::new();
         wire.push(Source::Queue(&link.queue, at), 0..p.len as usize);
         let ask = Ask::wire(&lost, &wire, wire.start());
-        let goes_on = matches!(lost.leg, Leg::Primary | Leg::Retried | Leg::Warmed)
-            && lost.other != NOBODY
-            && lost.traits.has(Traits::WRITES)
-            && matches!(lost.to, To::Client { .. });
-        let (verb, line) = (lost.verb, ask.line_bytes());
         self.lost(server, lost, &ask, Cause::TimedOut);
-        if goes_on {
-            self.chase_line(server, verb, line);
-        }
-    }
-
-    /// A write that may still run here was sent elsewhere: a delete follows it on its link.
-    fn chase_line(&mut self, server: ServerId, verb: crate::protocol::Verb, line: &[u8]) {
-        forms::each_key(verb, line, |key| {
-            self.chase_and_warm(server, key, super::route::fnv(key));
-        });
     }
 
     fn look_over_clients(&mut self) {

@@ -39,6 +39,7 @@ use crate::net::Socket;
 use crate::protocol::Scratch;
 use crate::stats::Counters;
 use crate::upstream::{Drain, Link, LinkState, Server, ServerId};
+pub use admin::Holdings;
 use flush_all::FlushOp;
 use slab::Slab;
 use std::collections::HashMap;

@@ -199,7 +199,9 @@ impl<S: Socket> Proxy<S> {
         }
         let journal = &self.servers[id as usize].journal;
         let batch = journal.keys().take(REPLAY_BATCH);
-        let keys: Vec<(Box<[u8]>, u64)> = batch.map(|(k, s)| (k.into(), s)).collect();
+        let mut keys: Vec<(Box<[u8]>, u64)> = batch.map(|(k, s)| (k.into(), s)).collect();
+        // Oldest first; and the same order each time, so that a run can be repeated.
+        keys.sort_unstable_by_key(|(_, stamp)| *stamp);
         let mut line = Vec::new();
         for (key, stamp) in keys {
             line.clear();
@@ -307,8 +309,9 @@ impl<S: Socket> Proxy<S> {
 
     fn tell_rest(&mut self, id: ServerId) {
         let journal = &self.servers[id as usize].journal;
-        let keys: Vec<Box<[u8]>> = journal.keys().map(|(k, _)| k.into()).collect();
-        for key in keys {
+        let mut keys: Vec<(Box<[u8]>, u64)> = journal.keys().map(|(k, s)| (k.into(), s)).collect();
+        keys.sort_unstable_by_key(|(_, stamp)| *stamp);
+        for (key, _) in keys {
             let hash = super::route::fnv(&key);
             self.chase(id, &key, hash);
         }

@@ -274,7 +274,7 @@ impl<S: Socket> Proxy<S> {
         match p.leg {
             Leg::Deleted => {
                 // The primary had said that there is nothing; that is the answer.
-                self.journal_line(server, p.verb, ask);
+                self.missed(server, p.verb, ask);
                 self.answer_absent(client, seq, p.verb, ask);
                 return;
             }
@@ -286,10 +286,12 @@ impl<S: Socket> Proxy<S> {
         }
         if p.other != NOBODY {
             let backup = p.other;
-            if self.servers[backup as usize].health.is_up() {
-                if writes {
-                    self.journal_line(server, p.verb, ask);
-                }
+            let goes_on = self.servers[backup as usize].health.is_up();
+            // On a link that lives it may still run here, and the backup may not hear of it.
+            if writes && (goes_on || self.servers[server as usize].health.is_up()) {
+                self.missed(server, p.verb, ask);
+            }
+            if goes_on {
                 self.counters.failovers += 1;
                 p.leg = Leg::Backup;
                 p.other = server;
@@ -313,6 +315,16 @@ impl<S: Socket> Proxy<S> {
         } else {
             self.fail(server, &p, client, seq, ask, cause);
         }
+    }
+
+    /// A server that may lack a write, or run it late: a delete follows on its link if it
+    /// lives, else when it is back.
+    fn missed(&mut self, server: ServerId, verb: Verb, ask: &Ask<'_>) {
+        let mut key = std::mem::take(&mut self.key);
+        key.clear();
+        forms::raw_key(verb, ask.line_bytes(), &mut key);
+        self.chase_and_warm(server, &key, super::route::fnv(&key));
+        self.key = key;
     }
 
     fn span_of(&self, server: ServerId) -> u64 {
