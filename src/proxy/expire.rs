@@ -11,7 +11,7 @@ use crate::client::{Ending, Intake};
 use crate::health::{Cause, SECOND, Time};
 use crate::net::Socket;
 use crate::protocol::{Traits, forms};
-use crate::upstream::{Leg, LinkState, NOBODY, ServerId, To};
+use crate::upstream::{Leg, LinkState, NOBODY, Server, ServerId, To};
 
 /// A client that takes nothing of what it is owed, or stops in the middle of a large request,
 /// is closed after so long, in nanoseconds.
@@ -27,8 +27,10 @@ impl<S: Socket> Proxy<S> {
         let probes = self
             .servers
             .iter()
-            .filter(|s| !s.retired)
-            .filter_map(|s| s.health.probe_at().filter(|_| s.drains == 0))
+            .filter_map(|s| match s.retired {
+                None => s.health.probe_at().filter(|_| s.drains == 0),
+                Some(until) => Some(until).filter(|_| self.owes(s)),
+            })
             .min();
         let drains = self
             .drains
@@ -37,12 +39,19 @@ impl<S: Socket> Proxy<S> {
             .filter(|d| !d.late)
             .map(|d| d.until)
             .min();
+        let leaving = (!self.leaving.is_empty()).then_some(self.leave_by);
         let clients = (self.clients.len() > 0).then(|| self.looked_over.plus(LOOK_OVER));
-        [links, probes, drains, clients]
+        [links, probes, drains, leaving, clients]
             .into_iter()
             .flatten()
             .min()
             .unwrap_or(Time::NEVER)
+    }
+
+    /// True if a server has not answered all that it was asked.
+    pub(super) fn owes(&self, server: &Server) -> bool {
+        let mut links = server.all_links();
+        links.any(|l| !self.links[l as usize].pending.is_empty())
     }
 
     /// Does what is due.
@@ -54,9 +63,12 @@ impl<S: Socket> Proxy<S> {
         }
         self.expire_drains();
         for id in 0..self.servers.len() {
+            if self.servers[id].winds_down() {
+                self.wind_down(id as ServerId);
+            }
             let s = &self.servers[id];
             let due = s.health.probe_at().is_some_and(|at| at <= self.now);
-            if due && s.drains == 0 && !s.retired {
+            if due && s.drains == 0 && s.retired.is_none() {
                 self.probe(id as ServerId);
             }
         }
