@@ -9,7 +9,7 @@ use crate::health::{Cause, Time};
 use crate::net::Socket;
 use crate::protocol::forms::{self, Mirror};
 use crate::protocol::{Dress, Reply, Status, Traits, Verb, binary, meta, text};
-use crate::upstream::{EACH, Leg, NOBODY, Pending, ServerId, To};
+use crate::upstream::{EACH, Leg, NOBODY, Pending, Server, ServerId, To};
 
 impl<S: Socket> Proxy<S> {
     /// The oldest request of a link got its reply.
@@ -20,7 +20,8 @@ impl<S: Socket> Proxy<S> {
             return;
         };
         let (server, generation) = (link.server, link.generation);
-        let stats = &mut self.servers[server as usize].stats;
+        let Server { health, stats, .. } = &mut self.servers[server as usize];
+        health.on_answer();
         if p.sent != Time::NEVER {
             stats.latency.add(self.now.since(p.sent));
         }
@@ -41,7 +42,7 @@ impl<S: Socket> Proxy<S> {
                     self.servers[server as usize].stats.keys_copied += 1;
                 }
             }
-            To::Probe(key) => self.settle_probe(key, reply.status),
+            To::Probe(key) => self.settle_probe(id, key, reply.status),
             To::Flush(op) => self.flush_part(op, Self::flush_failure(reply)),
         }
         let link = &mut self.links[id as usize];
