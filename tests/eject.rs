@@ -3,8 +3,8 @@
 
 mod common;
 
-use common::world::{Mood, draw};
 use common::World;
+use common::world::{Mood, draw};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -147,6 +147,82 @@ fn a_key_rewritten_on_a_stand_in_never_comes_back_stale() {
         assert_eq!(world.ask(client, &get), "END\r\n", "nothing old at home");
     }
     assert_eq!(stand_ins.len(), 1);
+}
+
+/// Keys that live on 1001, in the number asked for.
+fn keys_at_home(world: &mut World, client: usize, count: usize) -> Vec<String> {
+    let all = (0..10_000).map(|i| format!("many{i}"));
+    let mut keys = Vec::new();
+    for key in all {
+        if keys.len() < count && port_of(world, client, &key) == 1001 {
+            keys.push(key);
+        }
+    }
+    keys
+}
+
+fn sets(keys: &[String], value: u32) -> String {
+    let set = |k: &String| format!("set {k} 0 0 1\r\n{value}\r\n");
+    keys.iter().map(set).collect()
+}
+
+/// Takes 1001 out of the ring by requests that fail.
+fn eject(world: &mut World, client: usize, key: &str) {
+    world.set_mood(1001, Mood::Gone);
+    for _ in 0..3 {
+        world.ask(client, &format!("get {key}\r\n"));
+    }
+    assert_ne!(port_of(world, client, key), 1001);
+}
+
+#[test]
+fn a_full_list_of_a_stand_in_is_worked_off_while_it_works() {
+    let mut world = World::new(&pool(&[1, 1, 1], "  journal: 8k\n"), &PORTS);
+    let client = world.connect(0);
+    let keys = keys_at_home(&mut world, client, 300);
+    eject(&mut world, client, &keys[0]);
+    for key in &keys {
+        world.ask(client, &sets(std::slice::from_ref(key), 1));
+        for port in [1002, 1003] {
+            let name = format!("127.0.0.1:{port}:journal_bytes");
+            let bytes: usize = world.stat(client, "servers", &name).parse().unwrap();
+            assert!(bytes <= 4096 + 100, "{bytes}");
+        }
+    }
+    let held: usize = [1002, 1003]
+        .map(|p| world.servers[&p].items.len())
+        .iter()
+        .sum();
+    assert!(held < 150, "{held} keys are left on the stand-ins");
+    assert_eq!(
+        world.stat(client, "proxy", "limit_journal_overflows"),
+        "1",
+        "that of 1001"
+    );
+}
+
+#[test]
+fn a_list_that_overflows_becomes_a_flush_of_the_stand_in() {
+    let mut world = World::new(&pool(&[1, 1, 1], "  journal: 1k\n"), &PORTS);
+    let client = world.connect(0);
+    let keys = keys_at_home(&mut world, client, 100);
+    eject(&mut world, client, &keys[0]);
+    // All in one turn, faster than deletes can be answered.
+    let stored = world.ask(client, &sets(&keys, 1));
+    assert_eq!(stored, "STORED\r\n".repeat(keys.len()));
+    let overflows = world.stat(client, "proxy", "limit_journal_overflows");
+    assert!(
+        overflows > "1".to_string(),
+        "that of a stand-in too: {overflows}"
+    );
+    world.set_mood(1001, Mood::Well);
+    world.pass(200 * MS);
+    world.ask(client, &sets(&keys, 2));
+    assert!(keys.iter().all(|k| port_of(&mut world, client, k) == 1001));
+    eject(&mut world, client, &keys[0]);
+    for key in &keys {
+        assert_eq!(world.get(client, key), None, "{key}");
+    }
 }
 
 /// What reads of a key may give, by what was acknowledged.
