@@ -315,6 +315,24 @@ fn batch(world: &mut World, client: usize, known: &mut Known, seed: &mut u64, ta
     }
 }
 
+/// One request for many keys, as `get` or as the write that `gat` is.
+fn many(world: &mut World, client: usize, known: &mut Known, seed: &mut u64) {
+    let keys: Vec<String> = (0..10).map(|_| format!("key{}", draw(seed, 60))).collect();
+    let verb = ["get", "gat 0"][draw(seed, 2) as usize];
+    let mut text = world.ask(client, &format!("{verb} {}\r\n", keys.join(" ")));
+    while !text.ends_with("END\r\n") && !text.starts_with("SERVER_ERROR") {
+        world.pass(10 * MS);
+        text += &String::from_utf8_lossy(&world.received(client));
+    }
+    let mut lines = text.lines();
+    while let Some(key) = lines.next().and_then(|l| l.strip_prefix("VALUE ")) {
+        let key = key.split(' ').next().expect("a key");
+        let read = lines.next().expect("a value");
+        let may_be = known.of(key);
+        assert!(may_be.contains(read), "{key}: {read}, not of {may_be:?}");
+    }
+}
+
 /// True if every request has its whole answer.
 fn finished(sent: &[(&str, String, String)], got: &[String]) -> bool {
     let mns = got.iter().filter(|l| *l == "MN").count();
@@ -344,6 +362,7 @@ fn storm(seed: u64, weights: &[u32], more: &str) {
         world.set_mood(port, mood);
         for _ in 0..draw(seed, 6) {
             batch(&mut world, client, &mut known, seed, &mut tag);
+            many(&mut world, client, &mut known, seed);
         }
         let long = [1, 60, 150, 1000, 40_000][draw(seed, 5) as usize];
         world.pass(MS * (1 + draw(seed, long) as u32));

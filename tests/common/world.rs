@@ -205,6 +205,8 @@ pub struct World {
     /// Servers take turns as this says: not all links at once, and not all that is there. 0:
     /// at once.
     pub jumble: u64,
+    /// The proxy's links had numbers below this so far.
+    pub link_places: usize,
     clock: Duration,
     start: Instant,
 }
@@ -234,6 +236,7 @@ impl World {
             servers: ports.iter().map(|p| (*p, Server::new())).collect(),
             clients: BTreeMap::new(),
             jumble: 0,
+            link_places: 0,
             clock: Duration::ZERO,
             start,
         }
@@ -347,13 +350,18 @@ impl World {
     pub fn settle(&mut self) {
         for turn in 0.. {
             assert!(turn < 100_000, "it never comes to rest");
-            self.proxy.tick(self.now());
-            let mut moved = self.open_links();
-            moved |= self.serve();
-            if !moved && self.proxy.wait(self.now()) != Some(Duration::ZERO) {
+            if !self.turn() {
                 return;
             }
         }
+    }
+
+    /// One turn of the loop and of the servers; false if there is nothing to do now.
+    pub fn turn(&mut self) -> bool {
+        self.proxy.tick(self.now());
+        let mut moved = self.open_links();
+        moved |= self.serve();
+        moved || self.proxy.wait(self.now()) == Some(Duration::ZERO)
     }
 
     fn open_links(&mut self) -> bool {
@@ -362,6 +370,8 @@ impl World {
             let Address::Tcp(address) = &wanted.address else {
                 panic!("{wanted:?}");
             };
+            let place = wanted.token & 0xffff_ffff;
+            self.link_places = self.link_places.max(place + 1);
             let server = self.servers.get_mut(&address.port());
             let server = server.filter(|s| s.mood != Mood::Gone);
             let stream = match server {
