@@ -364,8 +364,8 @@ impl<S: Socket> Proxy<S> {
         for pending in lost {
             self.lose(id, pending, cause);
         }
-        if was_up {
-            self.ring_changed(pool);
+        if was_up && self.ring_changed(pool) {
+            self.counters.ejections += 1;
         }
     }
 
