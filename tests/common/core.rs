@@ -243,6 +243,7 @@ impl Core {
     pub fn step(&mut self) {
         for _ in 0..TURNS {
             let (proxy, now) = (&mut self.proxy, self.now);
+            proxy.count_poll();
             (self.around)(&mut || proxy.tick(now));
             let opened = self.open();
             let served = self.serve();
