@@ -345,7 +345,7 @@ fn go_mad(rng: &mut Rng, answer: &mut Vec<u8>, mute: &mut bool, ended: &mut bool
         2 => *ended = true,
         3 => answer.extend_from_within(..),
         4 => answer
-            .splice(0..0, *b"VALUE good:1 0 1\r\nx\r\n")
+            .splice(0..0, *b"VALUE good:9 0 1\r\nx\r\n")
             .for_each(drop),
         5..8 => crate::input::mutate(rng, answer),
         8 => *answer = rng.pick(crate::parsers::ASKED).2.to_vec(),
