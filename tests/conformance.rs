@@ -230,8 +230,8 @@ fn feeds(row: &Row, every: usize) -> Vec<Feed> {
     let near_end = |at: usize| len <= CUT_LITTLE && (at < 40 || at + 10 > len);
     let mut line_end = None;
     let mut cuts = Vec::new();
-    for at in 1..len {
-        if bytes[at] == b'\n' {
+    for (at, &byte) in bytes.iter().enumerate().skip(1) {
+        if byte == b'\n' {
             line_end = Some(at);
         }
         // Before a line's end, between its two bytes, and behind it.

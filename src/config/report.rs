@@ -13,7 +13,7 @@ impl Config {
         let mut line = |name: &str, value: String| lines.push((name.to_string(), value));
         let path = |p: &Option<PathBuf>| p.as_ref().map_or_else(none, |p| p.display().to_string());
         let text = |t: &Option<String>| t.clone().unwrap_or_else(none);
-        line("config_hash", self.fingerprint());
+        line("configuration", self.fingerprint());
         line("config_file", path(&self.file));
         line("clients", self.clients.to_string());
         line("memory", show_size(self.memory));

@@ -318,7 +318,7 @@ fn the_summary_names_every_key_of_a_pool_and_the_hash_follows_it() {
     assert_eq!(get("default:hash_tag"), "{}");
     assert_eq!(get("default:journal"), "64m");
     assert_eq!(get("memory"), "256m");
-    assert_eq!(get("config_hash"), c.fingerprint());
+    assert_eq!(get("configuration"), c.fingerprint());
     assert_eq!(c.fingerprint().len(), 16);
     let same = |line: &str| config(line).fingerprint() == config("-s 127.0.0.1").fingerprint();
     assert!(same("-s 127.0.0.1 -D -P /x.pid -u root"));

@@ -8,10 +8,20 @@ use crate::protocol::reply::{Progress, uptime, version_at_least};
 use crate::protocol::{Reply, Status, Verb};
 use crate::upstream::{GREETING, Greeting, LinkState};
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::rc::Rc;
 
 /// Reads of one link in one turn, so that a fast server does not hold up the others.
 const READS_PER_TURN: usize = 8;
+
+/// What the scan of a whole reply came to.
+struct Whole {
+    verb: Verb,
+    line: usize,
+    status: Status,
+    /// In the handshake: whether `version` was answered before.
+    greeting: Option<bool>,
+}
 
 /// The reply that stands for one that there was no memory for.
 fn out_of_memory() -> Reply<'static> {
@@ -199,52 +209,61 @@ impl<S: Socket> Proxy<S> {
                     return Ok(at + used);
                 }
                 Progress::Whole { used, line, status } => {
-                    let mut message = std::mem::take(&mut link.message);
-                    let mut scan = std::mem::take(&mut link.scan);
-                    let reply = if message.is_empty() {
-                        Reply {
-                            source: Source::Chunk(chunk),
-                            at,
-                            len: used,
-                            line,
-                            status,
-                            items: &scan.items,
-                        }
-                    } else {
-                        message.push(Source::Chunk(chunk), at..at + used);
-                        Reply {
-                            source: Source::Queue(&message, message.start()),
-                            at: 0,
-                            len: message.len(),
-                            line,
-                            status,
-                            items: &scan.items,
-                        }
+                    let whole = Whole {
+                        verb,
+                        line,
+                        status,
+                        greeting,
                     };
+                    self.take_whole(id, chunk, at..at + used, whole);
                     at += used;
-                    match greeting {
-                        Some(seen) => self.greeted(id, seen, &reply),
-                        None if self.no_memory_for(id, verb, &reply) => {
-                            self.settle(id, &out_of_memory());
-                        }
-                        None => self.settle(id, &reply),
-                    }
-                    scan.reset();
-                    message.clear();
-                    let link = &mut self.links[id as usize];
-                    if link.generation != generation {
+                    if self.links[id as usize].generation != generation {
                         return Ok(len);
                     }
-                    link.scan = scan;
-                    link.message = message;
                 }
             }
         }
         Ok(at)
     }
 
+    /// A reply has ended; its last bytes are `range` of `chunk`.
+    fn take_whole(&mut self, id: u32, chunk: &Rc<Chunk>, range: Range<usize>, whole: Whole) {
+        let link = &mut self.links[id as usize];
+        let generation = link.generation;
+        let mut message = std::mem::take(&mut link.message);
+        let mut scan = std::mem::take(&mut link.scan);
+        let (source, at, len) = if message.is_empty() {
+            (Source::Chunk(chunk), range.start, range.len())
+        } else {
+            message.push(Source::Chunk(chunk), range);
+            (Source::Queue(&message, message.start()), 0, message.len())
+        };
+        let reply = Reply {
+            source,
+            at,
+            len,
+            line: whole.line,
+            status: whole.status,
+            items: &scan.items,
+        };
+        match whole.greeting {
+            Some(version_seen) => self.greeted(id, version_seen, &reply),
+            None if self.no_memory_for(id, whole.verb, &reply) => {
+                self.settle(id, &out_of_memory());
+            }
+            None => self.settle(id, &reply),
+        }
+        scan.reset();
+        message.clear();
+        let link = &mut self.links[id as usize];
+        if link.generation == generation {
+            link.scan = scan;
+            link.message = message;
+        }
+    }
+
     /// Keeps a part of a reply that is not whole yet, unless there is no memory for it.
-    fn gather(&mut self, id: u32, chunk: &Rc<Chunk>, range: std::ops::Range<usize>) {
+    fn gather(&mut self, id: u32, chunk: &Rc<Chunk>, range: Range<usize>) {
         let full = self.over_memory(range.len(), 100);
         let link = &mut self.links[id as usize];
         if full && !matches!(link.state, LinkState::Greeting(..)) {

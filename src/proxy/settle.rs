@@ -4,11 +4,12 @@
 use super::Proxy;
 use super::route::Ask;
 use crate::buffer::{Queue, Source};
+use crate::client::Slot;
 use crate::health::{Cause, Time};
 use crate::net::Socket;
 use crate::protocol::forms::{self, Mirror};
-use crate::protocol::{Dress, Reply, Status, Traits, Verb, binary, meta};
-use crate::upstream::{EACH, Leg, NOBODY, Pending, ServerId, To};
+use crate::protocol::{Dress, Reply, Status, Traits, Verb, binary, meta, text};
+use crate::upstream::{EACH, Leg, NOBODY, Pending, Server, ServerId, To};
 
 impl<S: Socket> Proxy<S> {
     /// The oldest request of a link got its reply.
@@ -18,8 +19,9 @@ impl<S: Socket> Proxy<S> {
         let Some(p) = link.pop() else {
             return;
         };
-        let server = link.server;
-        let stats = &mut self.servers[server as usize].stats;
+        let (server, generation) = (link.server, link.generation);
+        let Server { health, stats, .. } = &mut self.servers[server as usize];
+        health.on_answer();
         if p.sent != Time::NEVER {
             stats.latency.add(self.now.since(p.sent));
         }
@@ -28,7 +30,7 @@ impl<S: Socket> Proxy<S> {
         }
         let len = p.len;
         match p.to {
-            To::Client { client, seq } => self.settle_client(id, at, p, client, seq, reply),
+            To::Client { .. } => self.settle_client(id, at, &p, reply),
             To::Ghost => {}
             To::Mirror => self.settle_mirror(id, at, &p, reply.status),
             To::Chase(stamp) => self.settle_chase(id, at, &p, stamp, reply.status),
@@ -40,43 +42,36 @@ impl<S: Socket> Proxy<S> {
                     self.servers[server as usize].stats.keys_copied += 1;
                 }
             }
-            To::Probe(key) => self.settle_probe(key, reply.status),
+            To::Probe(key) => self.settle_probe(id, key, reply.status),
             To::Flush(op) => self.flush_part(op, Self::flush_failure(reply)),
         }
         let link = &mut self.links[id as usize];
+        if link.generation != generation {
+            // The reply took the server down, and this link with it.
+            return;
+        }
         link.release(len);
         if !link.waiting.is_empty() && link.has_room() {
             self.resume_waiting(id);
         }
     }
 
-    fn settle_client(
-        &mut self,
-        id: u32,
-        at: u64,
-        p: Pending,
-        client: usize,
-        seq: u32,
-        reply: &Reply<'_>,
-    ) {
-        let server = self.links[id as usize].server;
+    fn settle_client(&mut self, id: u32, at: u64, p: &Pending, reply: &Reply<'_>) {
         let at_primary = matches!(p.leg, Leg::Primary | Leg::Retried);
-        if at_primary && p.other != NOBODY && self.warm_up(id, at, &p, reply) {
+        if at_primary && p.other != NOBODY && self.warm_up(id, at, p, reply) {
             return;
         }
         if p.leg == Leg::Backup && p.traits.has(Traits::RETURNS_CAS) {
-            let mut marked = Queue::new();
-            forms::mark_cas(p.verb, reply, &mut marked);
-            self.answer_marked(id, at, &p, client, seq, reply, &marked);
+            self.answer_marked(id, at, p, reply);
         } else {
-            self.answer(id, at, &p, client, seq, reply);
+            self.answer(id, at, p, reply);
         }
         if p.other != NOBODY && p.traits.has(Traits::WRITES) {
             match p.leg {
-                Leg::Primary | Leg::Retried | Leg::Warmed => self.mirror(id, at, &p, reply),
+                Leg::Primary | Leg::Retried | Leg::Warmed => self.mirror(id, at, p, reply),
                 Leg::Deleted if !forms::mirror_ok(reply.status, None) => {
-                    let key = self.key_at(id, at, &p);
-                    self.chase(server, &key, p.hash);
+                    let key = self.key_at(id, at, p);
+                    self.chase(self.links[id as usize].server, &key, p.hash);
                     self.key = key;
                 }
                 Leg::Deleted | Leg::Backup => {}
@@ -85,56 +80,37 @@ impl<S: Socket> Proxy<S> {
     }
 
     /// Writes the reply into the client's slot, in the client's dialect.
-    fn answer(
-        &mut self,
-        id: u32,
-        at: u64,
-        p: &Pending,
-        client: usize,
-        seq: u32,
-        reply: &Reply<'_>,
-    ) {
+    fn answer(&mut self, id: u32, at: u64, p: &Pending, reply: &Reply<'_>) {
+        let To::Client { client, seq } = p.to else {
+            return;
+        };
         let Some(c) = self.clients.get_mut(client) else {
             return;
         };
         let line = self.links[id as usize].line_at(at, p.line);
         self.counters.count_reply(p.verb, reply);
         c.deliver(&mut self.spares, seq, 1, |out, slot, last| {
-            if slot.multi {
-                write_part(slot, reply, last, out);
-            } else {
-                write_answer(slot.dress, p.verb, line, reply, out);
-            }
+            write_reply(slot, p.verb, line, reply, last, out);
         });
         self.dirty_client(client);
     }
 
-    /// [`Proxy::answer`] for a reply whose cas tokens were marked as the backup's.
-    #[allow(clippy::too_many_arguments)]
-    fn answer_marked(
-        &mut self,
-        id: u32,
-        at: u64,
-        p: &Pending,
-        client: usize,
-        seq: u32,
-        reply: &Reply<'_>,
-        marked: &Queue,
-    ) {
-        let source = Source::Queue(marked, marked.start());
-        let line =
-            crate::protocol::text::find_newline(source.slice(0..marked.len().min(reply.line + 20)))
-                .map_or(reply.line, |n| n + 1);
+    /// [`Proxy::answer`] for a reply of the backup: its cas tokens are marked as such.
+    fn answer_marked(&mut self, id: u32, at: u64, p: &Pending, reply: &Reply<'_>) {
+        let mut marked = Queue::new();
+        forms::mark_cas(p.verb, reply, &mut marked);
+        let source = Source::Queue(&marked, marked.start());
+        let start = source.slice(0..marked.len().min(reply.line + u64::MAX.ilog10() as usize));
         let marked = Reply {
             source,
             at: 0,
             len: marked.len(),
-            line,
+            line: text::find_newline(start).map_or(reply.line, |n| n + 1),
             status: reply.status,
             // Only counted from here on; their offsets are those of the reply as it came.
             items: reply.items,
         };
-        self.answer(id, at, p, client, seq, &marked);
+        self.answer(id, at, p, &marked);
     }
 
     /// Tells the backup what the primary did (behaviour.md §4).
@@ -145,14 +121,8 @@ impl<S: Socket> Proxy<S> {
         let mut line = std::mem::take(&mut self.line);
         line.clear();
         let wire = self.links[id as usize].line_at(at, p.line);
-        if let Mirror::Send {
-            verb,
-            with_data,
-            number,
-        } = forms::mirror(p.verb, p.traits, wire, reply.status, &mut line)
-        {
-            self.send_mirror(id, at, p, verb, with_data, number, &line);
-        }
+        let mirror = forms::mirror(p.verb, p.traits, wire, reply.status, &mut line);
+        self.send_mirror(id, at, p, &mirror, &line);
         self.line = line;
     }
 
@@ -192,17 +162,15 @@ impl<S: Socket> Proxy<S> {
         self.send(backup, pending, &Ask::line(verb, Traits::WRITES, line));
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn send_mirror(
-        &mut self,
-        id: u32,
-        at: u64,
-        p: &Pending,
-        verb: Verb,
-        with_data: bool,
-        number: Option<u64>,
-        line: &[u8],
-    ) {
+    fn send_mirror(&mut self, id: u32, at: u64, p: &Pending, mirror: &Mirror, line: &[u8]) {
+        let Mirror::Send {
+            verb,
+            with_data,
+            number,
+        } = *mirror
+        else {
+            return;
+        };
         let backup = &mut self.servers[p.other as usize];
         let to = backup.link_for(p.hash);
         let full = self.links[to as usize].is_full();
@@ -212,13 +180,8 @@ impl<S: Socket> Proxy<S> {
             }
             backup.stats.mirrors_failed += 1;
             let key = self.key_at(id, at, p);
-            // A mirror that is left out while others are on their way would leave an older
-            // value: the key is deleted in their order.
-            if full && self.servers[p.other as usize].health.is_up() {
-                self.chase(p.other, &key, p.hash);
-            } else {
-                self.journal(p.other, &key);
-            }
+            self.journal(p.other, &key);
+            self.servers[p.other as usize].untold |= full;
             self.key = key;
             return;
         }
@@ -277,7 +240,14 @@ impl<S: Socket> Proxy<S> {
                 s.stats.mirrors_failed += 1;
                 self.journal_line(server, p.verb, ask);
             }
-            To::Ghost | To::Chase(_) | To::ReplayFlush(_) | To::Copy => {}
+            To::Chase(stamp) => {
+                // Where a server with a backup is trusted again it was told before. Without a
+                // backup nothing was written elsewhere, and nothing has to be told later.
+                if s.health.is_up() {
+                    forms::each_key(p.verb, ask.line_bytes(), |key| s.journal.told(key, stamp));
+                }
+            }
+            To::Ghost | To::ReplayFlush(_) | To::Copy => {}
             To::Fetch(key) => self.fetch_failed(key),
             To::Probe(key) => self.probe_lost(key, cause),
             To::Flush(op) => {
@@ -305,7 +275,7 @@ impl<S: Socket> Proxy<S> {
         match p.leg {
             Leg::Deleted => {
                 // The primary had said that there is nothing; that is the answer.
-                self.journal_line(server, p.verb, ask);
+                self.missed(server, p.verb, ask);
                 self.answer_absent(client, seq, p.verb, ask);
                 return;
             }
@@ -317,10 +287,12 @@ impl<S: Socket> Proxy<S> {
         }
         if p.other != NOBODY {
             let backup = p.other;
-            if self.servers[backup as usize].health.is_up() {
-                if writes {
-                    self.journal_line(server, p.verb, ask);
-                }
+            let goes_on = self.servers[backup as usize].health.is_up();
+            // On a link that lives it may still run here, and the backup may not hear of it.
+            if writes && (goes_on || self.servers[server as usize].health.is_up()) {
+                self.missed(server, p.verb, ask);
+            }
+            if goes_on {
                 self.counters.failovers += 1;
                 p.leg = Leg::Backup;
                 p.other = server;
@@ -346,12 +318,23 @@ impl<S: Socket> Proxy<S> {
         }
     }
 
+    /// A server that may lack a write, or run it late: a delete follows on its link if it
+    /// lives, else when it is back.
+    fn missed(&mut self, server: ServerId, verb: Verb, ask: &Ask<'_>) {
+        let mut key = std::mem::take(&mut self.key);
+        key.clear();
+        forms::raw_key(verb, ask.line_bytes(), &mut key);
+        self.chase_and_warm(server, &key, super::route::fnv(&key));
+        self.key = key;
+    }
+
     fn span_of(&self, server: ServerId) -> u64 {
         self.pools[self.servers[server as usize].pool].span()
     }
 
     /// Cas tokens never cross farms: the bit that marks the backup's is flipped on the way.
     fn send_to_backup(&mut self, backup: ServerId, p: Pending, ask: &Ask<'_>) {
+        self.tell_untold(backup);
         if !p.traits.has(Traits::SENDS_CAS) {
             return self.send(backup, p, ask);
         }
@@ -409,6 +392,10 @@ impl<S: Socket> Proxy<S> {
         cause: Cause,
     ) {
         let text = self.failure(server, cause);
+        if log::log_enabled!(log::Level::Debug) {
+            let line = String::from_utf8_lossy(ask.line_bytes());
+            log::debug!("nobody <- {} ({})", line.trim_end(), text.escape_ascii());
+        }
         let mut keys = 0;
         forms::each_key(p.verb, ask.line_bytes(), |_| keys += 1);
         let Some(c) = self.clients.get_mut(client) else {
@@ -473,11 +460,7 @@ impl<S: Socket> Proxy<S> {
         };
         self.counters.count_reply(verb, reply);
         c.deliver(&mut self.spares, seq, 1, |out, slot, last| {
-            if slot.multi {
-                write_part(slot, reply, last, out);
-            } else {
-                write_answer(slot.dress, verb, line, reply, out);
-            }
+            write_reply(slot, verb, line, reply, last, out);
         });
         self.dirty_client(client);
     }
@@ -527,8 +510,16 @@ fn absent_status(text: &[u8]) -> Status {
 }
 
 /// The reply as its client expects it.
-fn write_answer(dress: Dress, verb: Verb, line: &[u8], reply: &Reply<'_>, out: &mut Queue) {
-    match dress {
+fn write_reply(
+    slot: &mut Slot,
+    verb: Verb,
+    line: &[u8],
+    reply: &Reply<'_>,
+    last: bool,
+    out: &mut Queue,
+) {
+    match slot.dress {
+        _ if slot.multi => write_part(slot, reply, last, out),
         Dress::Text => out.push(reply.source, reply.at..reply.at + reply.len),
         Dress::Silent => {}
         Dress::Meta(d) => meta::dress(&d, verb, line, reply, out),
@@ -537,7 +528,7 @@ fn write_answer(dress: Dress, verb: Verb, line: &[u8], reply: &Reply<'_>, out: &
 }
 
 /// One server's values of a request with several keys; the last part ends it.
-fn write_part(slot: &mut crate::client::Slot, reply: &Reply<'_>, last: bool, out: &mut Queue) {
+fn write_part(slot: &mut Slot, reply: &Reply<'_>, last: bool, out: &mut Queue) {
     if matches!(reply.status, Status::Done | Status::Absent) {
         slot.answered = true;
         let values = reply.len - b"END\r\n".len();
