@@ -221,9 +221,9 @@ fn fuzz(which: usize) {
 }
 
 /// Cases that every run has.
-const FIXED: u64 = 80;
+const FIXED: u64 = 40;
 /// How long a run tries fresh ones after those.
-const FRESH: Duration = Duration::from_millis(500);
+const FRESH: Duration = Duration::from_millis(300);
 
 #[test]
 fn text_requests() {
