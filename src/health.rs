@@ -191,6 +191,10 @@ impl Health {
         if self.last_byte.is_some_and(|b| b > sent) {
             return false;
         }
+        if self.state == State::Replaying {
+            // Nobody waits for it; it is told again.
+            return true;
+        }
         if self
             .counted_at
             .is_some_and(|c| now.since(c) < self.policy.timeout)
@@ -408,6 +412,17 @@ mod tests {
         assert!(!h.on_timeout(at(0.9), at(1.9)));
         assert!(!h.on_timeout(at(1.0), at(2.0)));
         assert!(h.on_timeout(at(2.0), at(3.0)));
+    }
+
+    #[test]
+    fn silence_while_it_is_told_what_it_missed_takes_it_down() {
+        let mut h = Health::new(POLICY, at(0.0), 1);
+        h.go_down(Cause::Refused, true, at(0.0));
+        h.probing();
+        h.replaying();
+        h.on_bytes(at(0.5));
+        assert!(!h.on_timeout(at(0.0), at(1.0)), "slow is not dead");
+        assert!(h.on_timeout(at(0.5), at(1.5)));
     }
 
     #[test]
