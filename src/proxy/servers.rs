@@ -318,8 +318,9 @@ impl<S: Socket> Proxy<S> {
     fn server_up(&mut self, id: ServerId) {
         let server = &mut self.servers[id as usize];
         if let Some(away) = server.health.go_up(self.now) {
-            log::info!(
-                "{}: up again after {:.3} s",
+            let cause = server.health.last_error().map_or("", |(c, _)| c.text());
+            log::warn!(
+                "{}: up again after {:.3} s ({cause})",
                 server.spec.name,
                 away as f64 / SECOND as f64
             );

@@ -144,14 +144,17 @@ fn every_change_of_state_is_logged_with_its_cause() {
         assert_eq!(farm.magent.server(&server)["journal_keys"], "1");
         which.restart();
         wait_back(&farm.magent, &server);
-        let log = farm.magent.log();
-        let line = |end: &str| log.lines().find(|l| l.contains(&server) && l.contains(end));
-        assert!(line(": down: connection ").is_some(), "{log}");
-        let up = line(": up again after ").unwrap_or_else(|| panic!("{log}"));
-        let away = up
-            .rsplit("after ")
-            .next()
-            .and_then(|t| t.strip_suffix(" s"));
+        let line = |what: &str| {
+            let start = format!("{server}: {what}");
+            wait_for(&start, || {
+                let log = farm.magent.log();
+                log.lines().find(|l| l.contains(&start)).map(str::to_string)
+            })
+        };
+        line("down: connection ");
+        let up = line("up again after ");
+        assert!(up.contains(" s (connection "), "{up}");
+        let away = up.split("after ").nth(1).and_then(|t| t.split(' ').next());
         assert!(
             away.is_some_and(|t| t.parse::<f64>().is_ok_and(|t| t > 0.0)),
             "{up}"

@@ -93,7 +93,7 @@ const ABSENT: &[(&str, &str, Option<&str>)] = &[
     ("ms k 1 ME\r\nx\r\n", "HD\r\n", Some("x")),
     ("ms k 1 MR\r\nx\r\n", "NS\r\n", None),
     ("ms k 1 MA\r\nx\r\n", "NS\r\n", None),
-    ("ms k 1 MA N0\r\nx\r\n", "HD\r\n", Some("x")),
+    ("ms k 1 MA N0\r\nx\r\n", "NS\r\n", None),
     ("ms k 1 C9999\r\nx\r\n", "NF\r\n", None),
     ("ma k\r\n", "NF\r\n", None),
     ("ma k N0 J100 v\r\n", "VA 3\r\n100\r\n", Some("100")),
@@ -333,6 +333,29 @@ fn a_primary_is_warming_by_its_own_uptime() {
     wait_back(&farm.magent, &farm.primaries[0].name);
     client.ask("get k\r\n", "END\r\n");
     assert_eq!(farm.magent.server(&farm.primaries[0].name)["state"], "up");
+}
+
+/// That a primary restarted shows in the handshake only: what is asked before its end, by a
+/// request that finds no connection, must be treated as if the primary were warming.
+#[test]
+fn a_restart_is_known_before_anything_is_created_or_copied() {
+    // memcached begins to count at 2.
+    let mut farm = Farm::new(1, 1, &["--warm", "4"]);
+    let mut client = farm.magent.client();
+    for key in ["k1", "k2", "k3", "k4", "k5"] {
+        client.set(key, "5");
+    }
+    farm.backups[0].wait_value("k5", Some(b"5"));
+    farm.magent.wait_state(&farm.primaries[0].name, "up");
+    farm.primaries[0].restart();
+    client.send("add k1 0 0 1\r\nx\r\nms k2 1 ME\r\nx\r\nma k3 N0 J100 v\r\n");
+    client.send("get k4\r\ndelete k4\r\nincr k5 1\r\n");
+    client.expect("NOT_STORED\r\nNS\r\nVA 1\r\n6\r\n");
+    client.expect("VALUE k4 0 1\r\n5\r\nEND\r\nDELETED\r\n6\r\n");
+    client.ask("get k4\r\n", "END\r\n");
+    farm.magent.wait_state(&farm.primaries[0].name, "warming");
+    assert_eq!(client.get("k1").as_deref(), Some(&b"5"[..]));
+    assert_eq!(farm.primaries[0].value("k4"), None);
 }
 
 #[test]

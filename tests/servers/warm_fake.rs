@@ -126,8 +126,13 @@ fn a_fetch_that_outlives_its_primary_copies_nothing() {
     reader.send("get k\r\n");
     s.backup.wait_count("mg k", 1);
     s.primary.kill();
-    writer.send("set k 0 0 3\r\nnew\r\n");
+    let mut third = s.magent.client();
+    third.send("get other\r\n");
     s.magent.wait_state(&s.primary.name, "down");
+    writer.send("set k 0 0 3\r\nnew\r\n");
+    wait_for("the write to be journaled", || {
+        (s.magent.server(&s.primary.name)["journal_keys"] == "1").then_some(())
+    });
     s.primary.restart();
     wait_for("the primary to be back", || {
         (s.magent.server(&s.primary.name)["state"] == "warming").then_some(())
