@@ -181,7 +181,7 @@ impl<S: Socket> Proxy<S> {
             self.wait_for_create(primary, pending, ask);
         } else if !self.servers[primary as usize].health.is_up() {
             self.lost(primary, pending, ask, Cause::Down);
-        } else if ask.traits.has(Traits::CREATES) && self.is_warming(primary, pending.other) {
+        } else if ask.traits.has(Traits::CREATES) && self.may_be_warming(primary, &pending) {
             self.probe_key(primary, pending, ask);
         } else {
             self.send(primary, pending, ask);
@@ -193,6 +193,13 @@ impl<S: Socket> Proxy<S> {
         backup != NOBODY
             && self.servers[primary as usize].health.is_warming(self.now)
             && self.pools[self.servers[primary as usize].pool].flushing == 0
+    }
+
+    /// The same, before the handshake that tells how long the primary has been running.
+    fn may_be_warming(&self, primary: ServerId, pending: &Pending) -> bool {
+        let link = self.servers[primary as usize].link_for(pending.hash);
+        let told = self.links[link as usize].is_up();
+        self.is_warming(primary, pending.other) || (!told && pending.other != NOBODY)
     }
 
     /// Puts a request on the link of its key. The server must be up, or be told something.
@@ -223,7 +230,9 @@ impl<S: Socket> Proxy<S> {
         let copies = matches!(pending.to, To::Copy);
         let seq = link.owe(pending);
         let idle = matches!(link.state, LinkState::Idle);
-        if writes && !copies && server.is_primary && server.health.is_warming(self.now) {
+        // Before the handshake nobody knows if it is warming.
+        let may_copy = server.health.is_warming(self.now) || !link.is_up();
+        if writes && !copies && server.is_primary && may_copy {
             self.note_write(id, hash, seq);
         }
         if idle {

@@ -406,7 +406,9 @@ impl<S: Socket> Proxy<S> {
             return;
         };
         let backup = &self.servers[w.pending.other as usize];
-        if status != Status::Absent || !backup.health.is_up() || !backup.meta_known() {
+        let fetchable = backup.health.is_up() && backup.meta_known();
+        let absent = status == Status::Absent && self.is_warming(w.primary, w.pending.other);
+        if !absent || !fetchable {
             return self.ask_again(waiter);
         }
         let id = self.servers[w.primary as usize].link_for(w.pending.hash);
