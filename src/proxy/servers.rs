@@ -430,6 +430,7 @@ impl<S: Socket> Proxy<S> {
             log::warn!("{}: down: {}", server.spec.name, cause.text());
         }
         let links = server.links.clone();
+        self.drop_copies(&[id]);
         let mut lost = Vec::new();
         for link in links {
             lost.push(self.take_pending(link));
