@@ -5,7 +5,7 @@ use crate::buffer::{Queue, Source};
 use crate::client::{Pause, Slot};
 use crate::health::Cause;
 use crate::net::Socket;
-use crate::protocol::{Dress, Request, Scratch, Traits, Verb};
+use crate::protocol::{Dress, Request, Scratch, Traits, Verb, forms};
 use crate::upstream::{EACH, Leg, LinkState, NOBODY, Pending, ServerId, To};
 use std::ops::Range;
 
@@ -226,14 +226,17 @@ impl<S: Socket> Proxy<S> {
             );
         }
         server.stats.requests += 1;
-        let (writes, hash) = (pending.traits.has(Traits::WRITES), pending.hash);
-        let copies = matches!(pending.to, To::Copy);
+        let (verb, hash, len) = (pending.verb, pending.hash, pending.line);
+        let writes = pending.traits.has(Traits::WRITES) && pending.to != To::Copy;
+        let at = link.queue.end() - u64::from(pending.len);
         let seq = link.owe(pending);
         let idle = matches!(link.state, LinkState::Idle);
         // Before the handshake nobody knows if it is warming.
         let may_copy = server.health.is_warming(self.now) || !link.is_up();
-        if writes && !copies && server.is_primary && may_copy {
-            self.note_write(id, hash, seq);
+        if writes && server.is_primary && may_copy {
+            if !forms::leaves_absent(verb, link.line_at(at, len)) {
+                self.note_write(id, hash, seq);
+            }
         }
         if idle {
             self.open_link(id);

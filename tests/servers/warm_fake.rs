@@ -182,7 +182,10 @@ fn times_to_live_of_a_copy() {
         s.magent.client().ask("get k\r\n", READ);
         let (flags, left, value) = crate::held(&s.primary, "k").expect("copied");
         assert_eq!((flags, &value[..]), (7, &b"old"[..]));
-        assert!((low..=high).contains(&left) || left - high <= 2 && high > 0, "t{ttl} became {left}");
+        assert!(
+            (low..=high).contains(&left) || left - high <= 2 && high > 0,
+            "t{ttl} became {left}"
+        );
     }
 }
 
