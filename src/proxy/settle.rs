@@ -273,8 +273,15 @@ impl<S: Socket> Proxy<S> {
         let writes = p.traits.has(Traits::WRITES);
         match p.leg {
             Leg::Deleted => {
-                // The primary had said that there is nothing; that is the answer.
-                self.journal_line(server, p.verb, ask);
+                // The primary had said that there is nothing; that is the answer. On a link
+                // that lives another delete shows when this one has run.
+                if self.servers[server as usize].health.is_up() {
+                    let mut key = Vec::new();
+                    forms::raw_key(p.verb, ask.line_bytes(), &mut key);
+                    self.chase(server, &key, p.hash);
+                } else {
+                    self.journal_line(server, p.verb, ask);
+                }
                 self.answer_absent(client, seq, p.verb, ask);
                 return;
             }

@@ -220,3 +220,24 @@ fn older_backups_answer_while_the_primary_is_down_and_nothing_is_copied() {
     assert_eq!(client.get("k").as_deref(), Some(&b"x"[..]));
     assert_eq!(magent.stat("fetches"), 0);
 }
+
+/// The delete is on its way to the backup and stays in order there; that it was not answered in
+/// time must not leave its key in the journal of a server that is up.
+#[test]
+fn a_delete_that_the_backup_answers_late_is_told_in_the_end() {
+    let open = Arc::new(AtomicBool::new(false));
+    let theirs = open.clone();
+    let backup = Fake::start(move |link| {
+        while let Some(request) = link.request() {
+            link.wait(|| theirs.load(Ordering::Relaxed) || !request.starts_with(b"delete"));
+            link.send("NOT_FOUND\r\n");
+        }
+    });
+    let primary = Memcached::start();
+    let magent = Magent::farm(&[&primary.name], &[&backup.name], &quick(&[]));
+    let mut client = magent.client();
+    client.ask("delete k\r\n", "NOT_FOUND\r\n");
+    assert_eq!(magent.server(&backup.name)["journal_keys"], "1");
+    open.store(true, Ordering::Relaxed);
+    crate::wait_back(&magent, &backup.name);
+}
