@@ -240,8 +240,9 @@ impl<S: Socket> Proxy<S> {
     fn server_up(&mut self, id: ServerId) {
         let server = &mut self.servers[id as usize];
         if let Some(away) = server.health.go_up(self.now) {
-            log::info!(
-                "{}: up again after {:.3} s",
+            let cause = server.health.last_error().map_or("", |(c, _)| c.text());
+            log::warn!(
+                "{}: up again after {:.3} s ({cause})",
                 server.spec.name,
                 away as f64 / SECOND as f64
             );
@@ -357,6 +358,7 @@ impl<S: Socket> Proxy<S> {
             log::warn!("{}: down: {}", server.spec.name, cause.text());
         }
         let links: Vec<u32> = server.all_links().collect();
+        self.drop_copies(&[id]);
         let mut lost = Vec::new();
         for link in links {
             lost.push(self.take_pending(link));
