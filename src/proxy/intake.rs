@@ -576,9 +576,10 @@ impl<S: Socket> Proxy<S> {
         name.clear();
         protocol::forms::raw_key(verb, line, &mut name);
         let place = self.place(pool, &name);
-        self.chase(place.primary, &name, place.hash);
-        if place.backup != NOBODY {
-            self.chase(place.backup, &name, place.hash);
+        for id in [place.primary, place.backup, place.home] {
+            if id != NOBODY {
+                self.chase(id, &name, place.hash);
+            }
         }
         self.key = name;
     }

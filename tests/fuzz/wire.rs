@@ -33,7 +33,7 @@ fn is_key(word: &[u8]) -> bool {
 /// The bytes that a base64 key means; `None` if it is not well formed.
 pub fn unbase64(text: &[u8]) -> Option<Vec<u8>> {
     const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    if text.is_empty() || !text.len().is_multiple_of(4) {
+    if text.is_empty() || text.len() % 4 != 0 {
         return None;
     }
     let pad = text.iter().rev().take_while(|&&b| b == b'=').count();
