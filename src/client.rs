@@ -34,7 +34,7 @@ impl Pause {
     pub const MEMORY: Pause = Pause(2);
     /// A server has too much in flight.
     pub const SERVER: Pause = Pause(4);
-    /// An answer that needs all servers is on its way (`flush_all`).
+    /// A `flush_all` waits until everything before it is answered, or is on its way itself.
     pub const ORDER: Pause = Pause(8);
 
     /// True if there is no reason.
@@ -358,6 +358,7 @@ impl<S: Socket> Client<S> {
     pub fn check_owed(&mut self) {
         let Some(active) = self.active.as_ref() else {
             self.pause.remove(Pause::OWED);
+            self.pause.remove(Pause::ORDER);
             return;
         };
         let (slots, owed) = (active.slots.len(), active.owed());
@@ -365,6 +366,9 @@ impl<S: Socket> Client<S> {
             self.pause.add(Pause::OWED);
         } else if slots <= MAX_SLOTS / 2 && owed <= MAX_OWED / 2 {
             self.pause.remove(Pause::OWED);
+        }
+        if slots == 0 {
+            self.pause.remove(Pause::ORDER);
         }
     }
 

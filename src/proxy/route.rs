@@ -210,8 +210,13 @@ impl<S: Socket> Proxy<S> {
     }
 
     /// Puts a request on the link of its key. The server must be up, or be told something.
-    pub(super) fn send(&mut self, server: ServerId, mut pending: Pending, ask: &Ask<'_>) {
+    pub(super) fn send(&mut self, server: ServerId, pending: Pending, ask: &Ask<'_>) {
         let id = self.servers[server as usize].link_for(pending.hash);
+        self.send_on(id, pending, ask);
+    }
+
+    /// [`Proxy::send`] for a request that is no key's, or not of the key's own link.
+    pub(super) fn send_on(&mut self, id: u32, mut pending: Pending, ask: &Ask<'_>) {
         let link = &mut self.links[id as usize];
         (pending.line, pending.len) = ask.push_to(&mut link.queue);
         self.send_pushed(id, pending);

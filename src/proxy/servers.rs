@@ -136,11 +136,8 @@ impl<S: Socket> Proxy<S> {
     }
 
     /// While a server is told what it missed only its first link is open.
-    fn send_on_first(&mut self, id: ServerId, mut pending: Pending, ask: &Ask<'_>) {
-        let first = self.servers[id as usize].links[0];
-        let link = &mut self.links[first as usize];
-        (pending.line, pending.len) = ask.push_to(&mut link.queue);
-        self.send_pushed(first, pending);
+    fn send_on_first(&mut self, id: ServerId, pending: Pending, ask: &Ask<'_>) {
+        self.send_on(self.servers[id as usize].links[0], pending, ask);
     }
 
     /// A delete of magent's own was answered.
