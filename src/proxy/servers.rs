@@ -212,7 +212,9 @@ impl<S: Socket> Proxy<S> {
         if !server.health.is_up() {
             return;
         }
-        if server.journal.flush_due().is_some() {
+        // What a stand-in must not keep may wait until the ring changes back.
+        let waits = self.pools[server.pool].config.auto_eject;
+        if server.journal.flush_due().is_some() && !waits {
             return self.server_down(id, Cause::ConnectionLost, true);
         }
         let has_room = |l: &u32| self.links[*l as usize].has_room();

@@ -32,7 +32,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long anything may take until a test fails. Long, since the machine may be busy.
-pub const DEADLINE: Duration = Duration::from_secs(10);
+pub const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Between two looks at a condition that cannot wake us.
 const LOOK: Duration = Duration::from_millis(2);
