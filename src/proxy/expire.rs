@@ -10,8 +10,7 @@ use crate::buffer::{Queue, Source};
 use crate::client::{Ending, Intake, Pause};
 use crate::health::{Cause, SECOND, Time};
 use crate::net::Socket;
-use crate::protocol::{Traits, forms};
-use crate::upstream::{Leg, LinkState, NOBODY, ServerId, To};
+use crate::upstream::{LinkState, Server, ServerId, To};
 
 /// A client that takes nothing of what it is owed, or stops in the middle of a large request,
 /// is closed after so long, in nanoseconds.
@@ -34,8 +33,10 @@ impl<S: Socket> Proxy<S> {
         let probes = self
             .servers
             .iter()
-            .filter(|s| !s.retired)
-            .filter_map(|s| s.health.probe_at().filter(|_| s.drains == 0))
+            .filter_map(|s| match s.retired {
+                None => s.health.probe_at().filter(|_| s.drains == 0),
+                Some(until) => Some(until).filter(|_| self.owes(s)),
+            })
             .min();
         let drains = self
             .drains
@@ -44,13 +45,20 @@ impl<S: Socket> Proxy<S> {
             .filter(|d| !d.late)
             .map(|d| d.until)
             .min();
+        let leaving = (!self.leaving.is_empty()).then_some(self.leave_by);
         let look = self.clients.len() > 0 || self.most_bytes >= WORTH_GIVING_BACK;
         let clients = look.then(|| self.looked_over.plus(LOOK_OVER));
-        [links, probes, drains, clients]
+        [links, probes, drains, leaving, clients]
             .into_iter()
             .flatten()
             .min()
             .unwrap_or(Time::NEVER)
+    }
+
+    /// True if a server has not answered all that it was asked.
+    pub(super) fn owes(&self, server: &Server) -> bool {
+        let mut links = server.all_links();
+        links.any(|l| !self.links[l as usize].pending.is_empty())
     }
 
     /// Does what is due.
@@ -63,9 +71,12 @@ impl<S: Socket> Proxy<S> {
         self.expire_drains();
         for id in 0..self.servers.len() {
             self.catch_up(id as ServerId);
+            if self.servers[id].winds_down() {
+                self.wind_down(id as ServerId);
+            }
             let s = &self.servers[id];
             let due = s.health.probe_at().is_some_and(|at| at <= self.now);
-            if due && s.drains == 0 && !s.retired {
+            if due && s.drains == 0 && s.retired.is_none() {
                 self.probe(id as ServerId);
             }
         }
@@ -202,22 +213,7 @@ impl<S: Socket> Proxy<S> {
         let mut wire = Queue::new();
         wire.push(Source::Queue(&link.queue, at), 0..p.len as usize);
         let ask = Ask::wire(&lost, &wire, wire.start());
-        let goes_on = matches!(lost.leg, Leg::Primary | Leg::Retried | Leg::Warmed)
-            && lost.other != NOBODY
-            && lost.traits.has(Traits::WRITES)
-            && matches!(lost.to, To::Client { .. });
-        let (verb, line) = (lost.verb, ask.line_bytes());
         self.lost(server, lost, &ask, Cause::TimedOut);
-        if goes_on {
-            self.chase_line(server, verb, line);
-        }
-    }
-
-    /// A write that may still run here was sent elsewhere: a delete follows it on its link.
-    fn chase_line(&mut self, server: ServerId, verb: crate::protocol::Verb, line: &[u8]) {
-        forms::each_key(verb, line, |key| {
-            self.chase_and_warm(server, key, super::route::fnv(key));
-        });
     }
 
     fn look_over_clients(&mut self) {

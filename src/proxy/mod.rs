@@ -19,6 +19,7 @@
 //! request is forgotten.
 
 mod admin;
+mod eject;
 mod expire;
 mod flush_all;
 mod intake;
@@ -39,6 +40,7 @@ use crate::net::Socket;
 use crate::protocol::Scratch;
 use crate::stats::Counters;
 use crate::upstream::{Drain, Link, LinkState, Server, ServerId};
+pub use admin::Holdings;
 use flush_all::FlushOp;
 use slab::Slab;
 use std::collections::HashMap;
@@ -73,6 +75,8 @@ struct Pool {
     primaries: Farm,
     /// The servers of `primaries`, in the farm's order.
     primary_ids: Vec<ServerId>,
+    /// Of the primaries those that are up, while others are ejected.
+    ring: Option<Farm>,
     backups: Option<Farm>,
     backup_ids: Vec<ServerId>,
     /// Clients connected.
@@ -150,6 +154,9 @@ pub struct Proxy<S> {
     ready_links: Vec<u32>,
     dirty_clients: Vec<usize>,
     dirty_links: Vec<u32>,
+    /// Where a list is gathered while another one is worked off.
+    spare_clients: Vec<usize>,
+    spare_links: Vec<u32>,
     dead: Vec<usize>,
     connects: Vec<u32>,
     memory_paused: Vec<usize>,
@@ -160,6 +167,10 @@ pub struct Proxy<S> {
     /// When clients were last looked over.
     looked_over: Time,
     draining: bool,
+    /// Clients that are to finish and go.
+    leaving: Vec<usize>,
+    /// When those are not read any more.
+    leave_by: Time,
     /// Changes with each turn; what `random` draws from.
     draw: u32,
     counters: Counters,
@@ -199,6 +210,8 @@ impl<S: Socket> Proxy<S> {
             ready_links: Vec::new(),
             dirty_clients: Vec::new(),
             dirty_links: Vec::new(),
+            spare_clients: Vec::new(),
+            spare_links: Vec::new(),
             dead: Vec::new(),
             connects: Vec::new(),
             memory_paused: Vec::new(),
@@ -206,14 +219,14 @@ impl<S: Socket> Proxy<S> {
             most_bytes: 0,
             looked_over: Time(0),
             draining: false,
+            leaving: Vec::new(),
+            leave_by: Time::NEVER,
             draw: 0,
             counters: Counters::default(),
             reset_at: Time(0),
             last_reload: None,
         };
-        for pool in &config.pools {
-            proxy.add_pool(pool.clone());
-        }
+        proxy.configure();
         proxy
     }
 
@@ -223,12 +236,16 @@ impl<S: Socket> Proxy<S> {
         self.unix = now.unix;
     }
 
-    /// A place for one more client of `pool`, or the line to send before closing.
-    pub fn admit(&mut self, pool: usize) -> Result<usize, &'static [u8]> {
-        let full = |p: &Pool| p.retired || p.config.clients.is_some_and(|n| p.clients >= n);
+    /// A place for one more client, or the line to send before closing. `entrance` is the
+    /// number of its listener, counted through all pools in the order of the configuration.
+    pub fn admit(&mut self, entrance: usize) -> Result<usize, &'static [u8]> {
+        let full = |at: usize| {
+            let p = &self.pools[at];
+            p.config.clients.is_some_and(|n| p.clients >= n)
+        };
         if self.draining
             || self.clients.len() >= self.config.clients
-            || self.pools.get(pool).is_none_or(full)
+            || self.pool_at(entrance).is_none_or(full)
         {
             self.counters.rejected_connections += 1;
             return Err(b"SERVER_ERROR OUT OF CONNECTION\r\n");
@@ -237,15 +254,16 @@ impl<S: Socket> Proxy<S> {
     }
 
     /// The client that was admitted.
-    pub fn accepted(&mut self, token: usize, stream: S, pool: usize, now: Now) {
+    pub fn accepted(&mut self, token: usize, stream: S, entrance: usize, now: Now) {
         self.set_now(now);
+        let Some(pool) = self.pool_at(entrance) else {
+            return;
+        };
         self.counters.total_connections += 1;
-        let client = Client::new(stream, pool as u16, self.now);
+        let client = Client::new(stream, pool as u16, entrance as u16, self.now);
         let key = self.clients.insert(client);
         debug_assert_eq!(key, token);
-        if let Some(p) = self.pools.get_mut(pool) {
-            p.clients += 1;
-        }
+        self.pools[pool].clients += 1;
         self.list_client(key);
     }
 
@@ -310,31 +328,22 @@ impl<S: Socket> Proxy<S> {
             .draw
             .wrapping_mul(1_664_525)
             .wrapping_add(1_013_904_223);
-        let mut links = std::mem::take(&mut self.ready_links);
+        let mut links = swap_lists(&mut self.ready_links, &mut self.spare_links);
         for id in links.drain(..) {
             self.serve_link(id);
         }
-        self.keep_list(links, |p| &mut p.ready_links);
-        let mut clients = std::mem::take(&mut self.ready_clients);
+        self.spare_links = links;
+        let mut clients = swap_lists(&mut self.ready_clients, &mut self.spare_clients);
         for key in clients.drain(..) {
             self.serve_client(key);
         }
-        self.keep_list(clients, |p| &mut p.ready_clients);
+        self.spare_clients = clients;
         self.most_bytes = self.most_bytes.max(self.bytes_in_flight());
         self.expire();
         self.flush();
-        if self.draining {
-            self.end_quiet_clients();
-        }
+        self.end_quiet_clients();
         self.reap();
         self.resume_memory();
-    }
-
-    /// Puts an emptied list's memory back in place, before what was added meanwhile.
-    fn keep_list<T>(&mut self, mut emptied: Vec<T>, list: fn(&mut Self) -> &mut Vec<T>) {
-        let list = list(self);
-        emptied.append(list);
-        *list = emptied;
     }
 
     /// How long the loop may sleep: zero if work is left, `None` for ever.
@@ -353,28 +362,32 @@ impl<S: Socket> Proxy<S> {
         }
     }
 
-    /// TERM: nothing more is read from clients; what they are owed is finished.
+    /// TERM: what has arrived is still answered, then clients are closed.
     pub fn drain(&mut self, now: Now) {
         self.set_now(now);
         self.draining = true;
-        let keys: Vec<usize> = self.clients.keys().collect();
-        for key in keys {
-            self.list_client(key);
-        }
+        self.see_off(self.clients.keys().collect());
     }
 
-    /// While draining: what has arrived is still read and answered; a client that is owed
-    /// nothing and has nothing there to read is done.
+    /// Of the clients that are to go: one that is owed nothing and has nothing there to read
+    /// is done; after a while nothing more is read from the others.
     fn end_quiet_clients(&mut self) {
         let quiet = |c: &Client<S>| {
             c.is_answered() && !c.ready.readable && c.active.as_ref().is_none_or(|a| !a.unparsed)
         };
-        let keys: Vec<usize> = self.clients.keys().collect();
-        for key in keys {
-            if self.clients.get(key).is_some_and(quiet) {
-                self.end_client(key, Ending::Dead);
-            }
-        }
+        let over = self.now >= self.leave_by;
+        let mut leaving = std::mem::take(&mut self.leaving);
+        leaving.retain(|key| {
+            let ending = match self.clients.get(*key) {
+                None => return false,
+                Some(c) if quiet(c) => Ending::Dead,
+                Some(_) if over => Ending::AfterAnswers,
+                Some(_) => return true,
+            };
+            self.end_client(*key, ending);
+            false
+        });
+        self.leaving = leaving;
     }
 
     /// True when every client got what it was owed, and the backups too.
@@ -470,16 +483,16 @@ impl<S: Socket> Proxy<S> {
     /// Writes each connection that gained output, once: servers first, so that they can work
     /// while clients are written.
     fn flush(&mut self) {
-        let mut links = std::mem::take(&mut self.dirty_links);
+        let mut links = swap_lists(&mut self.dirty_links, &mut self.spare_links);
         for id in links.drain(..) {
             self.flush_link(id);
         }
-        self.keep_list(links, |p| &mut p.dirty_links);
-        let mut clients = std::mem::take(&mut self.dirty_clients);
+        self.spare_links = links;
+        let mut clients = swap_lists(&mut self.dirty_clients, &mut self.spare_clients);
         for key in clients.drain(..) {
             self.flush_client(key);
         }
-        self.keep_list(clients, |p| &mut p.dirty_clients);
+        self.spare_clients = clients;
     }
 
     fn flush_link(&mut self, id: u32) {
@@ -576,6 +589,11 @@ impl<S: Socket> Proxy<S> {
             }
         }
     }
+}
+
+/// Takes a list to work it off; what is added meanwhile goes to the spare one in its place.
+fn swap_lists<T>(list: &mut Vec<T>, spare: &mut Vec<T>) -> Vec<T> {
+    std::mem::replace(list, std::mem::take(spare))
 }
 
 /// A failed connect in the words of an answer.

@@ -74,6 +74,8 @@ pub(super) struct Place {
     pub primary: ServerId,
     /// [`NOBODY`] if it has none.
     pub backup: ServerId,
+    /// Where it belongs when that is out of the ring, or the ring moved it: else [`NOBODY`].
+    pub home: ServerId,
     /// Chooses the link.
     pub hash: u64,
 }
@@ -90,7 +92,8 @@ impl<S: Socket> Proxy<S> {
     /// Where a key of this pool goes.
     pub(super) fn place(&self, pool: usize, key: &[u8]) -> Place {
         let p = &self.pools[pool];
-        let primary = p.primary_ids[p.primaries.place(key, self.draw)];
+        let home = p.primary_ids[p.primaries.place(key, self.draw)];
+        let (primary, home) = self.stand_in(pool, key, home);
         let backup = match &p.backups {
             None => NOBODY,
             Some(farm) => {
@@ -106,6 +109,7 @@ impl<S: Socket> Proxy<S> {
         Place {
             primary,
             backup,
+            home,
             hash: fnv(key),
         }
     }
@@ -133,7 +137,7 @@ impl<S: Socket> Proxy<S> {
                 return false;
             }
         }
-        self.route(client, dress, place, ask);
+        self.route(client, dress, place, key, ask);
         true
     }
 
@@ -141,11 +145,11 @@ impl<S: Socket> Proxy<S> {
     pub(super) fn route_arrived(&mut self, client: usize, dress: Dress, key: &[u8], ask: &Ask<'_>) {
         if let Some(c) = self.clients.get(client) {
             let place = self.place(c.pool as usize, key);
-            self.route(client, dress, place, ask);
+            self.route(client, dress, place, key, ask);
         }
     }
 
-    fn route(&mut self, client: usize, dress: Dress, place: Place, ask: &Ask<'_>) {
+    fn route(&mut self, client: usize, dress: Dress, place: Place, key: &[u8], ask: &Ask<'_>) {
         let Some(c) = self.clients.get_mut(client) else {
             return;
         };
@@ -161,6 +165,9 @@ impl<S: Socket> Proxy<S> {
         let seq = c.owe(&mut self.spares, slot);
         self.count_command(ask.verb, ask.traits);
         self.ask(To::Client { client, seq }, place, ask);
+        if ask.traits.has(Traits::WRITES) {
+            self.note_stray(place, key);
+        }
     }
 
     /// Sends a client's request, or a part of it, to its primary, or to whoever stands in.
@@ -203,8 +210,13 @@ impl<S: Socket> Proxy<S> {
     }
 
     /// Puts a request on the link of its key. The server must be up, or be told something.
-    pub(super) fn send(&mut self, server: ServerId, mut pending: Pending, ask: &Ask<'_>) {
+    pub(super) fn send(&mut self, server: ServerId, pending: Pending, ask: &Ask<'_>) {
         let id = self.servers[server as usize].link_for(pending.hash);
+        self.send_on(id, pending, ask);
+    }
+
+    /// [`Proxy::send`] for a request that is no key's, or not of the key's own link.
+    pub(super) fn send_on(&mut self, id: u32, mut pending: Pending, ask: &Ask<'_>) {
         let link = &mut self.links[id as usize];
         (pending.line, pending.len) = ask.push_to(&mut link.queue);
         self.send_pushed(id, pending);
@@ -230,15 +242,15 @@ impl<S: Socket> Proxy<S> {
         let writes = pending.traits.has(Traits::WRITES) && pending.to != To::Copy;
         let at = link.queue.end() - u64::from(pending.len);
         let seq = link.owe(pending);
-        let idle = matches!(link.state, LinkState::Idle);
+        let held = !server.old_links.is_empty() && !server.old_links.contains(&id);
+        let opens = matches!(link.state, LinkState::Idle) && !held;
         // Before the handshake nobody knows if it is warming.
         let may_copy = server.health.is_warming(self.now) || !link.is_up();
-        if writes && server.is_primary && may_copy {
-            if !forms::leaves_absent(verb, link.line_at(at, len)) {
-                self.note_write(id, hash, seq);
-            }
+        let noted = writes && server.is_primary && may_copy;
+        if noted && !forms::leaves_absent(verb, link.line_at(at, len)) {
+            self.note_write(id, hash, seq);
         }
-        if idle {
+        if opens {
             self.open_link(id);
         }
         self.account_link(id);
@@ -321,6 +333,12 @@ impl<S: Socket> Proxy<S> {
             self.close_part(&split, id);
         }
         self.touched = touched;
+        if request.traits.has(Traits::WRITES) && self.pools[pool].ring.is_some() {
+            for range in &scratch.keys {
+                let key = &buf[range.clone()];
+                self.note_stray(self.place(pool, key), key);
+            }
+        }
         self.part_done(client, seq);
         true
     }

@@ -9,7 +9,7 @@ use crate::health::{Cause, Time};
 use crate::net::Socket;
 use crate::protocol::forms::{self, Mirror};
 use crate::protocol::{Dress, Reply, Status, Traits, Verb, binary, meta, text};
-use crate::upstream::{EACH, Leg, NOBODY, Pending, ServerId, To};
+use crate::upstream::{EACH, Leg, NOBODY, Pending, Server, ServerId, To};
 
 impl<S: Socket> Proxy<S> {
     /// The oldest request of a link got its reply.
@@ -20,7 +20,8 @@ impl<S: Socket> Proxy<S> {
             return;
         };
         let (server, generation) = (link.server, link.generation);
-        let stats = &mut self.servers[server as usize].stats;
+        let Server { health, stats, .. } = &mut self.servers[server as usize];
+        health.on_answer();
         if p.sent != Time::NEVER {
             stats.latency.add(self.now.since(p.sent));
         }
@@ -41,7 +42,7 @@ impl<S: Socket> Proxy<S> {
                     self.servers[server as usize].stats.keys_copied += 1;
                 }
             }
-            To::Probe(key) => self.settle_probe(key, reply.status),
+            To::Probe(key) => self.settle_probe(id, key, reply.status),
             To::Flush(op) => self.flush_part(op, Self::flush_failure(reply)),
         }
         let link = &mut self.links[id as usize];
@@ -273,15 +274,8 @@ impl<S: Socket> Proxy<S> {
         let writes = p.traits.has(Traits::WRITES);
         match p.leg {
             Leg::Deleted => {
-                // The primary had said that there is nothing; that is the answer. On a link
-                // that lives another delete shows when this one has run.
-                if self.servers[server as usize].health.is_up() {
-                    let mut key = Vec::new();
-                    forms::raw_key(p.verb, ask.line_bytes(), &mut key);
-                    self.chase(server, &key, p.hash);
-                } else {
-                    self.journal_line(server, p.verb, ask);
-                }
+                // The primary had said that there is nothing; that is the answer.
+                self.missed(server, p.verb, ask);
                 self.answer_absent(client, seq, p.verb, ask);
                 return;
             }
@@ -293,10 +287,12 @@ impl<S: Socket> Proxy<S> {
         }
         if p.other != NOBODY {
             let backup = p.other;
-            if self.servers[backup as usize].health.is_up() {
-                if writes {
-                    self.journal_line(server, p.verb, ask);
-                }
+            let goes_on = self.servers[backup as usize].health.is_up();
+            // On a link that lives it may still run here, and the backup may not hear of it.
+            if writes && (goes_on || self.servers[server as usize].health.is_up()) {
+                self.missed(server, p.verb, ask);
+            }
+            if goes_on {
                 self.counters.failovers += 1;
                 p.leg = Leg::Backup;
                 p.other = server;
@@ -320,6 +316,16 @@ impl<S: Socket> Proxy<S> {
         } else {
             self.fail(server, &p, client, seq, ask, cause);
         }
+    }
+
+    /// A server that may lack a write, or run it late: a delete follows on its link if it
+    /// lives, else when it is back.
+    fn missed(&mut self, server: ServerId, verb: Verb, ask: &Ask<'_>) {
+        let mut key = std::mem::take(&mut self.key);
+        key.clear();
+        forms::raw_key(verb, ask.line_bytes(), &mut key);
+        self.chase_and_warm(server, &key, super::route::fnv(&key));
+        self.key = key;
     }
 
     fn span_of(&self, server: ServerId) -> u64 {

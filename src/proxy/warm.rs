@@ -171,7 +171,8 @@ impl<S: Socket> Proxy<S> {
         let under_way = self.fetching.get(&(primary, Box::from(key))).copied();
         if let Some(fetch) = under_way.and_then(|f| self.fetches.get_mut(f)) {
             let newer = self.recent_writes.get(&(link, hash));
-            if !fetch.outdated && newer.is_none_or(|w| *w <= fetch.since) {
+            let newer = newer.is_some_and(|w| *w > fetch.since);
+            if fetch.link == link && !fetch.outdated && !newer {
                 fetch.waiters.push(waiter);
                 return;
             }
@@ -232,8 +233,10 @@ impl<S: Socket> Proxy<S> {
             return self.primary_gone(fetch);
         }
         let newer = self.recent_writes.get(&(fetch.link, fetch.hash));
+        // Where the key has another link now, newer writes of it are not known here.
         let dropped = fetch.outdated
             || newer.is_some_and(|w| *w > fetch.since)
+            || primary.link_for(fetch.hash) != fetch.link
             || self.pools[primary.pool].flushing > 0;
         let mut line = Vec::new();
         let copy = if dropped {
@@ -359,6 +362,14 @@ impl<S: Socket> Proxy<S> {
         }
     }
 
+    /// Servers that requests and fetches refer to which wait here.
+    pub(super) fn waited_for(&self) -> Vec<ServerId> {
+        let waiters = self.waiters.values();
+        let of_waiters = waiters.flat_map(|w| [w.primary, w.pending.other]);
+        let of_fetches = self.fetches.values().map(|f| f.primary);
+        of_waiters.chain(of_fetches).collect()
+    }
+
     /// True while a request that creates a key of this hash waits to be sent.
     pub(super) fn is_creating(&self, primary: ServerId, hash: u64) -> bool {
         !self.creating.is_empty() && self.creating.contains_key(&(primary, hash))
@@ -416,7 +427,7 @@ impl<S: Socket> Proxy<S> {
     }
 
     /// The primary said whether it holds the key.
-    pub(super) fn settle_probe(&mut self, waiter: usize, status: Status) {
+    pub(super) fn settle_probe(&mut self, id: u32, waiter: usize, status: Status) {
         let Some(w) = self.waiters.get(waiter) else {
             return;
         };
@@ -426,7 +437,6 @@ impl<S: Socket> Proxy<S> {
         if !absent || !fetchable {
             return self.ask_again(waiter);
         }
-        let id = self.servers[w.primary as usize].link_for(w.pending.hash);
         let since = self.links[id as usize].first_seq - 1;
         let mut key = Vec::new();
         let line = Source::Queue(&w.wire, w.wire.start()).slice(0..w.pending.line as usize);

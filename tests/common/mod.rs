@@ -16,12 +16,14 @@ pub mod fake;
 pub mod keys;
 pub mod magent;
 pub mod memcached;
+pub mod world;
 
 pub use self::core::{Core, Peer};
 pub use client::Client;
 pub use fake::{Fake, FakeLink};
 pub use magent::Magent;
 pub use memcached::Memcached;
+pub use world::World;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
