@@ -397,8 +397,11 @@ fn commands(row: &str) -> &'static [&'static str] {
         .1
 }
 
+/// Letter, commands, cells.
+type Row = (String, String, Vec<String>);
+
 /// README's table: the columns' states, and of each row its letter, its commands, its cells.
-fn table() -> (Vec<String>, Vec<(String, String, Vec<String>)>) {
+fn table() -> (Vec<String>, Vec<Row>) {
     let readme = include_str!("../README.md");
     let lines = readme
         .lines()
