@@ -15,13 +15,13 @@ use requests::{Dialect, KEYS, Rng, Tokens};
 use std::time::{Duration, Instant};
 
 /// Pipelines of one test.
-const ROUNDS: usize = 200;
+const ROUNDS: usize = 150;
 
 /// Deepest pipeline.
 const DEPTH: usize = 12;
 
 /// No test runs longer, however slow the machine is.
-const LONGEST: Duration = Duration::from_secs(8);
+const LONGEST: Duration = Duration::from_secs(5);
 
 /// A bare memcached, and a farm of two primaries and a backup behind magent.
 struct Pair {
