@@ -116,6 +116,20 @@ pub fn absent_answer(verb: Verb, line: &[u8], out: &mut Vec<u8>) {
     }
 }
 
+/// True for writes that change nothing where the key is absent, and never make it go: a copy
+/// that passes them with `add` does no harm.
+pub fn leaves_absent(verb: Verb, line: &[u8]) -> bool {
+    match verb {
+        Verb::Incr | Verb::Decr | Verb::Append | Verb::Prepend => true,
+        Verb::MetaArithmetic => !flags(verb, line).any(|f| matches!(f[0], b'N' | b'T')),
+        Verb::MetaSet => {
+            let appends = matches!(set_mode(line), b'A' | b'P');
+            appends && !flags(verb, line).any(|f| matches!(f[0], b'N' | b'T'))
+        }
+        _ => false,
+    }
+}
+
 /// Calls `f` with each key of a get, gets, gat or gats wire line, in order, and with whether
 /// the reply has a value for it.
 pub fn multi_keys<'a>(line: &'a [u8], reply: &Reply, mut f: impl FnMut(&'a [u8], bool)) {

@@ -57,11 +57,11 @@ impl<S: Socket> Proxy<S> {
             Some(at) => format!("flush_all {at}\r\n").into_bytes(),
             None => b"flush_all\r\n".to_vec(),
         };
-        let p = &self.pools[pool];
-        let mut primaries = p.primary_ids.clone();
-        let mut backups = p.backup_ids.clone();
+        let mut primaries = self.pools[pool].primary_ids.clone();
+        let mut backups = self.pools[pool].backup_ids.clone();
         primaries.sort_unstable();
         primaries.dedup();
+        self.drop_copies(&primaries);
         backups.retain(|id| primaries.binary_search(id).is_err());
         let op = self.flushes.insert(FlushOp {
             client,

@@ -212,7 +212,9 @@ impl<S: Socket> Proxy<S> {
         if !server.health.is_up() {
             return;
         }
-        if server.journal.flush_due().is_some() {
+        // What a stand-in must not keep may wait until the ring changes back.
+        let waits = self.pools[server.pool].config.auto_eject;
+        if server.journal.flush_due().is_some() && !waits {
             return self.server_down(id, Cause::ConnectionLost, true);
         }
         let has_room = |l: &u32| self.links[*l as usize].has_room();
@@ -237,8 +239,9 @@ impl<S: Socket> Proxy<S> {
     fn server_up(&mut self, id: ServerId) {
         let server = &mut self.servers[id as usize];
         if let Some(away) = server.health.go_up(self.now) {
-            log::info!(
-                "{}: up again after {:.3} s",
+            let cause = server.health.last_error().map_or("", |(c, _)| c.text());
+            log::warn!(
+                "{}: up again after {:.3} s ({cause})",
                 server.spec.name,
                 away as f64 / SECOND as f64
             );
@@ -357,6 +360,7 @@ impl<S: Socket> Proxy<S> {
             log::warn!("{}: down: {}", server.spec.name, cause.text());
         }
         let links: Vec<u32> = server.all_links().collect();
+        self.drop_copies(&[id]);
         let mut lost = Vec::new();
         for link in links {
             lost.push(self.take_pending(link));
@@ -364,8 +368,8 @@ impl<S: Socket> Proxy<S> {
         for pending in lost {
             self.lose(id, pending, cause);
         }
-        if was_up {
-            self.ring_changed(pool);
+        if was_up && self.ring_changed(pool) {
+            self.counters.ejections += 1;
         }
     }
 
