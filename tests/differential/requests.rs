@@ -76,7 +76,7 @@ impl Rng {
     /// Mostly numbers, so that incr has something to do; some words; some too large to copy.
     fn value(&mut self) -> Vec<u8> {
         match self.below(12) {
-            0..6 => self.pick(&["1", "7", "99", "1844674407370955161"]).into(),
+            0..6 => self.pick(&["1", "7", "99", "1000000007"]).into(),
             6..9 => self.pick(&["", "x", "some words"]).into(),
             9..11 => vec![b'v'; 9_000 + self.below(9_000)],
             _ => vec![b'w'; 70_000 + self.below(70_000)],
