@@ -322,7 +322,8 @@ impl<S: Socket> Proxy<S> {
         }
     }
 
-    /// A link that works was lost, or spoke nonsense. It is reconnected once at once; if keys
+    /// A link that works was lost, or spoke nonsense. If something was asked on it, it is
+    /// reconnected once at once (a server that resets idle links must not keep us busy); if keys
     /// were written elsewhere meanwhile, the server is told of them before it is asked again.
     pub(super) fn link_lost(&mut self, id: u32, cause: Cause) {
         let server_id = self.links[id as usize].server;
@@ -342,7 +343,9 @@ impl<S: Socket> Proxy<S> {
             return self.server_down(server_id, cause, true);
         }
         let lost = self.take_pending(id);
-        self.open_link(id);
+        if !lost.0.is_empty() {
+            self.open_link(id);
+        }
         self.lose(server_id, lost, cause);
     }
 

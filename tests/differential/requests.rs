@@ -9,6 +9,15 @@ const ENCODED: [&str; 2] = ["YQ==", "Yg=="];
 /// The cas number of each key.
 pub type Tokens = [u64; KEYS.len()];
 
+/// What may be asked, beside what always may.
+#[derive(Clone, Copy)]
+pub struct Kinds {
+    /// `flush_all`; it is refused while a server is away.
+    pub flush: bool,
+    /// `mg` and `ms` that create a missing key (`N`): the backup does not get to know the value.
+    pub vivify: bool,
+}
+
 /// What a connection speaks.
 #[derive(Clone, Copy, Debug)]
 pub enum Dialect {
@@ -67,7 +76,7 @@ impl Rng {
     /// Mostly numbers, so that incr has something to do; some words; some too large to copy.
     fn value(&mut self) -> Vec<u8> {
         match self.below(12) {
-            0..6 => self.pick(&["1", "7", "99", "1844674407370955161"]).into(),
+            0..6 => self.pick(&["1", "7", "99", "1000000007"]).into(),
             6..9 => self.pick(&["", "x", "some words"]).into(),
             9..11 => vec![b'v'; 9_000 + self.below(9_000)],
             _ => vec![b'w'; 70_000 + self.below(70_000)],
@@ -85,14 +94,14 @@ pub fn pipeline(
     dialect: Dialect,
     depth: usize,
     tokens: &Tokens,
-    flush: bool,
+    kinds: Kinds,
 ) -> Vec<u8> {
     let mut out = Vec::new();
     for i in 0..depth {
         match dialect {
-            Dialect::Text if flush && rng.one_in(40) => out
+            Dialect::Text if kinds.flush && rng.one_in(40) => out
                 .extend_from_slice(rng.pick(&[&b"flush_all\r\n"[..], b"flush_all 0 noreply\r\n"])),
-            Dialect::Binary if flush && rng.one_in(40) => {
+            Dialect::Binary if kinds.flush && rng.one_in(40) => {
                 packet(
                     &mut out,
                     rng.pick(&[0x08, 0x18]),
@@ -104,7 +113,7 @@ pub fn pipeline(
                 );
             }
             Dialect::Text if rng.one_in(2) => classic(rng, tokens, &mut out),
-            Dialect::Text => meta(rng, tokens, &mut out),
+            Dialect::Text => meta(rng, tokens, kinds, &mut out),
             Dialect::Binary => binary(rng, tokens, i as u32, &mut out),
         }
     }
@@ -171,7 +180,7 @@ fn some(rng: &mut Rng, from: &[&str]) -> String {
     flags.iter().map(|f| format!(" {f}")).collect()
 }
 
-fn meta(rng: &mut Rng, tokens: &Tokens, out: &mut Vec<u8>) {
+fn meta(rng: &mut Rng, tokens: &Tokens, kinds: Kinds, out: &mut Vec<u8>) {
     let at = rng.below(KEYS.len());
     let encoded = at < ENCODED.len() && rng.one_in(4);
     let (key, b) = match encoded {
@@ -185,16 +194,18 @@ fn meta(rng: &mut Rng, tokens: &Tokens, out: &mut Vec<u8>) {
     };
     // memcached returns a key as it was stored, magent as it was asked for.
     let k = if at < ENCODED.len() { "O5" } else { "k" };
+    let vivify = if kinds.vivify { "N60" } else { "T900" };
     let line = match rng.below(12) {
         0..3 => format!(
             "mg {key}{b}{}\r\n",
             some(rng, &["v", k, "f", "c", "q", "T900"])
         ),
-        3 => format!("mg {key}{b}{}\r\n", some(rng, &["v", k, "N60", "f"])),
+        3 => format!("mg {key}{b}{}\r\n", some(rng, &["v", k, vivify, "f"])),
         4..8 => {
             let value = rng.value();
-            let mode = rng.pick(&["", "", " MS", " ME", " MA", " MP", " MR", " MA N60", " Mp"]);
-            let flags = some(rng, &[k, "q", "F5", "T900", "c"]);
+            let mode = rng.pick(&["", "", " MS", " ME", " MA", " MP", " MR", " Mp"]);
+            let vivify = if mode == " MA" { vivify } else { "F5" };
+            let flags = some(rng, &[k, "q", vivify, "T900", "c"]);
             let line = format!("ms {key} {}{b}{mode}{compare}{flags}\r\n", value.len());
             return put(out, line, &value);
         }
