@@ -228,6 +228,9 @@ impl EventLoop {
                 Err(line) => self.entrances.refuse(stream, line, now.at),
             }
         }
+        for _ in 0..self.entrances.take_pauses() {
+            self.proxy.count_accept_pause();
+        }
     }
 
     fn welcome(&mut self, token: usize, mut stream: Stream, entrance: usize, now: Now) {

@@ -457,6 +457,8 @@ pub struct Server {
     pub health: Health,
     /// What it missed.
     pub journal: Journal,
+    /// It is up, and its journal has keys that it was not told yet.
+    pub untold: bool,
     /// It knows meta commands (1.6); as of the last handshake.
     pub meta: bool,
     /// Links that were given up and are not at their end.

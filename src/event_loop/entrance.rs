@@ -53,6 +53,8 @@ pub struct Entrances {
     /// Index of the entrance that is asked next, so that a crowded one delays no other.
     turn: usize,
     paused: Option<Instant>,
+    /// Pauses that nobody has counted yet.
+    pauses: u32,
     /// Descriptors ran out and it was logged; until all who waited are in.
     exhausted: bool,
     /// A descriptor to give up for telling a client that there is none.
@@ -69,6 +71,7 @@ impl Entrances {
             next_token: first_token,
             turn: 0,
             paused: None,
+            pauses: 0,
             exhausted: false,
             reserve: spare(),
             refused: VecDeque::new(),
@@ -188,6 +191,7 @@ impl Entrances {
             log::warn!("clients can't be accepted: {}", sys::reason(why));
         }
         self.paused = Some(now + PAUSE);
+        self.pauses += 1;
         let reserve = self.reserve.take();
         if reserve.is_none() {
             self.reserve = spare();
@@ -202,6 +206,11 @@ impl Entrances {
             say_goodbye(&mut stream, NO_DESCRIPTOR);
         }
         self.reserve = spare();
+    }
+
+    /// How often accepting paused since this was last asked.
+    pub fn take_pauses(&mut self) -> u32 {
+        std::mem::take(&mut self.pauses)
     }
 
     /// Sends `line` and closes, so that the client gets to see the line.

@@ -12,16 +12,66 @@ use crate::upstream::{LinkState, NOBODY, ServerId};
 /// The protocol level that magent speaks, for clients that choose features by it, then its own.
 pub const VERSION: &str = concat!("1.6.18-magent-", env!("CARGO_PKG_VERSION"));
 
+const VERSION_LINE: &str = concat!("VERSION 1.6.18-magent-", env!("CARGO_PKG_VERSION"), "\r\n");
+
 /// The lines of one `stats`: names and values.
 type Lines = Vec<(String, String)>;
 
+/// What a proxy holds at one moment: all of it comes to nothing when nobody is owed anything.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Holdings {
+    /// Clients connected.
+    pub clients: usize,
+    /// Answers that clients are owed.
+    pub slots: usize,
+    /// Answers that servers owe.
+    pub pending: usize,
+    /// Links that were given up and are not at their end.
+    pub drains: usize,
+    /// Requests that wait for a fetch or a probe, and keys that they are creating.
+    pub waiters: usize,
+    /// Values on their way from a backup.
+    pub fetches: usize,
+    /// `flush_all`s on their way.
+    pub flushes: usize,
+    /// Bytes of all connections.
+    pub bytes: usize,
+    /// Servers that are not up.
+    pub servers_away: usize,
+    /// Servers that missed something.
+    pub journals: usize,
+}
+
 impl<S: Socket> Proxy<S> {
+    /// What it holds now; for tests that look for leaks.
+    pub fn holdings(&mut self) -> Holdings {
+        let slots = |c: &crate::client::Client<S>| c.active.as_ref().map_or(0, |a| a.slots.len());
+        let clients: Vec<usize> = self.clients.keys().collect();
+        Holdings {
+            clients: clients.len(),
+            slots: clients
+                .iter()
+                .filter_map(|k| self.clients.get(*k))
+                .map(slots)
+                .sum(),
+            pending: self.links.iter().map(|l| l.pending.len()).sum(),
+            drains: self.drains.len(),
+            waiters: self.waiters.len() + self.creating.len(),
+            fetches: self.fetches.len() + self.fetching.len(),
+            flushes: self.flushes.len(),
+            bytes: self.chunks.sweep() + self.bytes,
+            servers_away: self.servers.iter().filter(|s| !s.health.is_up()).count(),
+            journals: (self.servers.iter())
+                .filter(|s| !s.journal.is_empty())
+                .count(),
+        }
+    }
+
     /// Answers a request that no server is asked for.
     pub(super) fn local(&mut self, key: usize, what: Local, dress: Dress) {
         match what {
             Local::Version => {
-                let line = format!("VERSION {VERSION}\r\n");
-                self.answer_local(key, dress, line.as_bytes(), VERSION.as_bytes());
+                self.answer_local(key, dress, VERSION_LINE.as_bytes(), VERSION.as_bytes());
             }
             Local::Verbosity(level) => {
                 crate::logger::set_verbosity(level);

@@ -40,6 +40,7 @@ use crate::net::Socket;
 use crate::protocol::Scratch;
 use crate::stats::Counters;
 use crate::upstream::{Drain, Link, LinkState, Server, ServerId};
+pub use admin::Holdings;
 use flush_all::FlushOp;
 use slab::Slab;
 use std::collections::HashMap;
@@ -153,12 +154,17 @@ pub struct Proxy<S> {
     ready_links: Vec<u32>,
     dirty_clients: Vec<usize>,
     dirty_links: Vec<u32>,
+    /// Where a list is gathered while another one is worked off.
+    spare_clients: Vec<usize>,
+    spare_links: Vec<u32>,
     dead: Vec<usize>,
     connects: Vec<u32>,
     memory_paused: Vec<usize>,
     /// Copied bytes of all connections.
     bytes: usize,
-    /// Clients that may have to be looked over.
+    /// The most bytes in flight since memory was last given back to the system.
+    most_bytes: usize,
+    /// When clients were last looked over.
     looked_over: Time,
     draining: bool,
     /// Clients that are to finish and go.
@@ -204,10 +210,13 @@ impl<S: Socket> Proxy<S> {
             ready_links: Vec::new(),
             dirty_clients: Vec::new(),
             dirty_links: Vec::new(),
+            spare_clients: Vec::new(),
+            spare_links: Vec::new(),
             dead: Vec::new(),
             connects: Vec::new(),
             memory_paused: Vec::new(),
             bytes: 0,
+            most_bytes: 0,
             looked_over: Time(0),
             draining: false,
             leaving: Vec::new(),
@@ -319,28 +328,22 @@ impl<S: Socket> Proxy<S> {
             .draw
             .wrapping_mul(1_664_525)
             .wrapping_add(1_013_904_223);
-        let mut links = std::mem::take(&mut self.ready_links);
+        let mut links = swap_lists(&mut self.ready_links, &mut self.spare_links);
         for id in links.drain(..) {
             self.serve_link(id);
         }
-        self.keep_list(links, |p| &mut p.ready_links);
-        let mut clients = std::mem::take(&mut self.ready_clients);
+        self.spare_links = links;
+        let mut clients = swap_lists(&mut self.ready_clients, &mut self.spare_clients);
         for key in clients.drain(..) {
             self.serve_client(key);
         }
-        self.keep_list(clients, |p| &mut p.ready_clients);
+        self.spare_clients = clients;
+        self.most_bytes = self.most_bytes.max(self.bytes_in_flight());
         self.expire();
         self.flush();
         self.end_quiet_clients();
         self.reap();
         self.resume_memory();
-    }
-
-    /// Puts an emptied list's memory back in place, before what was added meanwhile.
-    fn keep_list<T>(&mut self, mut emptied: Vec<T>, list: fn(&mut Self) -> &mut Vec<T>) {
-        let list = list(self);
-        emptied.append(list);
-        *list = emptied;
     }
 
     /// How long the loop may sleep: zero if work is left, `None` for ever.
@@ -464,9 +467,13 @@ impl<S: Socket> Proxy<S> {
         link.accounted = own;
     }
 
-    /// Brings the total of bytes up to date for one client.
+    /// Brings the total of bytes up to date for one client, and counts its pauses for what it
+    /// is owed: both after each of its turns.
     fn account_client(&mut self, key: usize) {
         if let Some(client) = self.clients.get_mut(key) {
+            let paused = client.pause.has(Pause::OWED);
+            self.counters.limit_client_paused += u64::from(paused && !client.pause_counted);
+            client.pause_counted = paused;
             let own = client.own_bytes();
             self.bytes = self.bytes + own - client.accounted as usize;
             client.accounted = own as u32;
@@ -476,16 +483,16 @@ impl<S: Socket> Proxy<S> {
     /// Writes each connection that gained output, once: servers first, so that they can work
     /// while clients are written.
     fn flush(&mut self) {
-        let mut links = std::mem::take(&mut self.dirty_links);
+        let mut links = swap_lists(&mut self.dirty_links, &mut self.spare_links);
         for id in links.drain(..) {
             self.flush_link(id);
         }
-        self.keep_list(links, |p| &mut p.dirty_links);
-        let mut clients = std::mem::take(&mut self.dirty_clients);
+        self.spare_links = links;
+        let mut clients = swap_lists(&mut self.dirty_clients, &mut self.spare_clients);
         for key in clients.drain(..) {
             self.flush_client(key);
         }
-        self.keep_list(clients, |p| &mut p.dirty_clients);
+        self.spare_clients = clients;
     }
 
     fn flush_link(&mut self, id: u32) {
@@ -582,6 +589,11 @@ impl<S: Socket> Proxy<S> {
             }
         }
     }
+}
+
+/// Takes a list to work it off; what is added meanwhile goes to the spare one in its place.
+fn swap_lists<T>(list: &mut Vec<T>, spare: &mut Vec<T>) -> Vec<T> {
+    std::mem::replace(list, std::mem::take(spare))
 }
 
 /// A failed connect in the words of an answer.

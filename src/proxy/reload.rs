@@ -178,6 +178,7 @@ impl<S: Socket> Proxy<S> {
             health: Health::new(policy(config), self.now, seed),
             journal: Journal::new(config.journal),
             meta: true,
+            untold: false,
             drains: 0,
             replaying: 0,
             retired: None,

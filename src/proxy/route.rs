@@ -5,7 +5,7 @@ use crate::buffer::{Queue, Source};
 use crate::client::{Pause, Slot};
 use crate::health::Cause;
 use crate::net::Socket;
-use crate::protocol::{Dress, Request, Scratch, Traits, Verb};
+use crate::protocol::{Dress, Request, Scratch, Traits, Verb, forms};
 use crate::upstream::{EACH, Leg, LinkState, NOBODY, Pending, ServerId, To};
 use std::ops::Range;
 
@@ -127,10 +127,15 @@ impl<S: Socket> Proxy<S> {
             return true;
         };
         let place = self.place(c.pool as usize, key);
-        if self.is_full(place.primary, place.hash) {
-            let id = self.servers[place.primary as usize].link_for(place.hash);
-            self.pause_for_server(client, id);
-            return false;
+        // A backup that stands in is bounded too.
+        let asked = [place.primary, place.backup]
+            .into_iter()
+            .find(|id| *id != NOBODY && self.servers[*id as usize].health.is_up());
+        if let Some(id) = asked.map(|id| self.servers[id as usize].link_for(place.hash)) {
+            if self.links[id as usize].is_full() {
+                self.pause_for_server(client, id);
+                return false;
+            }
         }
         self.route(client, dress, place, key, ask);
         true
@@ -183,7 +188,7 @@ impl<S: Socket> Proxy<S> {
             self.wait_for_create(primary, pending, ask);
         } else if !self.servers[primary as usize].health.is_up() {
             self.lost(primary, pending, ask, Cause::Down);
-        } else if ask.traits.has(Traits::CREATES) && self.is_warming(primary, pending.other) {
+        } else if ask.traits.has(Traits::CREATES) && self.may_be_warming(primary, &pending) {
             self.probe_key(primary, pending, ask);
         } else {
             self.send(primary, pending, ask);
@@ -197,9 +202,21 @@ impl<S: Socket> Proxy<S> {
             && self.pools[self.servers[primary as usize].pool].flushing == 0
     }
 
+    /// The same, before the handshake that tells how long the primary has been running.
+    fn may_be_warming(&self, primary: ServerId, pending: &Pending) -> bool {
+        let link = self.servers[primary as usize].link_for(pending.hash);
+        let told = self.links[link as usize].is_up();
+        self.is_warming(primary, pending.other) || (!told && pending.other != NOBODY)
+    }
+
     /// Puts a request on the link of its key. The server must be up, or be told something.
-    pub(super) fn send(&mut self, server: ServerId, mut pending: Pending, ask: &Ask<'_>) {
+    pub(super) fn send(&mut self, server: ServerId, pending: Pending, ask: &Ask<'_>) {
         let id = self.servers[server as usize].link_for(pending.hash);
+        self.send_on(id, pending, ask);
+    }
+
+    /// [`Proxy::send`] for a request that is no key's, or not of the key's own link.
+    pub(super) fn send_on(&mut self, id: u32, mut pending: Pending, ask: &Ask<'_>) {
         let link = &mut self.links[id as usize];
         (pending.line, pending.len) = ask.push_to(&mut link.queue);
         self.send_pushed(id, pending);
@@ -221,12 +238,16 @@ impl<S: Socket> Proxy<S> {
             );
         }
         server.stats.requests += 1;
-        let (writes, hash) = (pending.traits.has(Traits::WRITES), pending.hash);
-        let copies = matches!(pending.to, To::Copy);
+        let (verb, hash, len) = (pending.verb, pending.hash, pending.line);
+        let writes = pending.traits.has(Traits::WRITES) && pending.to != To::Copy;
+        let at = link.queue.end() - u64::from(pending.len);
         let seq = link.owe(pending);
         let held = !server.old_links.is_empty() && !server.old_links.contains(&id);
         let opens = matches!(link.state, LinkState::Idle) && !held;
-        if writes && !copies && server.is_primary && server.health.is_warming(self.now) {
+        // Before the handshake nobody knows if it is warming.
+        let may_copy = server.health.is_warming(self.now) || !link.is_up();
+        let noted = writes && server.is_primary && may_copy;
+        if noted && !forms::leaves_absent(verb, link.line_at(at, len)) {
             self.note_write(id, hash, seq);
         }
         if opens {
@@ -234,12 +255,6 @@ impl<S: Socket> Proxy<S> {
         }
         self.account_link(id);
         self.dirty_link(id);
-    }
-
-    /// True if a server has as much in flight as it may.
-    fn is_full(&self, server: ServerId, hash: u64) -> bool {
-        let server = &self.servers[server as usize];
-        server.health.is_up() && self.links[server.link_for(hash) as usize].is_full()
     }
 
     fn pause_for_server(&mut self, client: usize, id: u32) {
@@ -250,12 +265,18 @@ impl<S: Socket> Proxy<S> {
         }
     }
 
-    /// A link of this pool's primaries that has as much in flight as it may.
+    /// A link that has as much in flight as it may, of this pool's primaries, and of its backups
+    /// if one has to stand in.
     fn full_link(&self, pool: usize) -> Option<u32> {
-        self.pools[pool]
-            .primary_ids
-            .iter()
-            .filter(|id| self.servers[**id as usize].health.is_up())
+        let pool = &self.pools[pool];
+        let up = |id: &&ServerId| self.servers[**id as usize].health.is_up();
+        let stand_ins: &[ServerId] = match pool.primary_ids.iter().all(|id| up(&id)) {
+            true => &[],
+            false => &pool.backup_ids,
+        };
+        let asked = pool.primary_ids.iter().chain(stand_ins);
+        asked
+            .filter(up)
             .flat_map(|id| self.servers[*id as usize].links.iter().copied())
             .find(|id| self.links[*id as usize].is_full())
     }
@@ -276,6 +297,10 @@ impl<S: Socket> Proxy<S> {
         if let Some(id) = self.full_link(pool) {
             self.pause_for_server(client, id);
             return false;
+        }
+        // Before any line is begun, since this goes on the same links.
+        for i in 0..self.pools[pool].backup_ids.len() {
+            self.tell_untold(self.pools[pool].backup_ids[i]);
         }
         let Some(c) = self.clients.get_mut(client) else {
             return true;

@@ -119,7 +119,9 @@ impl<S: Socket> Proxy<S> {
         }
         let journal = &self.servers[id as usize].journal;
         let batch = journal.keys().take(REPLAY_BATCH);
-        let keys: Vec<(Box<[u8]>, u64)> = batch.map(|(k, s)| (k.into(), s)).collect();
+        let mut keys: Vec<(Box<[u8]>, u64)> = batch.map(|(k, s)| (k.into(), s)).collect();
+        // Oldest first; and the same order each time, so that a run can be repeated.
+        keys.sort_unstable_by_key(|(_, stamp)| *stamp);
         let mut line = Vec::new();
         for (key, stamp) in keys {
             line.clear();
@@ -134,11 +136,8 @@ impl<S: Socket> Proxy<S> {
     }
 
     /// While a server is told what it missed only its first link is open.
-    fn send_on_first(&mut self, id: ServerId, mut pending: Pending, ask: &Ask<'_>) {
-        let first = self.servers[id as usize].links[0];
-        let link = &mut self.links[first as usize];
-        (pending.line, pending.len) = ask.push_to(&mut link.queue);
-        self.send_pushed(first, pending);
+    fn send_on_first(&mut self, id: ServerId, pending: Pending, ask: &Ask<'_>) {
+        self.send_on(self.servers[id as usize].links[0], pending, ask);
     }
 
     /// A delete of magent's own was answered.
@@ -196,12 +195,39 @@ impl<S: Socket> Proxy<S> {
         }
     }
 
+    /// A server that is up and was too full for some mirrors is told their keys: once it has
+    /// room, or before it is asked in its primary's place.
+    pub(super) fn tell_untold(&mut self, id: ServerId) {
+        let server = &mut self.servers[id as usize];
+        if !std::mem::take(&mut server.untold) || !server.health.is_up() {
+            return;
+        }
+        self.tell_rest(id);
+    }
+
+    /// [`Proxy::tell_untold`] at its time. A server that has to be flushed counts as away until
+    /// that is done.
+    pub(super) fn catch_up(&mut self, id: ServerId) {
+        let server = &self.servers[id as usize];
+        if !server.health.is_up() {
+            return;
+        }
+        if server.journal.flush_due().is_some() {
+            return self.server_down(id, Cause::ConnectionLost, true);
+        }
+        let has_room = |l: &u32| self.links[*l as usize].has_room();
+        if server.untold && server.links.iter().all(has_room) {
+            self.tell_untold(id);
+        }
+    }
+
     /// Tells a server that is up what its journal holds, before anything that is asked of it
     /// from now on.
     pub(super) fn tell_rest(&mut self, id: ServerId) {
         let journal = &self.servers[id as usize].journal;
-        let keys: Vec<Box<[u8]>> = journal.keys().map(|(k, _)| k.into()).collect();
-        for key in keys {
+        let mut keys: Vec<(Box<[u8]>, u64)> = journal.keys().map(|(k, s)| (k.into(), s)).collect();
+        keys.sort_unstable_by_key(|(_, stamp)| *stamp);
+        for (key, _) in keys {
             let hash = super::route::fnv(&key);
             self.chase(id, &key, hash);
         }
@@ -211,8 +237,9 @@ impl<S: Socket> Proxy<S> {
     fn server_up(&mut self, id: ServerId) {
         let server = &mut self.servers[id as usize];
         if let Some(away) = server.health.go_up(self.now) {
-            log::info!(
-                "{}: up again after {:.3} s",
+            let cause = server.health.last_error().map_or("", |(c, _)| c.text());
+            log::warn!(
+                "{}: up again after {:.3} s ({cause})",
                 server.spec.name,
                 away as f64 / SECOND as f64
             );
@@ -328,6 +355,7 @@ impl<S: Socket> Proxy<S> {
             log::warn!("{}: down: {}", server.spec.name, cause.text());
         }
         let links: Vec<u32> = server.all_links().collect();
+        self.drop_copies(&[id]);
         let mut lost = Vec::new();
         for link in links {
             lost.push(self.take_pending(link));

@@ -180,13 +180,8 @@ impl<S: Socket> Proxy<S> {
             }
             backup.stats.mirrors_failed += 1;
             let key = self.key_at(id, at, p);
-            // A mirror that is left out while others are on their way would leave an older
-            // value: the key is deleted in their order.
-            if full && self.servers[p.other as usize].health.is_up() {
-                self.chase(p.other, &key, p.hash);
-            } else {
-                self.journal(p.other, &key);
-            }
+            self.journal(p.other, &key);
+            self.servers[p.other as usize].untold |= full;
             self.key = key;
             return;
         }
@@ -280,7 +275,7 @@ impl<S: Socket> Proxy<S> {
         match p.leg {
             Leg::Deleted => {
                 // The primary had said that there is nothing; that is the answer.
-                self.journal_line(server, p.verb, ask);
+                self.missed(server, p.verb, ask);
                 self.answer_absent(client, seq, p.verb, ask);
                 return;
             }
@@ -292,10 +287,12 @@ impl<S: Socket> Proxy<S> {
         }
         if p.other != NOBODY {
             let backup = p.other;
-            if self.servers[backup as usize].health.is_up() {
-                if writes {
-                    self.journal_line(server, p.verb, ask);
-                }
+            let goes_on = self.servers[backup as usize].health.is_up();
+            // On a link that lives it may still run here, and the backup may not hear of it.
+            if writes && (goes_on || self.servers[server as usize].health.is_up()) {
+                self.missed(server, p.verb, ask);
+            }
+            if goes_on {
                 self.counters.failovers += 1;
                 p.leg = Leg::Backup;
                 p.other = server;
@@ -321,12 +318,23 @@ impl<S: Socket> Proxy<S> {
         }
     }
 
+    /// A server that may lack a write, or run it late: a delete follows on its link if it
+    /// lives, else when it is back.
+    fn missed(&mut self, server: ServerId, verb: Verb, ask: &Ask<'_>) {
+        let mut key = std::mem::take(&mut self.key);
+        key.clear();
+        forms::raw_key(verb, ask.line_bytes(), &mut key);
+        self.chase_and_warm(server, &key, super::route::fnv(&key));
+        self.key = key;
+    }
+
     fn span_of(&self, server: ServerId) -> u64 {
         self.pools[self.servers[server as usize].pool].span()
     }
 
     /// Cas tokens never cross farms: the bit that marks the backup's is flipped on the way.
     fn send_to_backup(&mut self, backup: ServerId, p: Pending, ask: &Ask<'_>) {
+        self.tell_untold(backup);
         if !p.traits.has(Traits::SENDS_CAS) {
             return self.send(backup, p, ask);
         }
@@ -384,6 +392,10 @@ impl<S: Socket> Proxy<S> {
         cause: Cause,
     ) {
         let text = self.failure(server, cause);
+        if log::log_enabled!(log::Level::Debug) {
+            let line = String::from_utf8_lossy(ask.line_bytes());
+            log::debug!("nobody <- {} ({})", line.trim_end(), text.escape_ascii());
+        }
         let mut keys = 0;
         forms::each_key(p.verb, ask.line_bytes(), |_| keys += 1);
         let Some(c) = self.clients.get_mut(client) else {

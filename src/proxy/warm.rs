@@ -29,6 +29,8 @@ pub(super) struct Fetch {
     /// The primary's link and the number, on it, of the request that missed.
     link: u32,
     since: u64,
+    /// What it brings may be older than what is there when it arrives: nothing is copied.
+    outdated: bool,
     waiters: Vec<usize>,
 }
 
@@ -169,7 +171,8 @@ impl<S: Socket> Proxy<S> {
         let under_way = self.fetching.get(&(primary, Box::from(key))).copied();
         if let Some(fetch) = under_way.and_then(|f| self.fetches.get_mut(f)) {
             let newer = self.recent_writes.get(&(link, hash));
-            if fetch.link == link && newer.is_none_or(|w| *w <= fetch.since) {
+            let newer = newer.is_some_and(|w| *w > fetch.since);
+            if fetch.link == link && !fetch.outdated && !newer {
                 fetch.waiters.push(waiter);
                 return;
             }
@@ -180,14 +183,27 @@ impl<S: Socket> Proxy<S> {
             hash,
             link,
             since,
+            outdated: false,
             waiters: vec![waiter],
         });
         self.fetching.insert((primary, key.into()), fetch);
         self.counters.fetches += 1;
+        self.tell_untold(backup);
         let mut line = Vec::new();
         let verb = forms::write_fetch(key, &mut line);
         let pending = Pending::own(To::Fetch(fetch), verb, hash, deadline);
         self.send(backup, pending, &Ask::line(verb, Traits::default(), &line));
+    }
+
+    /// These primaries are flushed, or away, so that their keys are written elsewhere: what is
+    /// fetched for them now is not copied.
+    pub(super) fn drop_copies(&mut self, primaries: &[ServerId]) {
+        let keys: Vec<usize> = self.fetches.keys().collect();
+        for key in keys {
+            if let Some(fetch) = self.fetches.get_mut(key) {
+                fetch.outdated |= primaries.contains(&fetch.primary);
+            }
+        }
     }
 
     fn take_fetch(&mut self, key: usize) -> Option<Fetch> {
@@ -218,7 +234,8 @@ impl<S: Socket> Proxy<S> {
         }
         let newer = self.recent_writes.get(&(fetch.link, fetch.hash));
         // Where the key has another link now, newer writes of it are not known here.
-        let dropped = newer.is_some_and(|w| *w > fetch.since)
+        let dropped = fetch.outdated
+            || newer.is_some_and(|w| *w > fetch.since)
             || primary.link_for(fetch.hash) != fetch.link
             || self.pools[primary.pool].flushing > 0;
         let mut line = Vec::new();
@@ -415,7 +432,9 @@ impl<S: Socket> Proxy<S> {
             return;
         };
         let backup = &self.servers[w.pending.other as usize];
-        if status != Status::Absent || !backup.health.is_up() || !backup.meta_known() {
+        let fetchable = backup.health.is_up() && backup.meta_known();
+        let absent = status == Status::Absent && self.is_warming(w.primary, w.pending.other);
+        if !absent || !fetchable {
             return self.ask_again(waiter);
         }
         let since = self.links[id as usize].first_seq - 1;

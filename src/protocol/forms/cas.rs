@@ -63,6 +63,10 @@ pub fn mark_cas(verb: Verb, reply: &Reply, out: &mut Queue) {
             let mut tokens = tokens(line).skip(1);
             if let Some(cas) = tokens.find_map(|token| token.strip_prefix(b"c")) {
                 mark(reply, reply.at + offset(line, cas), cas, &mut from, out);
+                // The rest of the line is copied too: a line stands in one piece.
+                let behind = reply.at + reply.line;
+                out.push(reply.source, from..behind);
+                from = behind;
             }
         }
         _ => {}

@@ -340,6 +340,27 @@ fn large_values_are_shared() {
 }
 
 #[test]
+fn a_marked_line_before_a_large_value_stands_in_one_piece() {
+    let mut chunk = Chunk::new(64 * 1024);
+    let head = b"VA 9000 O1 c5 s9000 f0\r\n";
+    let space = Chunk::writable(&mut chunk).expect("fresh");
+    space[..head.len()].copy_from_slice(head);
+    let reply = Reply {
+        source: Source::Chunk(&chunk),
+        at: 0,
+        len: head.len() + 9002,
+        line: head.len(),
+        status: Done,
+        items: &[],
+    };
+    let mut out = Queue::new();
+    mark_cas(MetaGet, &reply, &mut out);
+    let line = Source::Queue(&out, out.start()).slice(0..head.len() + 18);
+    assert_eq!(text(line), "VA 9000 O1 c4611686018427387909 s9000 f0|");
+    assert!(out.own_bytes() < 100);
+}
+
+#[test]
 fn answers_without_the_key() {
     for (verb, line, want) in [
         (Get, "get a|", "END|"),
@@ -473,5 +494,24 @@ fn garbage_is_survived() {
         };
         mark_cas(verb, &reply, &mut queue);
         multi_missing(&line, &reply, |_| {});
+    }
+}
+
+#[test]
+fn writes_that_a_copy_may_pass() {
+    for (verb, line, harmless) in [
+        (Verb::Incr, "incr k 1\r\n", true),
+        (Verb::Prepend, "prepend k 0 0 1\r\n", true),
+        (Verb::Replace, "replace k 0 -1 1\r\n", false),
+        (Verb::Touch, "touch k -1\r\n", false),
+        (Verb::Delete, "delete k\r\n", false),
+        (Verb::MetaArithmetic, "ma k v D2\r\n", true),
+        (Verb::MetaArithmetic, "ma k N0 v\r\n", false),
+        (Verb::MetaArithmetic, "ma k T1\r\n", false),
+        (Verb::MetaSet, "ms k 1 MA\r\n", true),
+        (Verb::MetaSet, "ms k 1 MR\r\n", false),
+        (Verb::MetaSet, "ms k 1\r\n", false),
+    ] {
+        assert_eq!(leaves_absent(verb, line.as_bytes()), harmless, "{line}");
     }
 }

@@ -1,0 +1,118 @@
+//! What a seed decides about a run before it begins.
+
+use super::requests::Habits;
+use super::rng::Rng;
+use magent::config::{Action, Config};
+use std::ffi::OsString;
+
+/// How much goes wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// Nothing, but that answers take their time.
+    Calm,
+    /// One server at a time; the next when all is well again.
+    Single,
+    /// Anything at any time.
+    Many,
+}
+
+/// One run.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub mode: Mode,
+    pub primaries: usize,
+    pub backups: usize,
+    pub clients: usize,
+    /// In milliseconds.
+    pub timeout: u64,
+    /// In milliseconds.
+    pub connect_timeout: u64,
+    pub warm: u64,
+    pub journal: &'static str,
+    pub memory: usize,
+    pub connections: usize,
+    pub habits: Habits,
+    /// How long clients are busy, in nanoseconds.
+    pub length: u64,
+    /// Reads and writes may be cut short.
+    pub choppy: bool,
+    /// Clients may stall, leave and close their half.
+    pub rude: bool,
+    /// Servers may speak nonsense, and fail to store.
+    pub mad: bool,
+}
+
+/// The first server's port; the next ones follow.
+pub const PORT: u16 = 11001;
+
+impl Plan {
+    /// The plan of a seed.
+    pub fn new(seed: u64) -> Plan {
+        let mut r = Rng::new(seed);
+        let mode = r.pick(&[
+            Mode::Calm,
+            Mode::Single,
+            Mode::Single,
+            Mode::Single,
+            Mode::Many,
+            Mode::Many,
+        ]);
+        let backups = r.pick(&[0, 1, 1, 2, 2]) as usize;
+        let keys = r.range(6, 30) as usize;
+        Plan {
+            mode,
+            primaries: r.range(1, 4) as usize,
+            backups,
+            clients: r.range(1, 7) as usize,
+            timeout: r.range(200, 1200),
+            connect_timeout: r.range(200, 1200),
+            warm: r.pick(&[0, 3600, 3600, 3600]),
+            journal: r.pick(&["64m", "64m", "1k"]),
+            memory: r.pick(&[256 << 20, 256 << 20, 512 << 10]),
+            connections: r.pick(&[1, 1, 1, 3]) as usize,
+            habits: Habits {
+                keys,
+                counters: 3,
+                flush_all: r.often(300),
+                large: r.often(300),
+                expire: r.often(200),
+                max_value: 64 << 10,
+            },
+            length: r.range(20, 60) * 1_000_000_000,
+            choppy: r.often(500),
+            rude: r.often(600),
+            mad: r.often(300),
+        }
+    }
+
+    /// The configuration of it.
+    pub fn config(&self) -> Config {
+        let mut args: Vec<String> = ["-D", "-p", "0", "-f", "/tmp/none", "-I", "64k"]
+            .map(String::from)
+            .to_vec();
+        for i in 0..self.primaries + self.backups {
+            let farm = if i < self.primaries { "-s" } else { "-b" };
+            args.push(farm.into());
+            args.push(format!("127.0.0.1:{}", PORT + i as u16));
+        }
+        let mut option = |name: &str, value: String| args.extend([name.to_string(), value]);
+        option("--timeout", self.timeout.to_string());
+        option("--connect-timeout", self.connect_timeout.to_string());
+        option("--warm", self.warm.to_string());
+        option("--journal", self.journal.into());
+        option("--retry", "300".into());
+        option("-i", self.connections.to_string());
+        option("-m", self.memory.to_string());
+        let args: Vec<OsString> = args.into_iter().map(OsString::from).collect();
+        match Config::from_args(&args) {
+            Ok(Action::Run(config)) => config,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Within this time of being read every request is answered, in nanoseconds: connect and
+    /// answer timeout at the primary, and as much again at the backup (promise 6).
+    pub fn deadline(&self) -> u64 {
+        2 * (self.timeout + self.connect_timeout) * 1_000_000
+    }
+}
