@@ -212,7 +212,8 @@ impl<S: Socket> Proxy<S> {
         if !server.health.is_up() {
             return;
         }
-        if server.journal.flush_due().is_some() {
+        // Where servers are ejected that waits until the ring changes.
+        if server.journal.flush_due().is_some() && self.pools[server.pool].ring.is_none() {
             return self.server_down(id, Cause::ConnectionLost, true);
         }
         let has_room = |l: &u32| self.links[*l as usize].has_room();
