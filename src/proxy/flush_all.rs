@@ -76,18 +76,37 @@ impl<S: Socket> Proxy<S> {
         let line = flush.line.clone();
         let deadline = self.now.plus(self.pools[flush.pool].span());
         for id in servers {
-            let pending = Pending {
+            let pending = || Pending {
                 traits: Traits::WRITES,
                 ..Pending::own(To::Flush(op), Verb::FlushAll, 0, deadline)
             };
             let ask = Ask::line(Verb::FlushAll, Traits::WRITES, &line);
-            if self.servers[*id as usize].health.is_up() {
-                self.send(*id, pending, &ask);
-            } else {
-                self.lost(*id, pending, &ask, crate::health::Cause::Down);
+            if !self.servers[*id as usize].health.is_up() {
+                self.lost(*id, pending(), &ask, crate::health::Cause::Down);
+                continue;
+            }
+            let links = self.links_to_flush(*id);
+            if let Some(flush) = self.flushes.get_mut(op) {
+                flush.waiting += links.len() - 1;
+            }
+            for link in links {
+                self.send_on(link, pending(), &ask);
             }
         }
         self.flush_answered(op);
+    }
+
+    /// The first link of a server, and each other one on which something is unanswered: a
+    /// mirror there that runs later would bring back what was flushed.
+    fn links_to_flush(&self, server: ServerId) -> Vec<u32> {
+        let links = &self.servers[server as usize].links;
+        let owes = |id: &&u32| !self.links[**id as usize].pending.is_empty();
+        let (first, rest) = links.split_at(1);
+        first
+            .iter()
+            .chain(rest.iter().filter(owes))
+            .copied()
+            .collect()
     }
 
     /// One server answered, or was lost; `failure` says what was wrong.

@@ -211,11 +211,16 @@ impl<S: Socket> Proxy<S> {
     }
 
     /// While a server is told what it missed only its first link is open.
-    fn send_on_first(&mut self, id: ServerId, mut pending: Pending, ask: &Ask<'_>) {
+    fn send_on_first(&mut self, id: ServerId, pending: Pending, ask: &Ask<'_>) {
         let first = self.servers[id as usize].links[0];
-        let link = &mut self.links[first as usize];
+        self.send_on(first, pending, ask);
+    }
+
+    /// Puts a request on a link, whatever its key's link is.
+    pub(super) fn send_on(&mut self, id: u32, mut pending: Pending, ask: &Ask<'_>) {
+        let link = &mut self.links[id as usize];
         (pending.line, pending.len) = ask.push_to(&mut link.queue);
-        self.send_pushed(first, pending);
+        self.send_pushed(id, pending);
     }
 
     /// A delete of magent's own was answered.
@@ -233,8 +238,23 @@ impl<S: Socket> Proxy<S> {
             let key = self.key_at(id, at, p);
             self.servers[server as usize].journal.told(&key, stamp);
             self.key = key;
+            self.all_told(server);
         }
         self.replay_answered(server, told, Cause::ConnectionLost);
+    }
+
+    /// While a server is up its journal holds what is being chased. If that was too much, it is
+    /// told all the same: no flush is due any more when the last chase is answered.
+    fn all_told(&mut self, id: ServerId) {
+        let server = &mut self.servers[id as usize];
+        let Some(stamp) = server.journal.flush_due().filter(|_| server.health.is_up()) else {
+            return;
+        };
+        let chase = |p: &Pending| matches!(p.to, To::Chase(_));
+        let links = &self.links;
+        if !(server.links.iter()).any(|l| links[*l as usize].pending.iter().any(chase)) {
+            server.journal.flushed(stamp);
+        }
     }
 
     /// The flush that stands for an overflowed journal was answered.

@@ -27,6 +27,8 @@ pub struct Plan {
     pub timeout: u64,
     /// In milliseconds.
     pub connect_timeout: u64,
+    /// Servers take up to so many nanoseconds for one thing.
+    pub pace: u64,
     pub warm: u64,
     pub journal: &'static str,
     pub memory: usize,
@@ -64,8 +66,9 @@ impl Plan {
             primaries: r.range(1, 4) as usize,
             backups,
             clients: r.range(1, 7) as usize,
-            timeout: r.range(200, 1200),
-            connect_timeout: r.range(200, 1200),
+            timeout: r.pick(&[150, 300, 500, 1000]),
+            connect_timeout: r.pick(&[150, 300, 1000]),
+            pace: r.pick(&[300_000, 300_000, 3_000_000, 12_000_000]),
             warm: r.pick(&[0, 3600, 3600, 3600]),
             journal: r.pick(&["64m", "64m", "1k"]),
             memory: r.pick(&[256 << 20, 256 << 20, 512 << 10]),
@@ -73,6 +76,7 @@ impl Plan {
             habits: Habits {
                 keys,
                 counters: 3,
+                reads: r.pick(&[0, 0, 500, 900]),
                 flush_all: r.often(300),
                 large: r.often(300),
                 expire: r.often(200),

@@ -77,7 +77,7 @@ impl World {
         match self.servers[server].state {
             State::Slow(most) => self.rng.below(most),
             _ if self.rng.often(20) => self.rng.range(MS, 20 * MS),
-            _ => self.rng.range(10_000, 400_000),
+            _ => self.rng.range(10_000, self.plan.pace),
         }
     }
 

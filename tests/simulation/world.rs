@@ -274,7 +274,9 @@ impl World {
                 continue;
             }
             let choppy = self.plan.choppy;
-            let cap = self.rng.pick(&[4096, 65_536, 1 << 20]);
+            // A slow server with a narrow window is no healthy one.
+            let narrow = if self.plan.pace > MS { 1 << 20 } else { 4096 };
+            let cap = self.rng.pick(&[narrow, 65_536.max(narrow), 1 << 20]);
             let conn = self
                 .net
                 .borrow_mut()
