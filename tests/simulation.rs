@@ -29,6 +29,8 @@ mod plan;
 mod requests;
 #[path = "simulation/rng.rs"]
 mod rng;
+#[path = "simulation/scenarios.rs"]
+mod scenarios;
 #[path = "simulation/servers.rs"]
 mod servers;
 #[path = "simulation/store.rs"]

@@ -276,7 +276,7 @@ impl<S: Socket> Proxy<S> {
             Leg::Primary | Leg::Retried | Leg::Warmed => {}
         }
         if p.other == EACH {
-            return self.lost_each(server, client, seq, ask, cause);
+            return self.lost_each(server, client, seq, ask, cause, p.deadline);
         }
         if p.other != NOBODY {
             let backup = p.other;
@@ -349,6 +349,7 @@ impl<S: Socket> Proxy<S> {
         seq: u32,
         ask: &Ask<'_>,
         cause: Cause,
+        deadline: Time,
     ) {
         let pool = self.servers[server as usize].pool;
         let line = ask.line_bytes().to_vec();
@@ -358,7 +359,6 @@ impl<S: Socket> Proxy<S> {
             single.clear();
             forms::write_single(ask.verb, &line, key, &mut single);
             let place = self.place(pool, key);
-            let deadline = self.now.plus(self.pools[pool].span());
             let p = Pending {
                 traits: ask.traits,
                 other: place.backup,

@@ -29,6 +29,8 @@ pub(super) struct Fetch {
     /// The primary's link and the number, on it, of the request that missed.
     link: u32,
     since: u64,
+    /// When the backup was asked.
+    began: Time,
     waiters: Vec<usize>,
 }
 
@@ -167,12 +169,11 @@ impl<S: Socket> Proxy<S> {
         let deadline = waiter.pending.deadline.plus(self.pool_span(primary));
         let waiter = self.waiters.insert(waiter);
         let under_way = self.fetching.get(&(primary, Box::from(key))).copied();
-        if let Some(fetch) = under_way.and_then(|f| self.fetches.get_mut(f)) {
-            let newer = self.recent_writes.get(&(link, hash));
-            if newer.is_none_or(|w| *w <= fetch.since) {
-                fetch.waiters.push(waiter);
-                return;
-            }
+        let joins = |f: &usize| self.fetches.get(*f).is_some_and(|f| !self.is_outdated(f));
+        let joined = under_way.filter(joins);
+        if let Some(fetch) = joined.and_then(|f| self.fetches.get_mut(f)) {
+            fetch.waiters.push(waiter);
+            return;
         }
         let fetch = self.fetches.insert(Fetch {
             primary,
@@ -180,6 +181,7 @@ impl<S: Socket> Proxy<S> {
             hash,
             link,
             since,
+            began: self.now,
             waiters: vec![waiter],
         });
         self.fetching.insert((primary, key.into()), fetch);
@@ -188,6 +190,14 @@ impl<S: Socket> Proxy<S> {
         let verb = forms::write_fetch(key, &mut line);
         let pending = Pending::own(To::Fetch(fetch), verb, hash, deadline);
         self.send(backup, pending, &Ask::line(verb, Traits::default(), &line));
+    }
+
+    /// The key was written after the request that missed: on the primary's link, or elsewhere
+    /// while the primary was away.
+    fn is_outdated(&self, fetch: &Fetch) -> bool {
+        let newer = self.recent_writes.get(&(fetch.link, fetch.hash));
+        let health = &self.servers[fetch.primary as usize].health;
+        newer.is_some_and(|w| *w > fetch.since) || health.since() >= fetch.began
     }
 
     fn take_fetch(&mut self, key: usize) -> Option<Fetch> {
@@ -216,9 +226,7 @@ impl<S: Socket> Proxy<S> {
         if !primary.health.is_up() {
             return self.primary_gone(fetch);
         }
-        let newer = self.recent_writes.get(&(fetch.link, fetch.hash));
-        let dropped =
-            newer.is_some_and(|w| *w > fetch.since) || self.pools[primary.pool].flushing > 0;
+        let dropped = self.is_outdated(&fetch) || self.pools[primary.pool].flushing > 0;
         let mut line = Vec::new();
         let copy = if dropped {
             self.counters.repairs_dropped += 1;
@@ -235,7 +243,11 @@ impl<S: Socket> Proxy<S> {
                 data: (reply.source, value..value + fetched.value + 2),
                 end_line: false,
             };
-            let pending = Pending::own(To::Copy, verb, fetch.hash, Time::NEVER);
+            // A write: a stopped primary may run it long after the key was written elsewhere.
+            let pending = Pending {
+                traits: Traits::WRITES,
+                ..Pending::own(To::Copy, verb, fetch.hash, Time::NEVER)
+            };
             self.send(fetch.primary, pending, &ask);
         }
         for waiter in fetch.waiters {
