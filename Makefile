@@ -12,7 +12,7 @@ MAN    := $(PREFIX)/share/man/man1
 # Debian keeps nutcracker where users do not look.
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: all demo test check man-page unit install uninstall clean bench
+.PHONY: all demo test check man-page unit install uninstall clean bench clients fuzz
 
 all:
 	$(CARGO) build --release --locked
@@ -30,7 +30,7 @@ test: man-page unit
 check: man-page unit
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
-	bash -n .ci/need .ci/run tests/demo.sh
+	bash -n .ci/need .ci/run tests/demo.sh tests/clients/run
 
 man-page:
 	@if command -v mandoc >/dev/null; then \
@@ -70,3 +70,8 @@ clean:
 bench:
 	@.ci/need memcached nutcracker
 	QUICK=$(QUICK) $(CARGO) bench --locked --bench farm
+
+# Real clients, installed under target/ from their registries; not part of make test.
+clients: all
+	@.ci/need memcached
+	@tests/clients/run $(BIN)

@@ -47,6 +47,11 @@ impl Pause {
         self.0 & reason.0 != 0
     }
 
+    /// All others.
+    pub fn without(self, reason: Pause) -> Pause {
+        Pause(self.0 & !reason.0)
+    }
+
     /// Adds a reason.
     pub fn add(&mut self, reason: Pause) {
         self.0 |= reason.0;
@@ -54,7 +59,7 @@ impl Pause {
 
     /// Takes a reason away.
     pub fn remove(&mut self, reason: Pause) {
-        self.0 &= !reason.0;
+        *self = self.without(reason);
     }
 }
 
@@ -80,6 +85,8 @@ pub struct Client<S> {
     pub last_moved: Time,
     /// Its pool.
     pub pool: u16,
+    /// The number of the listener through which it came; of none if that is gone.
+    pub entrance: u16,
     /// Told by its first byte.
     pub dialect: Option<Dialect>,
     /// What the socket is ready for.
@@ -92,6 +99,8 @@ pub struct Client<S> {
     pub dirty: bool,
     /// On the list of clients to serve.
     pub listed: bool,
+    /// Its pause for what it is owed was counted.
+    pub pause_counted: bool,
     /// Bytes counted in the proxy's total.
     pub accounted: u32,
 }
@@ -211,12 +220,13 @@ impl Active {
 
 impl<S: Socket> Client<S> {
     /// A client that has just connected.
-    pub fn new(io: S, pool: u16, now: Time) -> Client<S> {
+    pub fn new(io: S, pool: u16, entrance: u16, now: Time) -> Client<S> {
         Client {
             io,
             active: None,
             last_moved: now,
             pool,
+            entrance,
             dialect: None,
             ready: Ready {
                 readable: true,
@@ -227,6 +237,7 @@ impl<S: Socket> Client<S> {
             ending: Ending::Open,
             dirty: false,
             listed: false,
+            pause_counted: false,
             accounted: 0,
         }
     }
@@ -361,6 +372,12 @@ impl<S: Socket> Client<S> {
     pub fn may_be_served(&self) -> bool {
         let unparsed = || self.active.as_ref().is_some_and(|a| a.unparsed);
         self.ending == Ending::Open && self.pause.is_empty() && (self.ready.readable || unparsed())
+    }
+
+    /// Servers whose failure an answer may still have to name.
+    pub fn failed_servers(&self) -> impl Iterator<Item = ServerId> {
+        let slots = self.active.iter().flat_map(|a| &a.slots);
+        slots.filter_map(|slot| slot.failure.map(|f| f.0))
     }
 
     /// True if it is owed nothing.

@@ -10,7 +10,7 @@
 
 mod entrance;
 
-use crate::config::{Address, Config, ListenSpec};
+use crate::config::{Address, Config, ListenSpec, PoolConfig};
 use crate::logger;
 use crate::net::{self, Owner, Stream};
 use crate::proxy::{Now, Proxy};
@@ -86,22 +86,18 @@ pub fn bind(config: &Config, owner: Owner) -> Result<Bound, String> {
 }
 
 fn plan(entrances: &mut Entrances, config: &Config, owner: Owner) -> Result<Plan, String> {
-    let wanted: Vec<(usize, &ListenSpec)> = config
+    let all = config
         .pools
         .iter()
-        .enumerate()
-        .flat_map(|(at, pool)| pool.listen.iter().map(move |spec| (at, spec)))
-        .collect();
+        .flat_map(|pool| pool.listen.iter().map(move |spec| (pool, spec)));
+    let (pools, wanted): (Vec<&PoolConfig>, Vec<&ListenSpec>) = all.unzip();
     entrances.plan(&wanted, owner).map_err(|(at, why)| {
-        let (pool, spec) = wanted[at];
+        let (pool, spec) = (&pools[at].name, wanted[at]);
         let why = sys::reason(&why);
         match (&config.file, &spec.address) {
-            (Some(_), Address::Tcp(tcp)) => {
-                format!("pool {}: listen {tcp}: {why}", config.pools[pool].name)
-            }
+            (Some(_), Address::Tcp(tcp)) => format!("pool {pool}: listen {tcp}: {why}"),
             (Some(_), Address::Unix(path)) => {
-                let name = &config.pools[pool].name;
-                format!("pool {name}: listen {}: {why}", path.display())
+                format!("pool {pool}: listen {}: {why}", path.display())
             }
             (None, Address::Tcp(tcp)) => format!("-l {} -p {}: {why}", tcp.ip(), tcp.port()),
             (None, Address::Unix(path)) => format!("-f {}: {why}", path.display()),
@@ -224,23 +220,26 @@ impl EventLoop {
     fn accept(&mut self, now: Now) {
         self.entrances.expire(now.at);
         for _ in 0..ACCEPTS {
-            let Some((pool, stream)) = self.entrances.next(now.at) else {
+            let Some((entrance, stream)) = self.entrances.next(now.at) else {
                 break;
             };
-            match self.proxy.admit(pool) {
-                Ok(token) => self.welcome(token, stream, pool, now),
+            match self.proxy.admit(entrance) {
+                Ok(token) => self.welcome(token, stream, entrance, now),
                 Err(line) => self.entrances.refuse(stream, line, now.at),
             }
         }
+        for _ in 0..self.entrances.take_pauses() {
+            self.proxy.count_accept_pause();
+        }
     }
 
-    fn welcome(&mut self, token: usize, mut stream: Stream, pool: usize, now: Now) {
+    fn welcome(&mut self, token: usize, mut stream: Stream, entrance: usize, now: Now) {
         let watched = self.watch(token, &mut stream);
         if let Err(e) = &watched {
             log::warn!("a client can't be watched: {}", sys::reason(e));
             let _ = stream.shutdown(Shutdown::Both);
         }
-        self.proxy.accepted(token, stream, pool, now);
+        self.proxy.accepted(token, stream, entrance, now);
         if watched.is_err() {
             // No event will tell the proxy that it is closed.
             self.proxy.ready(token, true, true, true);

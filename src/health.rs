@@ -81,6 +81,9 @@ pub struct Policy {
     pub retry: u64,
     /// How long a server is warming; 0: never.
     pub warm: u64,
+    /// It can leave its ring: it goes down when it has failed `failure_limit` times in a row in
+    /// whatever way, and not by a single failed connect.
+    pub eject: bool,
 }
 
 /// Where a server stands.
@@ -107,7 +110,7 @@ pub struct Health {
     since: Time,
     wait: u64,
     warming_until: Time,
-    timeouts_in_a_row: u32,
+    failures: u32,
     counted_at: Option<Time>,
     last_byte: Option<Time>,
     last_error: Option<(Cause, Time)>,
@@ -124,7 +127,7 @@ impl Health {
             since: now,
             wait: policy.retry,
             warming_until: Time(0),
-            timeouts_in_a_row: 0,
+            failures: 0,
             counted_at: None,
             last_byte: None,
             last_error: None,
@@ -181,7 +184,32 @@ impl Health {
     /// Bytes came from it.
     pub fn on_bytes(&mut self, now: Time) {
         self.last_byte = Some(now);
-        self.timeouts_in_a_row = 0;
+        // One that greets well and fails at every request has to leave the ring.
+        if !self.policy.eject {
+            self.failures = 0;
+        }
+    }
+
+    /// A request was answered.
+    #[inline]
+    pub fn on_answer(&mut self) {
+        self.failures = 0;
+    }
+
+    /// True if single failures of it are borne until they are too many.
+    pub fn bears_failures(&self) -> bool {
+        self.policy.eject && self.is_up()
+    }
+
+    /// A connect failed, or a link was lost. Returns true if there were too many failures in a
+    /// row, which is for servers that can be ejected only.
+    pub fn on_failure(&mut self, cause: Cause, now: Time) -> bool {
+        self.last_error = Some((cause, now));
+        if self.bears_failures() {
+            self.failures += 1;
+            return self.failures >= self.policy.failure_limit;
+        }
+        false
     }
 
     /// An answer did not come in time; it was asked for at `sent`. Returns true if that makes
@@ -194,18 +222,13 @@ impl Health {
         if self
             .counted_at
             .is_some_and(|c| now.since(c) < self.policy.timeout)
-            && self.timeouts_in_a_row > 0
+            && self.failures > 0
         {
             return false;
         }
         self.counted_at = Some(now);
-        self.timeouts_in_a_row += 1;
-        self.is_up() && self.timeouts_in_a_row >= self.policy.failure_limit
-    }
-
-    /// A failure that does not by itself take the server down.
-    pub fn note_error(&mut self, cause: Cause, now: Time) {
-        self.last_error = Some((cause, now));
+        self.failures += 1;
+        self.is_up() && self.failures >= self.policy.failure_limit
     }
 
     /// It is away. With `at_once` the first probe is not delayed (a lost link is reconnected
@@ -213,7 +236,7 @@ impl Health {
     pub fn go_down(&mut self, cause: Cause, at_once: bool, now: Time) -> bool {
         let was_up = self.is_up();
         self.last_error = Some((cause, now));
-        self.timeouts_in_a_row = 0;
+        self.failures = 0;
         if was_up {
             self.since = now;
             self.wait = self.policy.retry;
@@ -271,7 +294,7 @@ impl Health {
         self.state = State::Up;
         self.since = now;
         self.wait = self.policy.retry;
-        self.timeouts_in_a_row = 0;
+        self.failures = 0;
         Some(away)
     }
 }
@@ -364,6 +387,11 @@ impl Journal {
         self.keys.iter().map(|(k, s)| (&k[..], *s))
     }
 
+    /// True if half of what may be noted is.
+    pub fn is_half_full(&self) -> bool {
+        self.bytes >= self.limit / 2
+    }
+
     /// True if the server missed nothing.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty() && self.flush.is_none()
@@ -394,6 +422,7 @@ mod tests {
         failure_limit: 3,
         retry: SECOND,
         warm: 100 * SECOND,
+        eject: false,
     };
 
     fn at(seconds: f64) -> Time {
@@ -408,6 +437,28 @@ mod tests {
         assert!(!h.on_timeout(at(0.9), at(1.9)));
         assert!(!h.on_timeout(at(1.0), at(2.0)));
         assert!(h.on_timeout(at(2.0), at(3.0)));
+    }
+
+    #[test]
+    fn failures_in_a_row_of_any_kind_eject() {
+        let policy = Policy {
+            eject: true,
+            ..POLICY
+        };
+        let mut h = Health::new(policy, at(0.0), 1);
+        assert!(!h.on_failure(Cause::Refused, at(1.0)));
+        h.on_bytes(at(1.5));
+        assert!(!h.on_failure(Cause::ConnectionLost, at(2.0)));
+        h.on_answer();
+        assert!(!h.on_failure(Cause::Refused, at(3.0)));
+        assert!(!h.on_timeout(at(3.0), at(4.0)));
+        assert!(h.on_failure(Cause::Refused, at(5.0)));
+        h.go_down(Cause::Refused, false, at(5.0));
+        assert!(!h.bears_failures(), "a failed probe is no news");
+        let mut other = Health::new(POLICY, at(0.0), 1);
+        for second in 1..9 {
+            assert!(!other.on_failure(Cause::Refused, at(f64::from(second))));
+        }
     }
 
     #[test]

@@ -79,6 +79,8 @@ counters! {
         limit_memory_gets,
         /// Stores answered out of memory.
         limit_memory_stores,
+        /// Clients closed in the middle of a long line that there was no memory for.
+        limit_memory_requests,
         /// Times a client was not read because it was owed too much.
         limit_client_paused,
         /// Clients closed because they took nothing of what they were owed.

@@ -450,18 +450,23 @@ pub struct Server {
     pub is_backup: bool,
     /// A key always travels on the same one.
     pub links: Vec<u32>,
+    /// Links before their number changed. While one of these owes something, the new ones are
+    /// not opened, so that no request overtakes another.
+    pub old_links: Vec<u32>,
     /// Up, warming, down.
     pub health: Health,
     /// What it missed.
     pub journal: Journal,
+    /// It is up, and its journal has keys that it was not told yet.
+    pub untold: bool,
     /// It knows meta commands (1.6); as of the last handshake.
     pub meta: bool,
     /// Links that were given up and are not at their end.
     pub drains: u32,
     /// Deletes of a replay that are not answered.
     pub replaying: u32,
-    /// No longer configured: finishes what it owes.
-    pub retired: bool,
+    /// No longer configured: it finishes what it owes, until this time at most.
+    pub retired: Option<Time>,
     /// Its figures.
     pub stats: ServerStats,
 }
@@ -470,6 +475,21 @@ impl Server {
     /// True if it can be asked for a value with its time to live (meta commands).
     pub fn meta_known(&self) -> bool {
         self.meta
+    }
+
+    /// Its links, and those that are on their way out.
+    pub fn all_links(&self) -> impl Iterator<Item = u32> {
+        self.old_links.iter().chain(&self.links).copied()
+    }
+
+    /// True if it, or some of its links, are on the way out.
+    pub fn winds_down(&self) -> bool {
+        !self.old_links.is_empty() || (self.retired.is_some() && !self.is_vacant())
+    }
+
+    /// True if nothing refers to it any more: its place is free.
+    pub fn is_vacant(&self) -> bool {
+        self.links.is_empty()
     }
 
     /// The link that a key of this hash travels on.

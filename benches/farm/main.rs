@@ -164,7 +164,18 @@ fn sweeps(quick: bool) -> Vec<(&'static str, Vec<Case>)> {
         ),
         (
             report::SERVERS,
-            servers.iter().map(|&n| case(n, PLAIN).servers(n)).collect(),
+            // Enough clients that each of 64 servers has something in flight: a proxy's calls to
+            // a server are shared by what is in flight there.
+            servers
+                .iter()
+                .map(|&n| {
+                    let work = Work {
+                        clients: 1000,
+                        ..PLAIN
+                    };
+                    case(n, work).servers(n)
+                })
+                .collect(),
         ),
     ]
 }

@@ -30,8 +30,6 @@ const NO_DESCRIPTOR: &[u8] = b"SERVER_ERROR OUT OF CONNECTION\r\n";
 /// One listener and what is known of it.
 struct Entrance {
     listener: Listener,
-    /// Index of its pool in the configuration in force.
-    pool: usize,
     token: Token,
     /// Somebody may wait. Set by an edge, cleared by `WouldBlock` alone.
     ready: bool,
@@ -39,7 +37,6 @@ struct Entrance {
 
 /// One listener of a configuration: already there, or bound for it.
 struct Place {
-    pool: usize,
     spec: ListenSpec,
     /// `None`: the entrance with this address stays.
     bound: Option<(Listener, Token)>,
@@ -50,11 +47,14 @@ pub struct Plan(Vec<Place>);
 
 /// All listeners.
 pub struct Entrances {
+    /// In the order of the configuration, so that the proxy knows each by its number.
     list: Vec<Entrance>,
     next_token: usize,
     /// Index of the entrance that is asked next, so that a crowded one delays no other.
     turn: usize,
     paused: Option<Instant>,
+    /// Pauses that nobody has counted yet.
+    pauses: u32,
     /// Descriptors ran out and it was logged; until all who waited are in.
     exhausted: bool,
     /// A descriptor to give up for telling a client that there is none.
@@ -71,25 +71,26 @@ impl Entrances {
             next_token: first_token,
             turn: 0,
             paused: None,
+            pauses: 0,
             exhausted: false,
             reserve: spare(),
             refused: VecDeque::new(),
         }
     }
 
-    /// Binds those of `wanted` (pool, listener) that are not here yet. Nothing else changes.
+    /// Binds those of `wanted` that are not here yet. Nothing else changes.
     ///
     /// # Errors
     /// The index in `wanted` of the one that can't be bound, and why.
     pub fn plan(
         &mut self,
-        wanted: &[(usize, &ListenSpec)],
+        wanted: &[&ListenSpec],
         owner: Owner,
     ) -> Result<Plan, (usize, io::Error)> {
         let mut here: Vec<_> = self.list.iter().map(|e| e.listener.spec()).collect();
         let mut next_token = self.next_token;
         let mut places = Vec::with_capacity(wanted.len());
-        for (i, &(pool, spec)) in wanted.iter().enumerate() {
+        for (i, &spec) in wanted.iter().enumerate() {
             let stays = here.iter().position(|h| h.address == spec.address);
             let bound = match stays {
                 Some(at) => {
@@ -103,7 +104,6 @@ impl Entrances {
                 }
             };
             places.push(Place {
-                pool,
                 spec: spec.clone(),
                 bound,
             });
@@ -123,18 +123,16 @@ impl Entrances {
             }
         }
         let mut old = std::mem::take(&mut self.list);
-        for Place { pool, spec, bound } in plan.0 {
+        for Place { spec, bound } in plan.0 {
             let stays = |e: &Entrance| e.listener.spec().address == spec.address;
             if let Some((listener, token)) = bound {
                 self.list.push(Entrance {
                     listener,
-                    pool,
                     token,
                     ready: false,
                 });
             } else if let Some(at) = old.iter().position(stays) {
                 let mut entrance = old.swap_remove(at);
-                entrance.pool = pool;
                 if let Err(e) = entrance.listener.adjust(&spec) {
                     log::warn!("{:?} stays as it was: {}", spec.address, sys::reason(&e));
                 }
@@ -157,7 +155,7 @@ impl Entrances {
         }
     }
 
-    /// The next client that waits, and its pool.
+    /// The next client that waits, and the number of its entrance.
     pub fn next(&mut self, now: Instant) -> Option<(usize, Stream)> {
         match self.paused {
             Some(until) if now < until => return None,
@@ -170,7 +168,7 @@ impl Entrances {
                 continue;
             }
             match entrance.listener.accept() {
-                Ok(stream) => return Some((entrance.pool, stream)),
+                Ok(stream) => return Some((self.turn, stream)),
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
                     entrance.ready = false;
                     self.exhausted = false;
@@ -193,6 +191,7 @@ impl Entrances {
             log::warn!("clients can't be accepted: {}", sys::reason(why));
         }
         self.paused = Some(now + PAUSE);
+        self.pauses += 1;
         let reserve = self.reserve.take();
         if reserve.is_none() {
             self.reserve = spare();
@@ -207,6 +206,11 @@ impl Entrances {
             say_goodbye(&mut stream, NO_DESCRIPTOR);
         }
         self.reserve = spare();
+    }
+
+    /// How often accepting paused since this was last asked.
+    pub fn take_pauses(&mut self) -> u32 {
+        std::mem::take(&mut self.pauses)
     }
 
     /// Sends `line` and closes, so that the client gets to see the line.
@@ -329,20 +333,20 @@ mod tests {
         let (sa, sb, sc) = (spec(a.clone()), spec(b.clone()), spec(c.clone()));
         let mut poll = mio::Poll::new().unwrap();
         let mut all = Entrances::new(100);
-        let plan = all.plan(&[(0, &sa), (1, &sb)], None).unwrap();
+        let plan = all.plan(&[&sa, &sb], None).unwrap();
         all.apply(plan, poll.registry()).unwrap();
         let now = Instant::now();
 
         // One that can't be bound leaves all as it was, and the new one's file is gone.
         std::fs::create_dir(dir.join("d")).unwrap();
         let bad = spec(dir.join("d"));
-        let (at, _) = all.plan(&[(0, &sc), (1, &bad)], None).err().unwrap();
+        let (at, _) = all.plan(&[&sc, &bad], None).err().unwrap();
         assert_eq!(at, 1);
         assert!(!c.exists());
 
         // b stays, under another number, with a client in its queue; a goes, c comes.
         let _waiting = client(&b);
-        let plan = all.plan(&[(0, &sb), (1, &sc)], None).unwrap();
+        let plan = all.plan(&[&sb, &sc], None).unwrap();
         all.apply(plan, poll.registry()).unwrap();
         assert!(!a.exists());
         turn(&mut poll, &mut all);
@@ -355,7 +359,7 @@ mod tests {
         assert_eq!(all.wait(now), None);
 
         // The same address twice is one listener too many.
-        let (at, why) = all.plan(&[(0, &sb), (1, &sb)], None).err().unwrap();
+        let (at, why) = all.plan(&[&sb, &sb], None).err().unwrap();
         assert_eq!((at, why.kind()), (1, ErrorKind::AddrInUse));
         all.close();
         assert!(!b.exists() && !c.exists());
@@ -369,7 +373,7 @@ mod tests {
         let spec = spec(path.clone());
         let mut poll = mio::Poll::new().unwrap();
         let mut all = Entrances::new(100);
-        let plan = all.plan(&[(7, &spec)], None).unwrap();
+        let plan = all.plan(&[&spec], None).unwrap();
         all.apply(plan, poll.registry()).unwrap();
         let mut waiting: Vec<_> = (0..TURNED_AWAY).map(|_| client(&path)).collect();
         turn(&mut poll, &mut all);
@@ -384,7 +388,7 @@ mod tests {
         let _late = client(&path);
         assert_eq!(all.wait(now), Some(PAUSE));
         assert!(all.next(now + PAUSE / 2).is_none());
-        assert_eq!(all.next(now + PAUSE).map(|n| n.0), Some(7));
+        assert_eq!(all.next(now + PAUSE).map(|n| n.0), Some(0));
         assert!(all.exhausted && all.reserve.is_some());
         assert!(all.next(now + PAUSE).is_none());
         assert!(!all.exhausted);
@@ -398,7 +402,7 @@ mod tests {
         let spec = spec(path.clone());
         let mut poll = mio::Poll::new().unwrap();
         let mut all = Entrances::new(100);
-        let plan = all.plan(&[(0, &spec)], None).unwrap();
+        let plan = all.plan(&[&spec], None).unwrap();
         all.apply(plan, poll.registry()).unwrap();
         let now = Instant::now();
         let mut clients = Vec::new();

@@ -377,7 +377,8 @@ fn meta_line(verb: Verb, buf: &[u8]) -> Option<(usize, Line)> {
     } else {
         whole_line(buf)?
     };
-    if !matches!(line.get(2), Some(b' ' | b'\r')) {
+    let ends_well = |rest: &[u8]| rest.starts_with(b" ") || rest == b"\r\n";
+    if !line.get(2..).is_some_and(ends_well) {
         return None;
     }
     use Verb::{MetaArithmetic, MetaDebug, MetaDelete, MetaGet, MetaSet};
@@ -390,8 +391,7 @@ fn meta_line(verb: Verb, buf: &[u8]) -> Option<(usize, Line)> {
         (b"EX", MetaSet | MetaDelete | MetaArithmetic) => Status::Exists,
         (b"VA", MetaGet | MetaArithmetic) => {
             let (value, rest) = number(&line[3..])?;
-            let ends = matches!(rest.first(), Some(b' ' | b'\r'));
-            if !ends || value > MAX_VALUE {
+            if !ends_well(rest) || value > MAX_VALUE {
                 return None;
             }
             return Some((line.len(), Line::Data(value as usize)));
@@ -405,7 +405,7 @@ fn meta_line(verb: Verb, buf: &[u8]) -> Option<(usize, Line)> {
 #[cold]
 fn other_line(verb: Verb, buf: &[u8]) -> Option<(usize, Line)> {
     let line = whole_line(buf)?;
-    let is_error = |rest: &[u8]| matches!(rest.first(), Some(b' ' | b':' | b'\r'));
+    let is_error = |rest: &[u8]| matches!(rest, [b' ' | b':', ..] | b"\r\n");
     let what = if line.starts_with(b"SERVER_ERROR") {
         Line::End(Status::ServerError)
     } else if line.starts_with(b"CLIENT_ERROR") {

@@ -7,17 +7,24 @@
 use super::route::Ask;
 use super::{LOOK_OVER, Proxy, nanos};
 use crate::buffer::{Queue, Source};
-use crate::client::{Ending, Intake};
+use crate::client::{Ending, Intake, Pause};
 use crate::health::{Cause, SECOND, Time};
 use crate::net::Socket;
-use crate::upstream::{LinkState, ServerId, To};
+use crate::upstream::{LinkState, Server, ServerId, To};
 
 /// A client that takes nothing of what it is owed, or stops in the middle of a large request,
 /// is closed after so long, in nanoseconds.
 const STALLED: u64 = 30 * SECOND;
 
+/// A fall from less than this, in bytes, is not worth the time that looking through the heap takes.
+const WORTH_GIVING_BACK: usize = 16 * 1024 * 1024;
+
 /// A half-sent request up to this size, in bytes, may take for ever: people type slowly.
 const HALF_SENT: usize = 64 * 1024;
+
+/// The same while clients are paused for want of memory: more than anybody types. Half-sent
+/// requests together must not hold the memory for ever.
+const HALF_SENT_SHORT: usize = 2048;
 
 impl<S: Socket> Proxy<S> {
     /// The earliest time at which [`Proxy::expire`] has something to do.
@@ -26,8 +33,10 @@ impl<S: Socket> Proxy<S> {
         let probes = self
             .servers
             .iter()
-            .filter(|s| !s.retired)
-            .filter_map(|s| s.health.probe_at().filter(|_| s.drains == 0))
+            .filter_map(|s| match s.retired {
+                None => s.health.probe_at().filter(|_| s.drains == 0),
+                Some(until) => Some(until).filter(|_| self.owes(s)),
+            })
             .min();
         let drains = self
             .drains
@@ -36,12 +45,20 @@ impl<S: Socket> Proxy<S> {
             .filter(|d| !d.late)
             .map(|d| d.until)
             .min();
-        let clients = (self.clients.len() > 0).then(|| self.looked_over.plus(LOOK_OVER));
-        [links, probes, drains, clients]
+        let leaving = (!self.leaving.is_empty()).then_some(self.leave_by);
+        let look = self.clients.len() > 0 || self.most_bytes >= WORTH_GIVING_BACK;
+        let clients = look.then(|| self.looked_over.plus(LOOK_OVER));
+        [links, probes, drains, leaving, clients]
             .into_iter()
             .flatten()
             .min()
             .unwrap_or(Time::NEVER)
+    }
+
+    /// True if a server has not answered all that it was asked.
+    pub(super) fn owes(&self, server: &Server) -> bool {
+        let mut links = server.all_links();
+        links.any(|l| !self.links[l as usize].pending.is_empty())
     }
 
     /// Does what is due.
@@ -53,15 +70,32 @@ impl<S: Socket> Proxy<S> {
         }
         self.expire_drains();
         for id in 0..self.servers.len() {
+            self.catch_up(id as ServerId);
+            if self.servers[id].winds_down() {
+                self.wind_down(id as ServerId);
+            }
             let s = &self.servers[id];
             let due = s.health.probe_at().is_some_and(|at| at <= self.now);
-            if due && s.drains == 0 && !s.retired {
+            if due && s.drains == 0 && s.retired.is_none() {
                 self.probe(id as ServerId);
             }
         }
         if self.now >= self.looked_over.plus(LOOK_OVER) {
             self.looked_over = self.now;
             self.look_over_clients();
+            self.give_memory_back();
+        }
+    }
+
+    /// After a flood of large values the system gets its memory back.
+    fn give_memory_back(&mut self) {
+        if self.most_bytes < WORTH_GIVING_BACK {
+            return;
+        }
+        let held = self.bytes + self.chunks.sweep();
+        if held < self.most_bytes / 4 {
+            self.most_bytes = held;
+            crate::sys::trim_memory();
         }
     }
 
@@ -203,9 +237,16 @@ impl<S: Socket> Proxy<S> {
             (!a.out.is_empty(), half)
         });
         let idle = self.pools[client.pool as usize].config.idle_timeout;
+        let (half_sent_limit, may_be_read) = match self.memory_paused.is_empty() {
+            true => (HALF_SENT, client.pause.is_empty()),
+            false => (
+                HALF_SENT_SHORT,
+                client.pause.without(Pause::MEMORY).is_empty(),
+            ),
+        };
         let counter = if owes && quiet >= STALLED {
             &mut self.counters.limit_client_stalled
-        } else if half_sent > HALF_SENT && quiet >= STALLED && client.pause.is_empty() {
+        } else if half_sent > half_sent_limit && quiet >= STALLED && may_be_read {
             &mut self.counters.limit_client_half_sent
         } else if client.is_answered() && idle.is_some_and(|d| quiet >= nanos(d)) {
             &mut self.counters.limit_client_idle

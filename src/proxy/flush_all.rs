@@ -25,6 +25,13 @@ pub(super) struct FlushOp {
     failure: Option<Vec<u8>>,
 }
 
+impl FlushOp {
+    /// Servers that will be asked.
+    pub fn still_to_ask(&self) -> impl Iterator<Item = ServerId> {
+        self.next.iter().flatten().copied()
+    }
+}
+
 impl<S: Socket> Proxy<S> {
     /// Starts a client's `flush_all`; the client is not read until it is done.
     pub(super) fn flush_all(&mut self, client: usize, dress: Dress, when: Option<u64>) {

@@ -63,18 +63,21 @@ impl<S: Socket> Proxy<S> {
         if client.ending != Ending::Open || !client.pause.is_empty() {
             return false;
         }
-        let at_head = client
-            .active
-            .as_ref()
-            .is_none_or(|a| matches!(a.intake, Intake::Head));
+        let (at_head, half) = client.active.as_ref().map_or((true, 0), |a| {
+            (matches!(a.intake, Intake::Head), a.partial.len())
+        });
         if client.active.as_ref().is_some_and(|a| a.unparsed) {
             return self.parse_partial(key);
         }
         if !client.ready.readable {
             return false;
         }
-        if at_head && self.over_memory(0, super::SOFT_MEMORY) {
+        if at_head && half <= SMALL_PARTIAL && self.over_memory(0, super::SOFT_MEMORY) {
             self.pause_for_memory(key);
+            return false;
+        }
+        if half > SMALL_PARTIAL && self.over_memory(0, 100) {
+            self.no_memory_to_read(key);
             return false;
         }
         let mut chunk = self.chunk.take().unwrap_or_else(|| self.chunks.take());
@@ -90,6 +93,8 @@ impl<S: Socket> Proxy<S> {
     fn pause_for_memory(&mut self, key: usize) {
         if let Some(client) = self.clients.get_mut(key) {
             client.pause.add(Pause::MEMORY);
+            // It has sent something; that it is not read is not its fault.
+            client.last_moved = self.now;
             self.memory_paused.push(key);
             self.counters.limit_memory_paused += 1;
         }
@@ -203,21 +208,10 @@ impl<S: Socket> Proxy<S> {
                     line,
                     missing,
                 } => {
-                    let now = missing.min(len - at);
-                    client
-                        .active(&mut self.spares)
-                        .value
-                        .push(source, at..at + now);
-                    at += now;
-                    if missing > now {
-                        self.set_intake(key, missing - now, |missing| Intake::Value {
-                            request,
-                            line,
-                            missing,
-                        });
-                    } else {
-                        self.value_complete(key, &request, line);
-                    }
+                    let range = at..at + missing.min(len - at);
+                    let missing = missing - range.len();
+                    at = range.end;
+                    self.value_arrives(key, source, range, &request, line, missing);
                     Step::Next
                 }
                 Intake::Head => self.parse_head(key, source, &mut at, len),
@@ -229,9 +223,6 @@ impl<S: Socket> Proxy<S> {
                     if let Some(client) = self.clients.get_mut(key) {
                         if client.ending != Ending::Open {
                             return len;
-                        }
-                        if client.pause.has(Pause::OWED) {
-                            self.counters.limit_client_paused += 1;
                         }
                         client.active(&mut self.spares).unparsed = true;
                     }
@@ -308,6 +299,7 @@ impl<S: Socket> Proxy<S> {
                 drop_key,
             } => {
                 self.counters.requests += 1;
+                log_own(source, *at, used);
                 *at += used;
                 if !scratch.answer.is_empty() {
                     self.answer_now(key, &scratch.answer);
@@ -323,6 +315,7 @@ impl<S: Socket> Proxy<S> {
             }
             Parsed::Local { used, what, dress } => {
                 self.counters.requests += 1;
+                log_own(source, *at, used);
                 *at += used;
                 self.local(key, what, dress);
                 Step::Next
@@ -424,6 +417,57 @@ impl<S: Socket> Proxy<S> {
         Step::Next
     }
 
+    /// More of a large value has come, and `missing` bytes of it have not. Values that arrive
+    /// side by side can pass `-m` together: who comes then is told so.
+    fn value_arrives(
+        &mut self,
+        key: usize,
+        source: Source<'_>,
+        range: Range<usize>,
+        request: &Request,
+        line: usize,
+        missing: usize,
+    ) {
+        let full = self.over_memory(range.len(), 100);
+        let Some(client) = self.clients.get_mut(key) else {
+            return;
+        };
+        let active = client.active(&mut self.spares);
+        if full {
+            active.value.free();
+            return self.no_memory_to_store(key, request, missing);
+        }
+        active.value.push(source, range);
+        if missing > 0 {
+            let request = *request;
+            self.set_intake(key, missing, |missing| Intake::Value {
+                request,
+                line,
+                missing,
+            });
+        } else {
+            self.value_complete(key, request, line);
+        }
+    }
+
+    /// Refuses a value; what is missing of it is swallowed.
+    fn no_memory_to_store(&mut self, key: usize, request: &Request, missing: usize) {
+        self.counters.requests += 1;
+        self.counters.limit_memory_stores += 1;
+        self.fail_now(key, request, b"out of memory storing object");
+        self.set_intake(key, missing, Intake::Swallow);
+    }
+
+    /// Refuses a line that does not end, as memcached does: where it would end is not known.
+    fn no_memory_to_read(&mut self, key: usize) {
+        self.counters.limit_memory_requests += 1;
+        if let Some(active) = self.clients.get_mut(key).and_then(|c| c.active.as_mut()) {
+            active.partial = Vec::new();
+        }
+        self.answer_now(key, b"SERVER_ERROR out of memory reading request\r\n");
+        self.end_client(key, Ending::AfterAnswers);
+    }
+
     /// The last byte of a large value has come.
     fn value_complete(&mut self, key: usize, request: &Request, line: usize) {
         let Some(active) = self.clients.get_mut(key).and_then(|c| c.active.as_mut()) else {
@@ -514,11 +558,20 @@ impl<S: Socket> Proxy<S> {
         name.clear();
         protocol::forms::raw_key(verb, line, &mut name);
         let place = self.place(pool, &name);
-        self.chase(place.primary, &name, place.hash);
-        if place.backup != NOBODY {
-            self.chase(place.backup, &name, place.hash);
+        for id in [place.primary, place.backup, place.home] {
+            if id != NOBODY {
+                self.chase(id, &name, place.hash);
+            }
         }
         self.key = name;
+    }
+}
+
+/// Logs a request that magent answers itself, for `-vv`.
+fn log_own(source: Source<'_>, at: usize, used: usize) {
+    if log::log_enabled!(log::Level::Debug) {
+        let line = String::from_utf8_lossy(source.slice(at..at + used));
+        log::debug!("magent <- {}", line.trim_end());
     }
 }
 

@@ -19,6 +19,7 @@
 //! request is forgotten.
 
 mod admin;
+mod eject;
 mod expire;
 mod flush_all;
 mod intake;
@@ -74,6 +75,8 @@ struct Pool {
     primaries: Farm,
     /// The servers of `primaries`, in the farm's order.
     primary_ids: Vec<ServerId>,
+    /// Of the primaries those that are up, while others are ejected.
+    ring: Option<Farm>,
     backups: Option<Farm>,
     backup_ids: Vec<ServerId>,
     /// Clients connected.
@@ -156,9 +159,15 @@ pub struct Proxy<S> {
     memory_paused: Vec<usize>,
     /// Copied bytes of all connections.
     bytes: usize,
-    /// Clients that may have to be looked over.
+    /// The most bytes in flight since memory was last given back to the system.
+    most_bytes: usize,
+    /// When clients were last looked over.
     looked_over: Time,
     draining: bool,
+    /// Clients that are to finish and go.
+    leaving: Vec<usize>,
+    /// When those are not read any more.
+    leave_by: Time,
     /// Changes with each turn; what `random` draws from.
     draw: u32,
     counters: Counters,
@@ -202,16 +211,17 @@ impl<S: Socket> Proxy<S> {
             connects: Vec::new(),
             memory_paused: Vec::new(),
             bytes: 0,
+            most_bytes: 0,
             looked_over: Time(0),
             draining: false,
+            leaving: Vec::new(),
+            leave_by: Time::NEVER,
             draw: 0,
             counters: Counters::default(),
             reset_at: Time(0),
             last_reload: None,
         };
-        for pool in &config.pools {
-            proxy.add_pool(pool.clone());
-        }
+        proxy.configure();
         proxy
     }
 
@@ -221,12 +231,16 @@ impl<S: Socket> Proxy<S> {
         self.unix = now.unix;
     }
 
-    /// A place for one more client of `pool`, or the line to send before closing.
-    pub fn admit(&mut self, pool: usize) -> Result<usize, &'static [u8]> {
-        let full = |p: &Pool| p.retired || p.config.clients.is_some_and(|n| p.clients >= n);
+    /// A place for one more client, or the line to send before closing. `entrance` is the
+    /// number of its listener, counted through all pools in the order of the configuration.
+    pub fn admit(&mut self, entrance: usize) -> Result<usize, &'static [u8]> {
+        let full = |at: usize| {
+            let p = &self.pools[at];
+            p.config.clients.is_some_and(|n| p.clients >= n)
+        };
         if self.draining
             || self.clients.len() >= self.config.clients
-            || self.pools.get(pool).is_none_or(full)
+            || self.pool_at(entrance).is_none_or(full)
         {
             self.counters.rejected_connections += 1;
             return Err(b"SERVER_ERROR OUT OF CONNECTION\r\n");
@@ -235,15 +249,16 @@ impl<S: Socket> Proxy<S> {
     }
 
     /// The client that was admitted.
-    pub fn accepted(&mut self, token: usize, stream: S, pool: usize, now: Now) {
+    pub fn accepted(&mut self, token: usize, stream: S, entrance: usize, now: Now) {
         self.set_now(now);
+        let Some(pool) = self.pool_at(entrance) else {
+            return;
+        };
         self.counters.total_connections += 1;
-        let client = Client::new(stream, pool as u16, self.now);
+        let client = Client::new(stream, pool as u16, entrance as u16, self.now);
         let key = self.clients.insert(client);
         debug_assert_eq!(key, token);
-        if let Some(p) = self.pools.get_mut(pool) {
-            p.clients += 1;
-        }
+        self.pools[pool].clients += 1;
         self.list_client(key);
     }
 
@@ -318,11 +333,10 @@ impl<S: Socket> Proxy<S> {
             self.serve_client(key);
         }
         self.keep_list(clients, |p| &mut p.ready_clients);
+        self.most_bytes = self.most_bytes.max(self.bytes_in_flight());
         self.expire();
         self.flush();
-        if self.draining {
-            self.end_quiet_clients();
-        }
+        self.end_quiet_clients();
         self.reap();
         self.resume_memory();
     }
@@ -350,28 +364,32 @@ impl<S: Socket> Proxy<S> {
         }
     }
 
-    /// TERM: nothing more is read from clients; what they are owed is finished.
+    /// TERM: what has arrived is still answered, then clients are closed.
     pub fn drain(&mut self, now: Now) {
         self.set_now(now);
         self.draining = true;
-        let keys: Vec<usize> = self.clients.keys().collect();
-        for key in keys {
-            self.list_client(key);
-        }
+        self.see_off(self.clients.keys().collect());
     }
 
-    /// While draining: what has arrived is still read and answered; a client that is owed
-    /// nothing and has nothing there to read is done.
+    /// Of the clients that are to go: one that is owed nothing and has nothing there to read
+    /// is done; after a while nothing more is read from the others.
     fn end_quiet_clients(&mut self) {
         let quiet = |c: &Client<S>| {
             c.is_answered() && !c.ready.readable && c.active.as_ref().is_none_or(|a| !a.unparsed)
         };
-        let keys: Vec<usize> = self.clients.keys().collect();
-        for key in keys {
-            if self.clients.get(key).is_some_and(quiet) {
-                self.end_client(key, Ending::Dead);
-            }
-        }
+        let over = self.now >= self.leave_by;
+        let mut leaving = std::mem::take(&mut self.leaving);
+        leaving.retain(|key| {
+            let ending = match self.clients.get(*key) {
+                None => return false,
+                Some(c) if quiet(c) => Ending::Dead,
+                Some(_) if over => Ending::AfterAnswers,
+                Some(_) => return true,
+            };
+            self.end_client(*key, ending);
+            false
+        });
+        self.leaving = leaving;
     }
 
     /// True when every client got what it was owed, and the backups too.
@@ -451,9 +469,13 @@ impl<S: Socket> Proxy<S> {
         link.accounted = own;
     }
 
-    /// Brings the total of bytes up to date for one client.
+    /// Brings the total of bytes up to date for one client, and counts its pauses for what it
+    /// is owed: both after each of its turns.
     fn account_client(&mut self, key: usize) {
         if let Some(client) = self.clients.get_mut(key) {
+            let paused = client.pause.has(Pause::OWED);
+            self.counters.limit_client_paused += u64::from(paused && !client.pause_counted);
+            client.pause_counted = paused;
             let own = client.own_bytes();
             self.bytes = self.bytes + own - client.accounted as usize;
             client.accounted = own as u32;

@@ -74,6 +74,8 @@ pub(super) struct Place {
     pub primary: ServerId,
     /// [`NOBODY`] if it has none.
     pub backup: ServerId,
+    /// Where it belongs when that is out of the ring, or the ring moved it: else [`NOBODY`].
+    pub home: ServerId,
     /// Chooses the link.
     pub hash: u64,
 }
@@ -90,7 +92,8 @@ impl<S: Socket> Proxy<S> {
     /// Where a key of this pool goes.
     pub(super) fn place(&self, pool: usize, key: &[u8]) -> Place {
         let p = &self.pools[pool];
-        let primary = p.primary_ids[p.primaries.place(key, self.draw)];
+        let home = p.primary_ids[p.primaries.place(key, self.draw)];
+        let (primary, home) = self.stand_in(pool, key, home);
         let backup = match &p.backups {
             None => NOBODY,
             Some(farm) => {
@@ -106,6 +109,7 @@ impl<S: Socket> Proxy<S> {
         Place {
             primary,
             backup,
+            home,
             hash: fnv(key),
         }
     }
@@ -123,12 +127,17 @@ impl<S: Socket> Proxy<S> {
             return true;
         };
         let place = self.place(c.pool as usize, key);
-        if self.is_full(place.primary, place.hash) {
-            let id = self.servers[place.primary as usize].link_for(place.hash);
-            self.pause_for_server(client, id);
-            return false;
+        // A backup that stands in is bounded too.
+        let asked = [place.primary, place.backup]
+            .into_iter()
+            .find(|id| *id != NOBODY && self.servers[*id as usize].health.is_up());
+        if let Some(id) = asked.map(|id| self.servers[id as usize].link_for(place.hash)) {
+            if self.links[id as usize].is_full() {
+                self.pause_for_server(client, id);
+                return false;
+            }
         }
-        self.route(client, dress, place, ask);
+        self.route(client, dress, place, key, ask);
         true
     }
 
@@ -136,11 +145,11 @@ impl<S: Socket> Proxy<S> {
     pub(super) fn route_arrived(&mut self, client: usize, dress: Dress, key: &[u8], ask: &Ask<'_>) {
         if let Some(c) = self.clients.get(client) {
             let place = self.place(c.pool as usize, key);
-            self.route(client, dress, place, ask);
+            self.route(client, dress, place, key, ask);
         }
     }
 
-    fn route(&mut self, client: usize, dress: Dress, place: Place, ask: &Ask<'_>) {
+    fn route(&mut self, client: usize, dress: Dress, place: Place, key: &[u8], ask: &Ask<'_>) {
         let Some(c) = self.clients.get_mut(client) else {
             return;
         };
@@ -156,6 +165,9 @@ impl<S: Socket> Proxy<S> {
         let seq = c.owe(&mut self.spares, slot);
         self.count_command(ask.verb, ask.traits);
         self.ask(To::Client { client, seq }, place, ask);
+        if ask.traits.has(Traits::WRITES) {
+            self.note_stray(place, key);
+        }
     }
 
     /// Sends a client's request, or a part of it, to its primary, or to whoever stands in.
@@ -217,21 +229,16 @@ impl<S: Socket> Proxy<S> {
         let (writes, hash) = (pending.traits.has(Traits::WRITES), pending.hash);
         let copies = matches!(pending.to, To::Copy);
         let seq = link.owe(pending);
-        let idle = matches!(link.state, LinkState::Idle);
+        let held = !server.old_links.is_empty() && !server.old_links.contains(&id);
+        let opens = matches!(link.state, LinkState::Idle) && !held;
         if writes && !copies && server.is_primary && server.health.is_warming(self.now) {
             self.note_write(id, hash, seq);
         }
-        if idle {
+        if opens {
             self.open_link(id);
         }
         self.account_link(id);
         self.dirty_link(id);
-    }
-
-    /// True if a server has as much in flight as it may.
-    fn is_full(&self, server: ServerId, hash: u64) -> bool {
-        let server = &self.servers[server as usize];
-        server.health.is_up() && self.links[server.link_for(hash) as usize].is_full()
     }
 
     fn pause_for_server(&mut self, client: usize, id: u32) {
@@ -242,12 +249,18 @@ impl<S: Socket> Proxy<S> {
         }
     }
 
-    /// A link of this pool's primaries that has as much in flight as it may.
+    /// A link that has as much in flight as it may, of this pool's primaries, and of its backups
+    /// if one has to stand in.
     fn full_link(&self, pool: usize) -> Option<u32> {
-        self.pools[pool]
-            .primary_ids
-            .iter()
-            .filter(|id| self.servers[**id as usize].health.is_up())
+        let pool = &self.pools[pool];
+        let up = |id: &&ServerId| self.servers[**id as usize].health.is_up();
+        let stand_ins: &[ServerId] = match pool.primary_ids.iter().all(|id| up(&id)) {
+            true => &[],
+            false => &pool.backup_ids,
+        };
+        let asked = pool.primary_ids.iter().chain(stand_ins);
+        asked
+            .filter(up)
             .flat_map(|id| self.servers[*id as usize].links.iter().copied())
             .find(|id| self.links[*id as usize].is_full())
     }
@@ -268,6 +281,10 @@ impl<S: Socket> Proxy<S> {
         if let Some(id) = self.full_link(pool) {
             self.pause_for_server(client, id);
             return false;
+        }
+        // Before any line is begun, since this goes on the same links.
+        for i in 0..self.pools[pool].backup_ids.len() {
+            self.tell_untold(self.pools[pool].backup_ids[i]);
         }
         let Some(c) = self.clients.get_mut(client) else {
             return true;
@@ -300,6 +317,12 @@ impl<S: Socket> Proxy<S> {
             self.close_part(&split, id);
         }
         self.touched = touched;
+        if request.traits.has(Traits::WRITES) && self.pools[pool].ring.is_some() {
+            for range in &scratch.keys {
+                let key = &buf[range.clone()];
+                self.note_stray(self.place(pool, key), key);
+            }
+        }
         self.part_done(client, seq);
         true
     }

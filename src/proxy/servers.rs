@@ -1,110 +1,20 @@
 //! Links that open, work and are lost; servers that go down and come back.
 
 use super::route::Ask;
-use super::{Pool, Proxy, nanos};
+use super::{Proxy, nanos};
 use crate::buffer::Queue;
 use crate::client::Pause;
-use crate::config::{PoolConfig, ServerSpec};
-use crate::farm::{Farm, FarmSpec};
-use crate::health::{Cause, Health, Journal, Policy, SECOND, State, Time};
+use crate::health::{Cause, SECOND, State, Time};
 use crate::net::Socket;
 use crate::protocol::{Status, Traits, Verb, forms};
-use crate::stats::ServerStats;
-use crate::upstream::{
-    DRAIN_WAIT, Drain, Letters, Link, LinkState, Pending, Ready, Server, ServerId, To,
-};
+use crate::upstream::{DRAIN_WAIT, Drain, Letters, LinkState, Pending, Ready, ServerId, To};
 use std::io;
 
-/// What decides about the servers of a pool.
-pub(super) fn policy(config: &PoolConfig) -> Policy {
-    Policy {
-        timeout: nanos(config.timeout),
-        failure_limit: config.failure_limit,
-        retry: nanos(config.retry),
-        warm: nanos(config.warm),
-    }
-}
+/// Keys that a server is told of at once: a journal of millions must not pass the bound of
+/// what is in flight to one server, and the last batch is told while requests wait behind it.
+const REPLAY_BATCH: usize = 4096;
 
 impl<S: Socket> Proxy<S> {
-    /// Adds a pool with its servers.
-    pub(super) fn add_pool(&mut self, config: PoolConfig) {
-        let pool = self.pools.len();
-        let primary_ids = self.add_servers(pool, &config, &config.primaries, true);
-        let backup_ids = self.add_servers(pool, &config, &config.backups, false);
-        for (id, spec) in primary_ids.iter().zip(&config.primaries) {
-            if !backup_ids.is_empty() && backup_ids.iter().all(|b| b == id) {
-                log::warn!(
-                    "{}: it is the only backup of itself, so its keys have none",
-                    spec.name
-                );
-            }
-        }
-        self.pools.push(Pool {
-            primaries: Farm::new(FarmSpec::of(&config, &config.primaries), None),
-            primary_ids,
-            backups: (!backup_ids.is_empty())
-                .then(|| Farm::new(FarmSpec::of(&config, &config.backups), None)),
-            backup_ids,
-            clients: 0,
-            flushing: 0,
-            retired: false,
-            config,
-        });
-    }
-
-    /// A server is its address: one that both farms name is one server.
-    fn add_servers(
-        &mut self,
-        pool: usize,
-        config: &PoolConfig,
-        specs: &[ServerSpec],
-        primary: bool,
-    ) -> Vec<ServerId> {
-        let mut ids = Vec::with_capacity(specs.len());
-        for spec in specs {
-            let known = self
-                .servers
-                .iter()
-                .position(|s| s.pool == pool && s.spec.address == spec.address && !s.retired);
-            let id = known.unwrap_or_else(|| self.add_server(pool, config, spec));
-            let server = &mut self.servers[id];
-            server.is_primary |= primary;
-            server.is_backup |= !primary;
-            ids.push(id as ServerId);
-        }
-        ids
-    }
-
-    fn add_server(&mut self, pool: usize, config: &PoolConfig, spec: &ServerSpec) -> usize {
-        let id = self.servers.len();
-        let first = self.links.len() as u32;
-        let links: Vec<u32> = (first..first + config.connections as u32).collect();
-        for _ in &links {
-            self.links.push(Link::new(id as ServerId));
-        }
-        let seed = self.start_unix ^ (id as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.servers.push(Server {
-            spec: spec.clone(),
-            pool,
-            is_primary: false,
-            is_backup: false,
-            links: links.clone(),
-            health: Health::new(policy(config), self.now, seed),
-            journal: Journal::new(config.journal),
-            meta: true,
-            drains: 0,
-            replaying: 0,
-            retired: false,
-            stats: ServerStats::default(),
-        });
-        if config.preconnect {
-            for link in links {
-                self.open_link(link);
-            }
-        }
-        id
-    }
-
     /// Asks the loop for a socket.
     pub(super) fn open_link(&mut self, id: u32) {
         let link = &mut self.links[id as usize];
@@ -139,10 +49,25 @@ impl<S: Socket> Proxy<S> {
         }
     }
 
-    /// A failed connect, or a handshake that was not answered, makes a server down at once.
+    /// A failed connect, or a handshake that was not answered, makes a server down at once;
+    /// where it can be ejected, that takes several.
     pub(super) fn connect_failed(&mut self, id: u32, cause: Cause) {
-        let server = self.links[id as usize].server;
-        self.server_down(server, cause, false);
+        let server_id = self.links[id as usize].server;
+        let health = &mut self.servers[server_id as usize].health;
+        let borne = health.bears_failures() && !health.on_failure(cause, self.now);
+        if !borne || self.owes_deletes(id) {
+            return self.server_down(server_id, cause, false);
+        }
+        let name = &self.servers[server_id as usize].spec.name;
+        log::info!("{name}: connect failed: {}", cause.text());
+        let lost = self.take_pending(id);
+        self.lose(server_id, lost, cause);
+    }
+
+    /// True if a link owes answers to deletes that the server must be told before it is asked.
+    fn owes_deletes(&self, id: u32) -> bool {
+        let pending = &self.links[id as usize].pending;
+        pending.iter().any(|p| matches!(p.to, To::Chase(_)))
     }
 
     /// The handshake was good.
@@ -180,7 +105,7 @@ impl<S: Socket> Proxy<S> {
         self.send_journal(id);
     }
 
-    /// Sends a delete for every journaled key, or one `flush_all`, on the keys' links.
+    /// Sends a delete for each of a batch of journaled keys, or one `flush_all`.
     fn send_journal(&mut self, id: ServerId) {
         if let Some(stamp) = self.servers[id as usize].journal.flush_due() {
             let pending = Pending {
@@ -193,8 +118,8 @@ impl<S: Socket> Proxy<S> {
             return;
         }
         let journal = &self.servers[id as usize].journal;
-        let mut keys: Vec<(Box<[u8]>, u64)> =
-            journal.keys().map(|(k, s)| (k.into(), s)).collect();
+        let batch = journal.keys().take(REPLAY_BATCH);
+        let mut keys: Vec<(Box<[u8]>, u64)> = batch.map(|(k, s)| (k.into(), s)).collect();
         // Oldest first; and the same order each time, so that a run can be repeated.
         keys.sort_unstable_by_key(|(_, stamp)| *stamp);
         let mut line = Vec::new();
@@ -238,23 +163,8 @@ impl<S: Socket> Proxy<S> {
             let key = self.key_at(id, at, p);
             self.servers[server as usize].journal.told(&key, stamp);
             self.key = key;
-            self.all_told(server);
         }
         self.replay_answered(server, told, Cause::ConnectionLost);
-    }
-
-    /// While a server is up its journal holds what is being chased. If that was too much, it is
-    /// told all the same: no flush is due any more when the last chase is answered.
-    fn all_told(&mut self, id: ServerId) {
-        let server = &mut self.servers[id as usize];
-        let Some(stamp) = server.journal.flush_due().filter(|_| server.health.is_up()) else {
-            return;
-        };
-        let chase = |p: &Pending| matches!(p.to, To::Chase(_));
-        let links = &self.links;
-        if !(server.links.iter()).any(|l| links[*l as usize].pending.iter().any(chase)) {
-            server.journal.flushed(stamp);
-        }
     }
 
     /// The flush that stands for an overflowed journal was answered.
@@ -284,22 +194,46 @@ impl<S: Socket> Proxy<S> {
         if server.replaying > 0 {
             return;
         }
-        if server.journal.flush_due().is_some() {
+        if server.journal.flush_due().is_some() || server.journal.len() > REPLAY_BATCH {
             return self.send_journal(id);
         }
-        // What was missed during the replay is told on the same link, before anything that is
-        // asked from now on.
         self.server_up(id);
         if self.has_backup(id) {
             self.servers[id as usize].health.warm(self.now);
         }
+    }
+
+    /// A server that is up and was too full for some mirrors is told their keys: once it has
+    /// room, or before it is asked in its primary's place.
+    pub(super) fn tell_untold(&mut self, id: ServerId) {
+        let server = &mut self.servers[id as usize];
+        if !std::mem::take(&mut server.untold) || !server.health.is_up() {
+            return;
+        }
         self.tell_rest(id);
     }
 
-    fn tell_rest(&mut self, id: ServerId) {
+    /// [`Proxy::tell_untold`] at its time. A server that has to be flushed counts as away until
+    /// that is done.
+    pub(super) fn catch_up(&mut self, id: ServerId) {
+        let server = &self.servers[id as usize];
+        if !server.health.is_up() {
+            return;
+        }
+        if server.journal.flush_due().is_some() {
+            return self.server_down(id, Cause::ConnectionLost, true);
+        }
+        let has_room = |l: &u32| self.links[*l as usize].has_room();
+        if server.untold && server.links.iter().all(has_room) {
+            self.tell_untold(id);
+        }
+    }
+
+    /// Tells a server that is up what its journal holds, before anything that is asked of it
+    /// from now on.
+    pub(super) fn tell_rest(&mut self, id: ServerId) {
         let journal = &self.servers[id as usize].journal;
-        let mut keys: Vec<(Box<[u8]>, u64)> =
-            journal.keys().map(|(k, s)| (k.into(), s)).collect();
+        let mut keys: Vec<(Box<[u8]>, u64)> = journal.keys().map(|(k, s)| (k.into(), s)).collect();
         keys.sort_unstable_by_key(|(_, stamp)| *stamp);
         for (key, _) in keys {
             let hash = super::route::fnv(&key);
@@ -316,6 +250,10 @@ impl<S: Socket> Proxy<S> {
                 server.spec.name,
                 away as f64 / SECOND as f64
             );
+        }
+        // What was missed during the replay is told as well, before anything is asked.
+        if !self.ring_changed(self.servers[id as usize].pool) {
+            self.tell_rest(id);
         }
     }
 
@@ -335,6 +273,12 @@ impl<S: Socket> Proxy<S> {
             ..Pending::own(To::Chase(stamp), verb, hash, Time::NEVER)
         };
         self.send(id, pending, &Ask::line(verb, Traits::WRITES, &line));
+    }
+
+    /// [`Proxy::chase`] where the other farm may hold what is deleted here: what is absent from
+    /// now on is looked for there.
+    pub(super) fn chase_and_warm(&mut self, id: ServerId, key: &[u8], hash: u64) {
+        self.chase(id, key, hash);
         if self.has_backup(id) {
             self.servers[id as usize].health.warm(self.now);
         }
@@ -388,18 +332,18 @@ impl<S: Socket> Proxy<S> {
     pub(super) fn link_lost(&mut self, id: u32, cause: Cause) {
         let server_id = self.links[id as usize].server;
         let server = &mut self.servers[server_id as usize];
-        if !server.health.is_up() {
+        let too_many = server.health.on_failure(cause, self.now);
+        if !server.health.is_up() || too_many {
             return self.server_down(server_id, cause, false);
         }
-        server.health.note_error(cause, self.now);
         log::info!("{}: link lost: {}", server.spec.name, cause.text());
         let writes = self.links[id as usize]
             .pending
             .iter()
             .any(|p| p.traits.has(Traits::WRITES));
-        if writes && self.pools[server.pool].backups.is_some() {
-            // These writes will be told elsewhere, or are what the backup was told: nothing
-            // else may be asked of this server before it knows.
+        if (writes && self.pools[server.pool].backups.is_some()) || self.owes_deletes(id) {
+            // These writes will be told elsewhere, or are what the server was told: nothing
+            // else may be asked of it before it knows.
             return self.server_down(server_id, cause, true);
         }
         let lost = self.take_pending(id);
@@ -412,10 +356,12 @@ impl<S: Socket> Proxy<S> {
         let now = self.now;
         let server = &mut self.servers[id as usize];
         server.replaying = 0;
-        if server.health.go_down(cause, at_once, now) {
+        let pool = server.pool;
+        let was_up = server.health.go_down(cause, at_once, now);
+        if was_up {
             log::warn!("{}: down: {}", server.spec.name, cause.text());
         }
-        let links = server.links.clone();
+        let links: Vec<u32> = server.all_links().collect();
         let mut lost = Vec::new();
         for link in links {
             lost.push(self.take_pending(link));
@@ -423,11 +369,14 @@ impl<S: Socket> Proxy<S> {
         for pending in lost {
             self.lose(id, pending, cause);
         }
+        if was_up {
+            self.ring_changed(pool);
+        }
     }
 
     /// Closes a link's socket and takes out what it owes. A socket that still works and has
     /// writes unanswered is half-closed and drained: a stopped server reads them when it wakes.
-    fn take_pending(&mut self, id: u32) -> (Vec<Pending>, Queue, u64) {
+    pub(super) fn take_pending(&mut self, id: u32) -> (Vec<Pending>, Queue, u64) {
         let link = &mut self.links[id as usize];
         let closed = link.ready.closed;
         let was_up = link.is_up();
@@ -512,7 +461,7 @@ impl<S: Socket> Proxy<S> {
                 Letters::Keys(keys) => {
                     for key in keys {
                         let hash = super::route::fnv(&key);
-                        self.chase(drain.server, &key, hash);
+                        self.chase_and_warm(drain.server, &key, hash);
                     }
                 }
                 Letters::TooMany => {
@@ -546,7 +495,7 @@ impl<S: Socket> Proxy<S> {
         self.wake_waiting(id);
     }
 
-    fn wake_waiting(&mut self, id: u32) {
+    pub(super) fn wake_waiting(&mut self, id: u32) {
         for client in std::mem::take(&mut self.links[id as usize].waiting) {
             if let Some(c) = self.clients.get_mut(client) {
                 c.pause.remove(Pause::SERVER);

@@ -9,7 +9,7 @@ use crate::health::{Cause, Time};
 use crate::net::Socket;
 use crate::protocol::forms::{self, Mirror};
 use crate::protocol::{Dress, Reply, Status, Traits, Verb, binary, meta, text};
-use crate::upstream::{EACH, Leg, NOBODY, Pending, ServerId, To};
+use crate::upstream::{EACH, Leg, NOBODY, Pending, Server, ServerId, To};
 
 impl<S: Socket> Proxy<S> {
     /// The oldest request of a link got its reply.
@@ -19,8 +19,9 @@ impl<S: Socket> Proxy<S> {
         let Some(p) = link.pop() else {
             return;
         };
-        let server = link.server;
-        let stats = &mut self.servers[server as usize].stats;
+        let (server, generation) = (link.server, link.generation);
+        let Server { health, stats, .. } = &mut self.servers[server as usize];
+        health.on_answer();
         if p.sent != Time::NEVER {
             stats.latency.add(self.now.since(p.sent));
         }
@@ -41,10 +42,14 @@ impl<S: Socket> Proxy<S> {
                     self.servers[server as usize].stats.keys_copied += 1;
                 }
             }
-            To::Probe(key) => self.settle_probe(key, reply.status),
+            To::Probe(key) => self.settle_probe(id, key, reply.status),
             To::Flush(op) => self.flush_part(op, Self::flush_failure(reply)),
         }
         let link = &mut self.links[id as usize];
+        if link.generation != generation {
+            // The reply took the server down, and this link with it.
+            return;
+        }
         link.release(len);
         if !link.waiting.is_empty() && link.has_room() {
             self.resume_waiting(id);
@@ -175,13 +180,8 @@ impl<S: Socket> Proxy<S> {
             }
             backup.stats.mirrors_failed += 1;
             let key = self.key_at(id, at, p);
-            // A mirror that is left out while others are on their way would leave an older
-            // value: the key is deleted in their order.
-            if full && self.servers[p.other as usize].health.is_up() {
-                self.chase(p.other, &key, p.hash);
-            } else {
-                self.journal(p.other, &key);
-            }
+            self.journal(p.other, &key);
+            self.servers[p.other as usize].untold |= full;
             self.key = key;
             return;
         }
@@ -240,7 +240,14 @@ impl<S: Socket> Proxy<S> {
                 s.stats.mirrors_failed += 1;
                 self.journal_line(server, p.verb, ask);
             }
-            To::Ghost | To::Chase(_) | To::ReplayFlush(_) | To::Copy => {}
+            To::Chase(stamp) => {
+                // Where a server with a backup is trusted again it was told before. Without a
+                // backup nothing was written elsewhere, and nothing has to be told later.
+                if s.health.is_up() {
+                    forms::each_key(p.verb, ask.line_bytes(), |key| s.journal.told(key, stamp));
+                }
+            }
+            To::Ghost | To::ReplayFlush(_) | To::Copy => {}
             To::Fetch(key) => self.fetch_failed(key),
             To::Probe(key) => self.probe_lost(key, cause),
             To::Flush(op) => {
@@ -317,7 +324,7 @@ impl<S: Socket> Proxy<S> {
         let mut key = std::mem::take(&mut self.key);
         key.clear();
         forms::raw_key(verb, ask.line_bytes(), &mut key);
-        self.chase(server, &key, super::route::fnv(&key));
+        self.chase_and_warm(server, &key, super::route::fnv(&key));
         self.key = key;
     }
 
@@ -327,6 +334,7 @@ impl<S: Socket> Proxy<S> {
 
     /// Cas tokens never cross farms: the bit that marks the backup's is flipped on the way.
     fn send_to_backup(&mut self, backup: ServerId, p: Pending, ask: &Ask<'_>) {
+        self.tell_untold(backup);
         if !p.traits.has(Traits::SENDS_CAS) {
             return self.send(backup, p, ask);
         }
@@ -384,6 +392,10 @@ impl<S: Socket> Proxy<S> {
         cause: Cause,
     ) {
         let text = self.failure(server, cause);
+        if log::log_enabled!(log::Level::Debug) {
+            let line = String::from_utf8_lossy(ask.line_bytes());
+            log::debug!("nobody <- {} ({})", line.trim_end(), text.escape_ascii());
+        }
         let mut keys = 0;
         forms::each_key(p.verb, ask.line_bytes(), |_| keys += 1);
         let Some(c) = self.clients.get_mut(client) else {

@@ -83,6 +83,11 @@ impl<T> Slab<T> {
         Some(value)
     }
 
+    /// All entries.
+    pub fn values(&self) -> impl Iterator<Item = &T> {
+        self.entries.iter().filter_map(|e| e.1.as_ref())
+    }
+
     /// All keys.
     pub fn keys(&self) -> impl Iterator<Item = usize> {
         self.entries

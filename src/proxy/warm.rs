@@ -186,6 +186,7 @@ impl<S: Socket> Proxy<S> {
         });
         self.fetching.insert((primary, key.into()), fetch);
         self.counters.fetches += 1;
+        self.tell_untold(backup);
         let mut line = Vec::new();
         let verb = forms::write_fetch(key, &mut line);
         let pending = Pending::own(To::Fetch(fetch), verb, hash, deadline);
@@ -197,7 +198,10 @@ impl<S: Socket> Proxy<S> {
     fn is_outdated(&self, fetch: &Fetch) -> bool {
         let newer = self.recent_writes.get(&(fetch.link, fetch.hash));
         let health = &self.servers[fetch.primary as usize].health;
-        newer.is_some_and(|w| *w > fetch.since) || health.since() >= fetch.began
+        newer.is_some_and(|w| *w > fetch.since)
+            || health.since() >= fetch.began
+            // Where the key has another link now, newer writes of it are not known here.
+            || self.servers[fetch.primary as usize].link_for(fetch.hash) != fetch.link
     }
 
     fn take_fetch(&mut self, key: usize) -> Option<Fetch> {
@@ -355,6 +359,14 @@ impl<S: Socket> Proxy<S> {
         }
     }
 
+    /// Servers that requests and fetches refer to which wait here.
+    pub(super) fn waited_for(&self) -> Vec<ServerId> {
+        let waiters = self.waiters.values();
+        let of_waiters = waiters.flat_map(|w| [w.primary, w.pending.other]);
+        let of_fetches = self.fetches.values().map(|f| f.primary);
+        of_waiters.chain(of_fetches).collect()
+    }
+
     /// True while a request that creates a key of this hash waits to be sent.
     pub(super) fn is_creating(&self, primary: ServerId, hash: u64) -> bool {
         !self.creating.is_empty() && self.creating.contains_key(&(primary, hash))
@@ -412,7 +424,7 @@ impl<S: Socket> Proxy<S> {
     }
 
     /// The primary said whether it holds the key.
-    pub(super) fn settle_probe(&mut self, waiter: usize, status: Status) {
+    pub(super) fn settle_probe(&mut self, id: u32, waiter: usize, status: Status) {
         let Some(w) = self.waiters.get(waiter) else {
             return;
         };
@@ -420,7 +432,6 @@ impl<S: Socket> Proxy<S> {
         if status != Status::Absent || !backup.health.is_up() || !backup.meta_known() {
             return self.ask_again(waiter);
         }
-        let id = self.servers[w.primary as usize].link_for(w.pending.hash);
         let since = self.links[id as usize].first_seq - 1;
         let mut key = Vec::new();
         let line = Source::Queue(&w.wire, w.wire.start()).slice(0..w.pending.line as usize);

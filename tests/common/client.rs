@@ -97,6 +97,15 @@ impl Client {
         std::thread::spawn(move || sender.write_all(&bytes).expect("magent takes what is sent"))
     }
 
+    /// A second handle of the same connection, for a thread that only sends.
+    pub fn second_handle(&self) -> Client {
+        let stream = match &self.stream {
+            Stream::Tcp(s) => Stream::Tcp(s.try_clone().expect("a second handle")),
+            Stream::Unix(s) => Stream::Unix(s.try_clone().expect("a second handle")),
+        };
+        Client::over(stream)
+    }
+
     /// "No more from me", as `printf … | nc` says it.
     pub fn half_close(&mut self) -> &mut Client {
         let _ = match &self.stream {

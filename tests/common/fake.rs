@@ -245,7 +245,7 @@ impl FakeLink {
 }
 
 /// Bytes of data behind a storage command's line, with their line end.
-fn data_len(line: &[u8]) -> Option<usize> {
+pub fn data_len(line: &[u8]) -> Option<usize> {
     let text = String::from_utf8_lossy(line);
     let words: Vec<&str> = text.split_whitespace().collect();
     let at = match *words.first()? {

@@ -11,11 +11,13 @@
 #![allow(dead_code, unused_imports)]
 
 pub mod client;
+pub mod core;
 pub mod fake;
 pub mod keys;
 pub mod magent;
 pub mod memcached;
 
+pub use self::core::{Core, Peer};
 pub use client::Client;
 pub use fake::{Fake, FakeLink};
 pub use magent::Magent;

@@ -196,5 +196,10 @@ fn same_flags(expect: &Expect, flags: &[String], words: &[&str]) -> Result<(), S
 /// For a trace.
 pub fn show(expect: &Expect) -> String {
     let keys: Vec<String> = expect.seen.iter().map(|s| key_name(s.key)).collect();
-    format!("{:?} write {:?} {}", expect.op, expect.write, keys.join(" "))
+    format!(
+        "{:?} write {:?} {}",
+        expect.op,
+        expect.write,
+        keys.join(" ")
+    )
 }

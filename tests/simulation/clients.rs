@@ -349,7 +349,9 @@ impl World {
         let Some(n) = client.inbox.iter().position(|b| *b == b'\n') else {
             return Ok(false);
         };
-        let line = String::from_utf8_lossy(&client.inbox[..n]).trim_end().to_string();
+        let line = String::from_utf8_lossy(&client.inbox[..n])
+            .trim_end()
+            .to_string();
         if line.starts_with("SERVER_ERROR ") {
             client.inbox.drain(..n + 1);
             client.group_failed = true;
@@ -432,9 +434,7 @@ impl World {
         let at = |e: String| format!("client {i}: {e}\n  asked: {}", answers::show(expect));
         if let Got::Number(number) = got {
             let seen = &expect.seen[0];
-            self.history
-                .check_count(seen, number, strict)
-                .map_err(at)?;
+            self.history.check_count(seen, number, strict).map_err(at)?;
         }
         if let (Got::Values(values), Op::Read { .. } | Op::Meta { letter: 'g', .. }) =
             (&got, &expect.op)
@@ -448,9 +448,7 @@ impl World {
                         let text = String::from_utf8_lossy(&v.data).into_owned();
                         let number = text.trim_end().parse();
                         let number = number.map_err(|_| at(format!("counter {text:?}")))?;
-                        self.history
-                            .check_count(seen, number, strict)
-                            .map_err(at)?;
+                        self.history.check_count(seen, number, strict).map_err(at)?;
                     }
                     Some(v) => {
                         if let Some(cas) = v.cas {

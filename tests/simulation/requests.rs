@@ -8,7 +8,9 @@ use std::collections::HashMap;
 #[derive(Clone, Debug)]
 pub enum Op {
     /// get, gets, gat, gats; with cas numbers or not.
-    Read { cas: bool },
+    Read {
+        cas: bool,
+    },
     Store,
     Incr,
     Delete,
@@ -22,7 +24,9 @@ pub enum Op {
         quiet: bool,
     },
     Noop,
-    Flush { asked: u64 },
+    Flush {
+        asked: u64,
+    },
     Version,
     /// A line that nobody knows.
     Unknown,
@@ -294,12 +298,23 @@ impl Maker<'_> {
         (flags, opaque)
     }
 
-    fn meta_line(&mut self, letter: char, key: usize, length: &str, flags: Vec<String>, quiet: bool) -> Op {
+    fn meta_line(
+        &mut self,
+        letter: char,
+        key: usize,
+        length: &str,
+        flags: Vec<String>,
+        quiet: bool,
+    ) -> Op {
         let (mut flags, opaque) = self.flags(flags);
         if quiet {
             flags.push("q".into());
         }
-        let line = format!("m{letter} {}{length} {}\r\n", key_name(key), flags.join(" "));
+        let line = format!(
+            "m{letter} {}{length} {}\r\n",
+            key_name(key),
+            flags.join(" ")
+        );
         self.out.extend_from_slice(line.as_bytes());
         Op::Meta {
             letter,

@@ -70,7 +70,9 @@ pub fn data_after(line: &str) -> Result<Option<usize>, String> {
         _ => return Ok(None),
     };
     let length = words.get(at).and_then(|w| w.parse::<usize>().ok());
-    length.map(|n| Some(n + 2)).ok_or(format!("bad line {line:?}"))
+    length
+        .map(|n| Some(n + 2))
+        .ok_or(format!("bad line {line:?}"))
 }
 
 /// Flags that magent keeps to itself.
@@ -213,7 +215,11 @@ impl Store {
         if words.all.len() <= skip {
             return Err(format!("no key: {:?}", words.all));
         }
-        let expires = if touches { Some(self.expiry(words.at(1))?) } else { None };
+        let expires = if touches {
+            Some(self.expiry(words.at(1))?)
+        } else {
+            None
+        };
         for key in words.flags(skip) {
             let Some(item) = self.item(key) else { continue };
             item.expires = expires.unwrap_or(item.expires);
@@ -310,7 +316,10 @@ impl Store {
         writes: &[Write],
     ) -> Result<Option<(u64, u64)>, String> {
         let write = delta.wrapping_sub(1);
-        if writes.get(write as usize).is_none_or(|w| w.kind != Kind::Count) {
+        if writes
+            .get(write as usize)
+            .is_none_or(|w| w.kind != Kind::Count)
+        {
             return Err(format!("{key}: nobody asked for incr {delta}"));
         }
         self.next_cas += 1;

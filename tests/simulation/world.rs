@@ -285,10 +285,7 @@ impl World {
             // A slow server with a narrow window is no healthy one.
             let narrow = if self.plan.pace > MS { 1 << 20 } else { 4096 };
             let cap = self.rng.pick(&[narrow, 65_536.max(narrow), 1 << 20]);
-            let conn = self
-                .net
-                .borrow_mut()
-                .open(cap, Connect::Pending, choppy);
+            let conn = self.net.borrow_mut().open(cap, Connect::Pending, choppy);
             self.net.borrow_mut().conns[conn].token = wanted.token;
             self.peers.insert(conn, Peer::new(server));
             self.note(|| format!("connect to s{server}: c{conn}"));

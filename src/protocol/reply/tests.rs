@@ -148,6 +148,8 @@ fn what_does_not_answer_is_bad() {
         (MetaGet, "NF\r\n"),
         (MetaGet, "HDx\r\n"),
         (MetaGet, "HD\n"),
+        (MetaGet, "HD\rSTORED\r\n"),
+        (MetaGet, "VA 1\rx\r\nx\r\n"),
         (MetaGet, "H\r\n"),
         (MetaGet, "VA\r\n"),
         (MetaGet, "VA x\r\n"),
@@ -163,6 +165,7 @@ fn what_does_not_answer_is_bad() {
         (MetaArithmetic, "VA 3\r\n1 2\r\n"),
         (MetaArithmetic, "VA 20\r\n18446744073709551616\r\n"),
         (Set, "ERRORS\r\n"),
+        (Set, "ERROR\rSTORED\r\n"),
     ];
     for &(verb, reply) in table {
         let got = scan_all_ways(verb, "get a\r\n", reply.as_bytes());

@@ -1,0 +1,443 @@
+//! magent's core without a process: sockets in memory, servers that a test holds back or lets
+//! go, and a clock that moves only when the test says so.
+
+use super::fake::data_len;
+use magent::config::{Action, Address, Config};
+use magent::net::Socket;
+use magent::proxy::{Now, Proxy};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ffi::OsString;
+use std::io::{self, ErrorKind, IoSlice};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// Turns after which a core that still finds something to do is taken to spin.
+const TURNS: usize = 200_000;
+
+#[derive(Default)]
+struct Line {
+    to_magent: VecDeque<u8>,
+    from_magent: VecDeque<u8>,
+    /// Bytes that `from_magent` may hold.
+    room: usize,
+    /// magent wanted to write and could not.
+    blocked: bool,
+    /// The test's side has closed its half.
+    ended: bool,
+    /// magent has let go of it.
+    gone: bool,
+}
+
+/// magent's end of a connection.
+#[derive(Debug)]
+pub struct End(Shared);
+
+#[derive(Clone)]
+struct Shared(Rc<RefCell<Line>>);
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Line")
+    }
+}
+
+impl Socket for End {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let line = &mut *self.0.0.borrow_mut();
+        if line.to_magent.is_empty() {
+            return if line.ended {
+                Ok(0)
+            } else {
+                Err(ErrorKind::WouldBlock.into())
+            };
+        }
+        io::Read::read(&mut line.to_magent, buf)
+    }
+
+    fn write(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        let line = &mut *self.0.0.borrow_mut();
+        let mut written = 0;
+        for buf in bufs {
+            let n = buf.len().min(line.room - line.from_magent.len());
+            line.from_magent.extend(&buf[..n]);
+            written += n;
+            if n < buf.len() {
+                line.blocked = true;
+                break;
+            }
+        }
+        if written == 0 {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        Ok(written)
+    }
+
+    fn shutdown_write(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn connected(&mut self) -> io::Result<bool> {
+        Ok(true)
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.0.borrow_mut().gone = true;
+    }
+}
+
+/// A client's end of a connection, with what names it to magent.
+pub struct Peer {
+    token: usize,
+    line: Shared,
+}
+
+impl Peer {
+    /// True once magent has closed the connection.
+    pub fn is_closed(&self) -> bool {
+        self.line.0.borrow().gone
+    }
+
+    /// What has arrived and was not taken yet.
+    pub fn arrived(&self) -> usize {
+        self.line.0.borrow().from_magent.len()
+    }
+
+    /// Takes no more than so many bytes until they are taken out.
+    pub fn narrow(self, room: usize) -> Peer {
+        self.line.0.borrow_mut().room = room;
+        self
+    }
+}
+
+/// One link to a server, as the server sees it.
+struct ServerLink {
+    token: usize,
+    port: u16,
+    line: Shared,
+    unread: VecDeque<u8>,
+    greetings: usize,
+    requests: usize,
+}
+
+/// The core with its surroundings.
+pub struct Core {
+    proxy: Proxy<End>,
+    now: Now,
+    links: Vec<ServerLink>,
+    /// Servers, by port, that read and do not answer.
+    pub silent: BTreeSet<u16>,
+    /// Servers, by port, that refuse connections.
+    pub refusing: BTreeSet<u16>,
+    /// What runs around every turn of magent's own code.
+    pub around: fn(&mut dyn FnMut()),
+    request: Vec<u8>,
+    answer: Vec<u8>,
+}
+
+impl Core {
+    /// With these options; servers are `127.0.0.1:PORT`, and nothing is ever opened.
+    pub fn new(options: &[&str]) -> Core {
+        let fixed = ["-D", "-p", "0", "-f", "/nonexistent/socket"];
+        let args: Vec<OsString> = fixed.iter().chain(options).map(OsString::from).collect();
+        let Ok(Action::Run(config)) = Config::from_args(&args) else {
+            panic!("{options:?}");
+        };
+        let now = Now {
+            at: Instant::now(),
+            unix: 1_800_000_000,
+        };
+        Core {
+            proxy: Proxy::new(&config, now),
+            now,
+            links: Vec::new(),
+            silent: BTreeSet::new(),
+            refusing: BTreeSet::new(),
+            around: |turn| turn(),
+            request: Vec::new(),
+            answer: Vec::new(),
+        }
+    }
+
+    /// A client that takes all it gets; `None` if it was turned away.
+    pub fn try_client(&mut self) -> Option<Peer> {
+        let token = self.proxy.admit(0).ok()?;
+        let line = Shared::new();
+        let now = self.now;
+        self.proxy.accepted(token, End(line.clone()), 0, now);
+        Some(Peer { token, line })
+    }
+
+    /// A client that takes all it gets.
+    #[track_caller]
+    pub fn client(&mut self) -> Peer {
+        self.try_client().expect("a place for a client")
+    }
+
+    /// What a client sends; nothing happens before [`Core::step`].
+    pub fn send(&mut self, peer: &Peer, bytes: impl AsRef<[u8]>) {
+        peer.line.0.borrow_mut().to_magent.extend(bytes.as_ref());
+        self.ready(peer.token, true, false, false);
+    }
+
+    /// Sends, and lets everything happen that follows from it; what the client got.
+    pub fn ask(&mut self, peer: &Peer, bytes: impl AsRef<[u8]>) -> String {
+        self.send(peer, bytes);
+        self.step();
+        self.take_text(peer)
+    }
+
+    /// A client goes away.
+    pub fn leave(&mut self, peer: Peer) {
+        peer.line.0.borrow_mut().ended = true;
+        self.ready(peer.token, true, false, true);
+        self.step();
+    }
+
+    /// Takes out what has arrived; tells magent that there is room.
+    pub fn take(&mut self, peer: &Peer) -> Vec<u8> {
+        let mut all = Vec::new();
+        self.take_into(peer, &mut all);
+        all
+    }
+
+    /// [`Core::take`] into memory of the caller's.
+    pub fn take_into(&mut self, peer: &Peer, into: &mut Vec<u8>) {
+        let blocked = {
+            let line = &mut *peer.line.0.borrow_mut();
+            let (front, back) = line.from_magent.as_slices();
+            into.extend_from_slice(front);
+            into.extend_from_slice(back);
+            line.from_magent.clear();
+            std::mem::take(&mut line.blocked)
+        };
+        if blocked {
+            self.ready(peer.token, false, true, false);
+        }
+    }
+
+    /// [`Core::take`] as text.
+    pub fn take_text(&mut self, peer: &Peer) -> String {
+        String::from_utf8_lossy(&self.take(peer)).into_owned()
+    }
+
+    /// Takes everything, however narrow the client is.
+    pub fn take_all(&mut self, peer: &Peer) -> Vec<u8> {
+        let mut all = Vec::new();
+        while peer.arrived() > 0 {
+            self.take_into(peer, &mut all);
+            self.step();
+        }
+        all
+    }
+
+    fn ready(&mut self, token: usize, readable: bool, writable: bool, closed: bool) {
+        let proxy = &mut self.proxy;
+        (self.around)(&mut || proxy.ready(token, readable, writable, closed));
+    }
+
+    /// Turns until there is nothing to do at this time.
+    #[track_caller]
+    pub fn step(&mut self) {
+        for _ in 0..TURNS {
+            let (proxy, now) = (&mut self.proxy, self.now);
+            (self.around)(&mut || proxy.tick(now));
+            let opened = self.open();
+            let served = self.serve();
+            if !opened && !served && self.proxy.wait(self.now) != Some(Duration::ZERO) {
+                return;
+            }
+        }
+        panic!("magent's core finds no rest");
+    }
+
+    /// Time passes, in steps of half a second, and what is due happens.
+    #[track_caller]
+    pub fn advance(&mut self, time: Duration) {
+        let step = Duration::from_millis(500);
+        let mut left = time;
+        while left > Duration::ZERO {
+            let now = left.min(step);
+            left -= now;
+            self.now.at += now;
+            self.step();
+        }
+    }
+
+    fn open(&mut self) -> bool {
+        let mut opened = false;
+        while let Some(wanted) = self.proxy.next_connect() {
+            opened = true;
+            let Address::Tcp(address) = wanted.address else {
+                panic!("servers are TCP");
+            };
+            let now = self.now;
+            if self.refusing.contains(&address.port()) {
+                let refused = Err(ErrorKind::ConnectionRefused.into());
+                self.proxy.connecting(wanted.token, refused, now);
+                continue;
+            }
+            let line = Shared::new();
+            self.proxy
+                .connecting(wanted.token, Ok(End(line.clone())), now);
+            self.ready(wanted.token, false, true, false);
+            self.links.push(ServerLink {
+                token: wanted.token,
+                port: address.port(),
+                line,
+                unread: VecDeque::new(),
+                greetings: 0,
+                requests: 0,
+            });
+        }
+        opened
+    }
+
+    /// Lets every server answer what it has read.
+    fn serve(&mut self) -> bool {
+        let mut served = false;
+        self.links.retain(|l| !l.line.0.borrow().gone);
+        for i in 0..self.links.len() {
+            let link = &mut self.links[i];
+            let blocked = {
+                let line = &mut *link.line.0.borrow_mut();
+                link.unread.append(&mut line.from_magent);
+                std::mem::take(&mut line.blocked)
+            };
+            self.answer.clear();
+            while link.next(&mut self.request) {
+                served = true;
+                if link.greetings < 2 {
+                    link.greetings += 1;
+                } else {
+                    link.requests += 1;
+                    if self.silent.contains(&link.port) {
+                        continue;
+                    }
+                }
+                answer(&self.request, &mut self.answer);
+            }
+            link.line.0.borrow_mut().to_magent.extend(&self.answer);
+            let (token, answered) = (link.token, !self.answer.is_empty());
+            if answered || blocked {
+                self.ready(token, answered, blocked, false);
+            }
+        }
+        served
+    }
+
+    /// A server sends bytes of its own accord, on its newest link: the answers that it owes.
+    pub fn serve_late(&mut self, port: u16, bytes: &[u8]) {
+        let link = self.links.iter().rev().find(|l| l.port == port);
+        let link = link.expect("a link to this server");
+        link.line.0.borrow_mut().to_magent.extend(bytes);
+        let token = link.token;
+        self.ready(token, true, false, false);
+        self.step();
+    }
+
+    /// A server closes all its links.
+    pub fn close_links(&mut self, port: u16) {
+        let own = self.links.iter().filter(|l| l.port == port);
+        let tokens: Vec<(usize, Shared)> = own.map(|l| (l.token, l.line.clone())).collect();
+        for (token, line) in tokens {
+            line.0.borrow_mut().ended = true;
+            self.ready(token, true, false, true);
+        }
+        self.step();
+    }
+
+    /// Requests that reached a server's living links.
+    pub fn requests(&self, port: u16) -> usize {
+        let own = self.links.iter().filter(|l| l.port == port);
+        own.map(|l| l.requests).sum()
+    }
+
+    /// `STAT` lines of any `stats`.
+    pub fn stats(&mut self, request: &str) -> BTreeMap<String, String> {
+        let peer = self.client();
+        let text = self.ask(&peer, request);
+        self.leave(peer);
+        let lines = text.lines().filter_map(|l| l.strip_prefix("STAT "));
+        lines
+            .filter_map(|l| l.split_once(' '))
+            .map(|(name, value)| (name.to_string(), value.to_string()))
+            .collect()
+    }
+
+    /// A number of `stats proxy`.
+    #[track_caller]
+    pub fn stat(&mut self, name: &str) -> u64 {
+        let all = self.stats("stats proxy\r\n");
+        let value = all.get(name).and_then(|v| v.parse().ok());
+        value.unwrap_or_else(|| panic!("no number {name} in stats proxy: {all:?}"))
+    }
+}
+
+impl Shared {
+    fn new() -> Shared {
+        Shared(Rc::new(RefCell::new(Line {
+            room: usize::MAX,
+            ..Line::default()
+        })))
+    }
+}
+
+impl ServerLink {
+    /// The next whole request.
+    fn next(&mut self, request: &mut Vec<u8>) -> bool {
+        let Some(end) = self.unread.iter().position(|b| *b == b'\n') else {
+            return false;
+        };
+        request.clear();
+        request.extend(self.unread.iter().take(end + 1));
+        let data = data_len(request).unwrap_or(0);
+        if self.unread.len() < request.len() + data {
+            return false;
+        }
+        self.unread.drain(..request.len() + data);
+        true
+    }
+}
+
+/// What a server says that has every key: the value of key `k100.7` is 100 bytes long.
+pub fn answer(request: &[u8], out: &mut Vec<u8>) {
+    let line = String::from_utf8_lossy(request);
+    let mut words = line.split_ascii_whitespace();
+    let command = words.next().unwrap_or_default();
+    let value = |out: &mut Vec<u8>, key: &str| {
+        out.resize(out.len() + value_len(key), b'v');
+        out.extend_from_slice(b"\r\n");
+    };
+    match command {
+        "version" => out.extend_from_slice(b"VERSION 1.6.18\r\n"),
+        "stats" => out.extend_from_slice(b"STAT pid 1\r\nSTAT uptime 100000\r\nEND\r\n"),
+        "get" => {
+            for key in words {
+                let head = format!("VALUE {key} 0 {}\r\n", value_len(key));
+                out.extend_from_slice(head.as_bytes());
+                value(out, key);
+            }
+            out.extend_from_slice(b"END\r\n");
+        }
+        "mg" => {
+            let key = words.next().unwrap_or_default();
+            out.extend_from_slice(format!("VA {}\r\n", value_len(key)).as_bytes());
+            value(out, key);
+        }
+        "set" => out.extend_from_slice(b"STORED\r\n"),
+        "ms" | "md" => out.extend_from_slice(b"HD\r\n"),
+        "delete" => out.extend_from_slice(b"DELETED\r\n"),
+        "flush_all" => out.extend_from_slice(b"OK\r\n"),
+        other => panic!("the model server does not know {other}"),
+    }
+}
+
+/// Length of the value of a key like `k100.7`.
+fn value_len(key: &str) -> usize {
+    let digits = key.trim_start_matches(|c: char| !c.is_ascii_digit());
+    let end = digits.find('.').unwrap_or(digits.len());
+    digits[..end].parse().unwrap_or(1)
+}

@@ -1,0 +1,182 @@
+//! The process: its start, its files, its rights, its signals and its end (behaviour.md §1).
+
+mod common;
+#[path = "daemon/files.rs"]
+mod files;
+#[path = "daemon/rights.rs"]
+mod rights;
+#[path = "daemon/signals.rs"]
+mod signals;
+#[path = "daemon/start.rs"]
+mod start;
+
+use common::{Client, DEADLINE, TempDir, wait_for};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Instant;
+
+const MAGENT: &str = env!("CARGO_BIN_EXE_magent");
+
+/// A port that was free a moment ago.
+fn free_port() -> u16 {
+    let free = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    free.local_addr().expect("its number").port()
+}
+
+/// Runs a command that must end soon.
+#[track_caller]
+fn finish(mut command: Command) -> Output {
+    let child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let pid = Pid::from_raw(child.id() as i32);
+    let (done, over) = std::sync::mpsc::channel::<()>();
+    let watch = std::thread::spawn(move || {
+        if over.recv_timeout(DEADLINE).is_err() {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+    });
+    let begun = Instant::now();
+    let output = child.wait_with_output().expect("its output");
+    let _ = done.send(());
+    let _ = watch.join();
+    assert!(begun.elapsed() < DEADLINE, "{command:?} did not end");
+    output
+}
+
+fn magent(options: &[&str]) -> Command {
+    let mut command = Command::new(MAGENT);
+    command.args(options);
+    command
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A magent in the background, with pid file and log; it ends with its value.
+struct Daemon {
+    pid: u32,
+    port: u16,
+    dir: TempDir,
+}
+
+impl Daemon {
+    /// With these options; no server listens unless they name one.
+    #[track_caller]
+    fn start(options: &[&str]) -> Daemon {
+        Daemon::start_in(TempDir::new(), options)
+    }
+
+    #[track_caller]
+    fn start_in(dir: TempDir, options: &[&str]) -> Daemon {
+        let run = || {
+            let port = free_port();
+            let mut command = magent(&["-s", "127.0.0.1:1", "-l", "127.0.0.1", "-p"]);
+            command.arg(port.to_string()).args(options);
+            command.arg("-P").arg(dir.path().join("pid"));
+            command.arg("-L").arg(dir.path().join("log"));
+            command.arg("-f").arg(dir.path().join("s"));
+            (port, finish(command))
+        };
+        // Somebody else may have taken the port meanwhile.
+        let lucky = |o: &Output| !text(&o.stderr).contains("in use");
+        let mut tries = (0..20).map(|_| run()).filter(|(_, o)| lucky(o));
+        let (port, output) = tries.next().expect("a free port");
+        drop(tries);
+        let said = text(&output.stderr);
+        assert!(output.status.success(), "{}: {said}", output.status);
+        assert_eq!((said.as_str(), text(&output.stdout).as_str()), ("", ""));
+        // Status 0 means that it serves by now.
+        let pid = fs::read_to_string(dir.path().join("pid")).expect("the pid file");
+        let number = pid.strip_suffix('\n').and_then(|p| p.parse().ok());
+        Daemon {
+            pid: number.unwrap_or_else(|| panic!("pid file: {pid:?}")),
+            port,
+            dir,
+        }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.file("log")).expect("the log")
+    }
+
+    fn client(&self) -> Client {
+        Client::tcp(self.port)
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid as i32), signal).expect("a signal");
+    }
+
+    /// A line of `/proc/PID/status`, without its name.
+    fn status(&self, name: &str) -> String {
+        let all = fs::read_to_string(format!("/proc/{}/status", self.pid)).expect("its status");
+        let line = all
+            .lines()
+            .find_map(|l| l.strip_prefix(name)?.strip_prefix(':'));
+        let line = line.unwrap_or_else(|| panic!("no {name} in {all}"));
+        line.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    #[track_caller]
+    fn terminate(&self) {
+        self.signal(Signal::SIGTERM);
+        wait_for("the daemon to end", || is_gone(self.pid).then_some(()));
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if !is_gone(self.pid) {
+            let _ = kill(Pid::from_raw(self.pid as i32), Signal::SIGKILL);
+        }
+        if std::thread::panicking() {
+            let log = fs::read_to_string(self.file("log")).unwrap_or_default();
+            eprintln!("--- daemon {}; its log:\n{log}---", self.pid);
+        }
+    }
+}
+
+/// True once a process has ended, whether or not somebody asked for its status.
+fn is_gone(pid: u32) -> bool {
+    match fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => stat
+            .rsplit(") ")
+            .next()
+            .is_some_and(|s| s.starts_with(['Z', 'X'])),
+        Err(_) => true,
+    }
+}
+
+fn own_uid() -> u32 {
+    fs::metadata("/proc/self").expect("this process").uid()
+}
+
+/// Says what a test leaves out because it does not run as root.
+fn is_root(left_out: &str) -> bool {
+    let root = own_uid() == 0;
+    if !root {
+        eprintln!("not root, so this was not tested: {left_out}");
+    }
+    root
+}
+
+/// The program where every user can reach it.
+fn public_copy(dir: &Path) -> PathBuf {
+    let copy = dir.join("magent");
+    fs::copy(MAGENT, &copy).expect("a copy");
+    copy
+}

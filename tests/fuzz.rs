@@ -1,0 +1,227 @@
+//! Mutated bytes against the parsers and against the whole proxy. No panic, no memory without
+//! bound, always in step.
+//!
+//! A run is made of cases, and a case of its seed. `make test` runs those from 1 on, and a few
+//! fresh ones; `make fuzz SECONDS=60` fresh ones for so long. A failure prints its target, its
+//! seed and the smallest input that was found to fail; `MAGENT_FUZZ_SEED=n` runs that case alone.
+
+#[path = "fuzz/input.rs"]
+mod input;
+#[path = "fuzz/parsers.rs"]
+mod parsers;
+#[path = "fuzz/talk.rs"]
+mod talk;
+#[path = "fuzz/wire.rs"]
+mod wire;
+#[path = "fuzz/world.rs"]
+mod world;
+
+use input::Rng;
+use magent::protocol::Dialect;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant, SystemTime};
+
+/// One target: makes an input from a seed, and runs it.
+struct Target {
+    name: &'static str,
+    make: fn(&mut Rng, &Seeds) -> Vec<u8>,
+    run: fn(u64, &[u8]) -> Result<(), String>,
+}
+
+struct Seeds {
+    text: Vec<Vec<u8>>,
+    binary: Vec<Vec<u8>>,
+}
+
+fn text(rng: &mut Rng, seeds: &Seeds) -> Vec<u8> {
+    input::mutated(rng, &seeds.text)
+}
+
+fn binary(rng: &mut Rng, seeds: &Seeds) -> Vec<u8> {
+    let mut all = input::mutated(rng, &seeds.binary);
+    if let Some(first) = all.first_mut() {
+        *first = 0x80;
+    }
+    all
+}
+
+/// A reply of a server; the first byte says to what.
+fn reply(rng: &mut Rng, _: &Seeds) -> Vec<u8> {
+    let which = rng.below(parsers::ASKED.len());
+    let mut all = parsers::ASKED[which].2.to_vec();
+    if rng.one_in(5) {
+        all = rng.pick(parsers::ASKED).2.to_vec();
+    }
+    for _ in 0..rng.below(4) {
+        input::mutate(rng, &mut all);
+    }
+    all.insert(0, which as u8);
+    all
+}
+
+/// The requests of a well-formed client, a byte each.
+fn script(rng: &mut Rng, _: &Seeds) -> Vec<u8> {
+    (0..1 + rng.below(60)).map(|_| rng.next() as u8).collect()
+}
+
+const TARGETS: &[Target] = &[
+    Target {
+        name: "text requests",
+        make: text,
+        run: |seed, bytes| parsers::requests(Dialect::Text, &mut Rng::new(seed), bytes),
+    },
+    Target {
+        name: "binary requests",
+        make: binary,
+        run: |seed, bytes| parsers::requests(Dialect::Binary, &mut Rng::new(seed), bytes),
+    },
+    Target {
+        name: "replies",
+        make: reply,
+        run: |seed, bytes| {
+            let Some((which, bytes)) = bytes.split_first() else {
+                return Ok(());
+            };
+            let (verb, line, _) = parsers::ASKED[*which as usize % parsers::ASKED.len()];
+            parsers::reply(&mut Rng::new(seed), verb, line, bytes)
+        },
+    },
+    Target {
+        name: "a client in text",
+        make: text,
+        run: |seed, bytes| talk::client(seed, false, bytes),
+    },
+    Target {
+        name: "a binary client",
+        make: binary,
+        run: |seed, bytes| talk::client(seed, true, bytes),
+    },
+    Target {
+        name: "servers",
+        make: script,
+        run: talk::servers,
+    },
+];
+
+/// Runs a case; a panic is a failure like any other.
+fn outcome(target: &Target, seed: u64, bytes: &[u8]) -> Result<(), String> {
+    let caught = catch_unwind(AssertUnwindSafe(|| (target.run)(seed, bytes)));
+    caught.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        Err(format!("panic: {}", text.unwrap_or("?")))
+    })
+}
+
+/// Takes pieces out as long as it still fails.
+fn minimised(target: &Target, seed: u64, bytes: &[u8]) -> Vec<u8> {
+    let end = Instant::now() + Duration::from_secs(20);
+    let mut best = bytes.to_vec();
+    let mut size = best.len().next_power_of_two();
+    while size > 0 {
+        let mut at = 0;
+        while at < best.len() && Instant::now() < end {
+            let mut less = best.clone();
+            less.drain(at..(at + size).min(best.len()));
+            match outcome(target, seed, &less) {
+                Err(_) => best = less,
+                Ok(()) => at += size,
+            }
+        }
+        size /= 2;
+    }
+    best
+}
+
+fn case(target: &Target, seeds: &Seeds, seed: u64) {
+    let bytes = (target.make)(&mut Rng::new(seed), seeds);
+    if outcome(target, seed, &bytes).is_ok() {
+        return;
+    }
+    let least = minimised(target, seed, &bytes);
+    let why = outcome(target, seed, &least).err().unwrap_or_default();
+    panic!(
+        "{}, MAGENT_FUZZ_SEED={seed}:\n\"{}\"\n({} bytes of {})\n{why}",
+        target.name,
+        least.escape_ascii(),
+        least.len(),
+        bytes.len()
+    );
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// Runs a target: one case, or cases until its time is over.
+fn fuzz(which: usize) {
+    let target = &TARGETS[which];
+    let seeds = Seeds {
+        text: input::text_seeds(),
+        binary: input::binary_seeds(),
+    };
+    if let Some(seed) = number("MAGENT_FUZZ_SEED") {
+        return case(target, &seeds, seed);
+    }
+    let fixed = if number("MAGENT_FUZZ_SECONDS").is_some() {
+        0
+    } else {
+        FIXED
+    };
+    let length = number("MAGENT_FUZZ_SECONDS").map_or(FRESH, Duration::from_secs);
+    let since = SystemTime::UNIX_EPOCH.elapsed().expect("a clock");
+    // Leaves room for the seeds that count up from it.
+    let fresh = (since.as_nanos() as u64) << 16 >> 16;
+    let mut count = 0;
+    for seed in 1..=fixed {
+        case(target, &seeds, seed);
+        count += 1;
+    }
+    let end = Instant::now() + length;
+    for seed in fresh.. {
+        if Instant::now() >= end {
+            break;
+        }
+        case(target, &seeds, seed);
+        count += 1;
+    }
+    println!(
+        "{}: {count} cases, fresh ones from seed {fresh} on",
+        target.name
+    );
+}
+
+/// Cases that every run has.
+const FIXED: u64 = 300;
+/// How long a run tries fresh ones after those.
+const FRESH: Duration = Duration::from_millis(500);
+
+#[test]
+fn text_requests() {
+    fuzz(0);
+}
+
+#[test]
+fn binary_requests() {
+    fuzz(1);
+}
+
+#[test]
+fn replies() {
+    fuzz(2);
+}
+
+#[test]
+fn clients_in_text() {
+    fuzz(3);
+}
+
+#[test]
+fn binary_clients() {
+    fuzz(4);
+}
+
+#[test]
+fn servers() {
+    fuzz(5);
+}
