@@ -294,9 +294,12 @@ impl<S: Socket> Proxy<S> {
             }
             if goes_on {
                 self.counters.failovers += 1;
-                p.leg = Leg::Backup;
                 p.other = server;
-                p.deadline = p.deadline.plus(self.span_of(backup));
+                // After a fetch it has had its extension.
+                if p.leg != Leg::Warmed {
+                    p.deadline = p.deadline.plus(self.span_of(backup));
+                }
+                p.leg = Leg::Backup;
                 p.sent = Time::NEVER;
                 p.counted = false;
                 self.send_to_backup(backup, p, ask);

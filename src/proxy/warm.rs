@@ -166,7 +166,8 @@ impl<S: Socket> Proxy<S> {
     fn fetch(&mut self, waiter: Waiter, key: &[u8], link: u32, since: u64) {
         let (primary, hash) = (waiter.primary, waiter.pending.hash);
         let backup = waiter.pending.other;
-        let deadline = waiter.pending.deadline.plus(self.pool_span(primary));
+        // What is left of the first half of its time; the other half is for asking again.
+        let deadline = waiter.pending.deadline;
         let waiter = self.waiters.insert(waiter);
         let under_way = self.fetching.get(&(primary, Box::from(key))).copied();
         let joins = |f: &usize| self.fetches.get(*f).is_some_and(|f| !self.is_outdated(f));
@@ -346,6 +347,7 @@ impl<S: Socket> Proxy<S> {
         let ask = Ask::wire(&w.pending, &w.wire, w.wire.start());
         let pending = Pending {
             leg: Leg::Warmed,
+            deadline: w.pending.deadline.plus(self.pool_span(w.primary)),
             ..w.pending.again()
         };
         let (hash, creates) = (pending.hash, pending.traits.has(Traits::CREATES));

@@ -174,7 +174,9 @@ impl World {
         let mut tokens = std::mem::take(&mut self.clients[i].tokens);
         let mut history = std::mem::take(&mut self.history);
         let habits = self.plan.habits;
-        let calm = self.calm && self.plan.mode != Mode::Many;
+        // Where memory is short a key of several may be a miss.
+        let roomy = self.plan.memory > 16 << 20;
+        let calm = self.calm && roomy && self.plan.mode != Mode::Many;
         let must = |key: usize| {
             let settled = self.now > 0;
             (calm && settled && self.held(key)).then_some(self.epoch)

@@ -82,7 +82,7 @@ impl Plan {
                 expire: r.often(200),
                 max_value: 64 << 10,
             },
-            length: r.range(20, 60) * 1_000_000_000,
+            length: r.range(10, 40) * 1_000_000_000,
             choppy: r.often(500),
             rude: r.often(600),
             mad: r.often(300),

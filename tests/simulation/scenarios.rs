@@ -134,6 +134,16 @@ fn a_copy_that_a_stopped_primary_runs_late_is_no_old_value() {
     assert_eq!(s.ask("get k\r\n"), value("new"), "{}", s.world.trace());
 }
 
+/// A backup that says nothing is not felt by who creates a key on a warming primary.
+#[test]
+fn add_is_stored_though_the_backup_hangs() {
+    let mut s = Scene::new(1);
+    s.primary_empty().ask("get other\r\n");
+    s.state(BACKUP, State::Hung).world.cut_links(BACKUP);
+    assert_eq!(s.ask("add fresh 0 0 1\r\nx\r\n"), "STORED\r\n");
+    assert_eq!(s.ask("get fresh\r\n"), "VALUE fresh 0 1\r\nx\r\nEND\r\n");
+}
+
 /// A mirror on another link does not run behind an acknowledged `flush_all`.
 #[test]
 fn flush_all_waits_for_every_link() {
