@@ -30,9 +30,12 @@ test: man-page unit
 	@.ci/need memcached
 	$(CARGO) test --locked --no-fail-fast
 
-# The simulation with fresh seeds; a failure prints the seed that plays it again.
+# The simulation with fresh seeds, then chaos on real servers, for SECONDS together. A failure
+# prints the seed that plays it again.
 soak:
-	MAGENT_SIM_SECONDS=$(SECONDS) $(CARGO) test --locked --test simulation promises -- --nocapture
+	@.ci/need memcached
+	MAGENT_SIM_SECONDS=$$(($(SECONDS) / 2)) $(CARGO) test --locked --test simulation promises -- --nocapture
+	MAGENT_CHAOS_SECONDS=$$(($(SECONDS) / 2)) $(CARGO) test --locked --test chaos -- --nocapture
 
 check: man-page unit
 	$(CARGO) fmt --check
@@ -75,7 +78,7 @@ clean:
 
 # make bench QUICK=1 takes under 2 minutes.
 bench:
-	@.ci/need memcached nutcracker
+	@.ci/need memcached nutcracker strace
 	QUICK=$(QUICK) $(CARGO) bench --locked --bench farm
 
 # Real clients, installed under target/ from their registries; not part of make test.
