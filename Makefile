@@ -12,7 +12,10 @@ MAN    := $(PREFIX)/share/man/man1
 # Debian keeps nutcracker where users do not look.
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: all demo test check man-page unit install uninstall clean bench clients fuzz
+# How long make soak plays.
+SECONDS ?= 600
+
+.PHONY: all demo test soak check man-page unit install uninstall clean bench clients fuzz
 
 all:
 	$(CARGO) build --release --locked
@@ -26,6 +29,10 @@ demo: all
 test: man-page unit
 	@.ci/need memcached
 	$(CARGO) test --locked --no-fail-fast
+
+# The simulation with fresh seeds; a failure prints the seed that plays it again.
+soak:
+	MAGENT_SIM_SECONDS=$(SECONDS) $(CARGO) test --locked --test simulation promises -- --nocapture
 
 check: man-page unit
 	$(CARGO) fmt --check

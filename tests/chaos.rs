@@ -10,7 +10,7 @@
 
 mod common;
 
-use common::{Client, Magent, Memcached, show, wait_for};
+use common::{Client, Magent, Memcached, show};
 use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -19,6 +19,10 @@ const CLIENTS: usize = 16;
 const KEYS: usize = 6;
 const PRIMARIES: usize = 3;
 const SECONDS: u64 = 20;
+
+/// On a busy machine a memcached may take seconds to start, and the wait between two probes grows
+/// with the absence, to 30 s.
+const RECOVERY: Duration = Duration::from_secs(45);
 
 /// Marsaglia's xorshift.
 struct Random(u64);
@@ -262,14 +266,17 @@ impl Drop for Over<'_> {
 /// All servers are trusted and were told what they missed.
 fn wait_healthy(magent: &Magent, servers: &[Memcached]) {
     let mut client = magent.client();
-    wait_for("all servers to be well", || {
+    let end = Instant::now() + RECOVERY;
+    loop {
         let all = client.stats("stats servers\r\n");
-        let well = |s: &Memcached| {
-            let state = &all[&format!("{}:state", s.name)];
-            (state == "up" || state == "warming") && all[&format!("{}:journal_keys", s.name)] == "0"
-        };
-        servers.iter().all(well).then_some(())
-    });
+        let field = |s: &Memcached, name: &str| all[&format!("{}:{name}", s.name)].clone();
+        let well = |s: &Memcached| field(s, "state") != "down" && field(s, "journal_keys") == "0";
+        if servers.iter().all(well) {
+            return;
+        }
+        assert!(Instant::now() < end, "not all servers are well: {all:#?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// One failure from its begin to its end; what it was.

@@ -212,9 +212,8 @@ impl<S: Socket> Proxy<S> {
         if !server.health.is_up() {
             return;
         }
-        // What a stand-in must not keep may wait until the ring changes back.
-        let waits = self.pools[server.pool].config.auto_eject;
-        if server.journal.flush_due().is_some() && !waits {
+        // Where servers are ejected that waits until the ring changes.
+        if server.journal.flush_due().is_some() && self.pools[server.pool].ring.is_none() {
             return self.server_down(id, Cause::ConnectionLost, true);
         }
         let has_room = |l: &u32| self.links[*l as usize].has_room();

@@ -283,7 +283,7 @@ impl<S: Socket> Proxy<S> {
             Leg::Primary | Leg::Retried | Leg::Warmed => {}
         }
         if p.other == EACH {
-            return self.lost_each(server, client, seq, ask, cause);
+            return self.lost_each(server, client, seq, ask, cause, p.deadline);
         }
         if p.other != NOBODY {
             let backup = p.other;
@@ -294,9 +294,12 @@ impl<S: Socket> Proxy<S> {
             }
             if goes_on {
                 self.counters.failovers += 1;
-                p.leg = Leg::Backup;
                 p.other = server;
-                p.deadline = p.deadline.plus(self.span_of(backup));
+                // After a fetch it has had its extension.
+                if p.leg != Leg::Warmed {
+                    p.deadline = p.deadline.plus(self.span_of(backup));
+                }
+                p.leg = Leg::Backup;
                 p.sent = Time::NEVER;
                 p.counted = false;
                 self.send_to_backup(backup, p, ask);
@@ -357,6 +360,7 @@ impl<S: Socket> Proxy<S> {
         seq: u32,
         ask: &Ask<'_>,
         cause: Cause,
+        deadline: Time,
     ) {
         let pool = self.servers[server as usize].pool;
         let line = ask.line_bytes().to_vec();
@@ -366,7 +370,6 @@ impl<S: Socket> Proxy<S> {
             single.clear();
             forms::write_single(ask.verb, &line, key, &mut single);
             let place = self.place(pool, key);
-            let deadline = self.now.plus(self.pools[pool].span());
             let p = Pending {
                 traits: ask.traits,
                 other: place.backup,

@@ -175,16 +175,15 @@ impl<S: Socket> Proxy<S> {
     fn fetch(&mut self, waiter: Waiter, key: &[u8], link: u32, since: u64) {
         let (primary, hash) = (waiter.primary, waiter.pending.hash);
         let backup = waiter.pending.other;
-        let deadline = waiter.pending.deadline.plus(self.pool_span(primary));
+        // What is left of the first half of its time; the other half is for asking again.
+        let deadline = waiter.pending.deadline;
         let waiter = self.waiters.insert(waiter);
         let under_way = self.fetching.get(&(primary, Box::from(key))).copied();
-        if let Some(fetch) = under_way.and_then(|f| self.fetches.get_mut(f)) {
-            let newer = self.recent_writes.get(&(link, hash));
-            let newer = newer.is_some_and(|w| *w > fetch.since);
-            if fetch.link == link && !fetch.outdated && !newer {
-                fetch.waiters.push(waiter);
-                return;
-            }
+        let joins = |f: &usize| self.fetches.get(*f).is_some_and(|f| !self.is_outdated(f));
+        let joined = under_way.filter(joins);
+        if let Some(fetch) = joined.and_then(|f| self.fetches.get_mut(f)) {
+            fetch.waiters.push(waiter);
+            return;
         }
         let fetch = self.fetches.insert(Fetch {
             primary,
@@ -215,6 +214,16 @@ impl<S: Socket> Proxy<S> {
         }
     }
 
+    /// The key was written after the request that missed: on the primary's link, or elsewhere
+    /// while the primary was away.
+    fn is_outdated(&self, fetch: &Fetch) -> bool {
+        let newer = self.recent_writes.get(&(fetch.link, fetch.hash));
+        fetch.outdated
+            || newer.is_some_and(|w| *w > fetch.since)
+            // Where the key has another link now, newer writes of it are not known here.
+            || self.servers[fetch.primary as usize].link_for(fetch.hash) != fetch.link
+    }
+
     fn take_fetch(&mut self, key: usize) -> Option<Fetch> {
         let fetch = self.fetches.remove(key)?;
         let entry = (fetch.primary, fetch.key.clone());
@@ -241,12 +250,7 @@ impl<S: Socket> Proxy<S> {
         if !primary.health.is_up() {
             return self.primary_gone(fetch);
         }
-        let newer = self.recent_writes.get(&(fetch.link, fetch.hash));
-        // Where the key has another link now, newer writes of it are not known here.
-        let dropped = fetch.outdated
-            || newer.is_some_and(|w| *w > fetch.since)
-            || primary.link_for(fetch.hash) != fetch.link
-            || self.pools[primary.pool].flushing > 0;
+        let dropped = self.is_outdated(&fetch) || self.pools[primary.pool].flushing > 0;
         let mut line = Vec::new();
         let copy = if dropped {
             self.counters.repairs_dropped += 1;
@@ -263,7 +267,11 @@ impl<S: Socket> Proxy<S> {
                 data: (reply.source, value..value + fetched.value + 2),
                 end_line: false,
             };
-            let pending = Pending::own(To::Copy, verb, fetch.hash, Time::NEVER);
+            // A write: a stopped primary may run it long after the key was written elsewhere.
+            let pending = Pending {
+                traits: Traits::WRITES,
+                ..Pending::own(To::Copy, verb, fetch.hash, Time::NEVER)
+            };
             self.send(fetch.primary, pending, &ask);
         }
         for waiter in fetch.waiters {
@@ -358,6 +366,7 @@ impl<S: Socket> Proxy<S> {
         let ask = Ask::wire(&w.pending, &w.wire, w.wire.start());
         let pending = Pending {
             leg: Leg::Warmed,
+            deadline: w.pending.deadline.plus(self.pool_span(w.primary)),
             ..w.pending.again()
         };
         let (hash, creates) = (pending.hash, pending.traits.has(Traits::CREATES));

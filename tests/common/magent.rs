@@ -63,6 +63,8 @@ impl Magent {
             let file = dir.path().join("pools.yml").display().to_string();
             write_file(&dir, port, text);
             if let Some(magent) = Magent::spawn(&["-c", &file], port, dir) {
+                // The others may be bound after the one that was waited for.
+                magent.client().ask_line("version\r\n");
                 return magent;
             }
         }

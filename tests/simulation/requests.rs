@@ -56,6 +56,8 @@ pub struct Habits {
     pub keys: usize,
     /// The last ones of `keys` are counters.
     pub counters: usize,
+    /// So many of 1000 requests are plain reads, besides those of the mixture.
+    pub reads: u64,
     pub flush_all: bool,
     /// Values may be large.
     pub large: bool,
@@ -83,6 +85,9 @@ pub struct Maker<'a> {
 impl Maker<'_> {
     /// One request, or a few that belong together.
     pub fn make(&mut self) {
+        if self.rng.often(self.habits.reads) {
+            return self.read();
+        }
         match self.rng.below(100) {
             0..=29 => self.read(),
             30..=54 => self.store(),
@@ -93,7 +98,7 @@ impl Maker<'_> {
             92..=94 => self.quiet_group(),
             95 => self.line("version\r\n", Op::Version),
             96 => self.line("what is this\r\n", Op::Unknown),
-            97 if self.habits.flush_all && self.rng.often(200) => {
+            97 if self.habits.flush_all && self.rng.often(500) => {
                 let asked = self.history.flushing(self.settles);
                 self.line("flush_all\r\n", Op::Flush { asked });
             }

@@ -28,6 +28,8 @@ pub enum State {
 pub struct Server {
     pub state: State,
     pub store: Store,
+    /// In a story: how long it takes for one thing, in nanoseconds.
+    pub lag: u64,
 }
 
 impl Server {
@@ -55,6 +57,8 @@ pub struct Peer {
     swallow: usize,
     serve_due: bool,
     reply_due: bool,
+    /// In a story: how much longer than its server's others it takes, in nanoseconds.
+    lag: u64,
 }
 
 impl Peer {
@@ -67,17 +71,21 @@ impl Peer {
             swallow: 0,
             serve_due: false,
             reply_due: false,
+            lag: 0,
         }
     }
 }
 
 impl World {
     /// How long a server takes for one thing.
-    fn pace(&mut self, server: usize) -> u64 {
+    fn pace(&mut self, server: usize, link: u64) -> u64 {
+        if self.exact {
+            return self.servers[server].lag + link + 1000;
+        }
         match self.servers[server].state {
             State::Slow(most) => self.rng.below(most),
             _ if self.rng.often(20) => self.rng.range(MS, 20 * MS),
-            _ => self.rng.range(10_000, 400_000),
+            _ => self.rng.range(10_000, self.plan.pace),
         }
     }
 
@@ -86,9 +94,9 @@ impl World {
         let Some(peer) = self.peers.get_mut(&conn) else {
             return;
         };
-        let server = peer.server;
+        let (server, lag) = (peer.server, peer.lag);
         if !std::mem::replace(&mut peer.serve_due, true) {
-            let at = self.now + self.pace(server);
+            let at = self.now + self.pace(server, lag);
             self.at(at, Event::Serve(conn));
         }
     }
@@ -98,9 +106,9 @@ impl World {
         let Some(peer) = self.peers.get_mut(&conn) else {
             return;
         };
-        let server = peer.server;
+        let (server, lag) = (peer.server, peer.lag);
         if !peer.output.is_empty() && !std::mem::replace(&mut peer.reply_due, true) {
-            let at = self.now + self.pace(server);
+            let at = self.now + self.pace(server, lag);
             self.at(at, Event::Reply(conn));
         }
     }
@@ -143,7 +151,7 @@ impl World {
         if self.servers[server].stands_still() {
             return Ok(());
         }
-        let most = if self.rng.often(200) {
+        let most = if !self.exact && self.rng.often(200) {
             self.rng.range(1, 2000) as usize
         } else {
             1 << 20
@@ -153,7 +161,7 @@ impl World {
         if let Some(peer) = self.peers.get_mut(&conn) {
             peer.input.extend_from_slice(&bytes);
         }
-        let mut commands = if self.rng.often(300) {
+        let mut commands = if !self.exact && self.rng.often(300) {
             self.rng.range(1, 4)
         } else {
             1000
@@ -251,7 +259,7 @@ impl World {
         if self.servers[server].stands_still() {
             return;
         }
-        let n = if self.rng.often(300) {
+        let n = if !self.exact && self.rng.often(300) {
             self.rng.range(1, peer.output.len() as u64 + 1) as usize
         } else {
             peer.output.len()
@@ -266,7 +274,7 @@ impl World {
     }
 
     /// Links of a server.
-    fn links_of(&self, server: usize) -> Vec<usize> {
+    pub fn links_of(&self, server: usize) -> Vec<usize> {
         let of = |(conn, peer): (&usize, &Peer)| (peer.server == server).then_some(*conn);
         self.peers.iter().filter_map(of).collect()
     }
@@ -304,17 +312,35 @@ impl World {
             9 => State::Hung,
             _ => return self.cut(server),
         };
-        self.note_fault(format!(
-            "s{server} becomes {state:?} for {} ms",
-            length / MS
-        ));
+        self.note_fault(format!("for {} ms:", length / MS));
+        self.become_state(server, state);
+        self.after(length, length + 1, Event::Heal(server));
+    }
+
+    /// Something is wrong with a server from now on.
+    pub fn become_state(&mut self, server: usize, state: State) {
+        if state == State::Well {
+            return self.heal(server);
+        }
+        self.note_fault(format!("s{server} becomes {state:?}"));
         self.servers[server].state = state;
         if state == State::Dead {
-            for conn in self.links_of(server) {
-                self.drop_link(conn);
-            }
+            self.cut_links(server);
         }
-        self.after(length, length + 1, Event::Heal(server));
+    }
+
+    /// All links of a server are closed by it.
+    pub fn cut_links(&mut self, server: usize) {
+        for conn in self.links_of(server) {
+            self.drop_link(conn);
+        }
+    }
+
+    /// In a story: these links take so many milliseconds longer, the others do not.
+    pub fn lag_links(&mut self, links: &[usize], ms: u64) {
+        for (conn, peer) in &mut self.peers {
+            peer.lag = if links.contains(conn) { ms * MS } else { 0 };
+        }
     }
 
     fn drop_link(&mut self, conn: usize) {

@@ -81,6 +81,8 @@ pub struct World {
     pub epoch: u64,
     /// Everything is well, as far as magent can know.
     pub calm: bool,
+    /// Servers take the time that they are told, and no other.
+    pub exact: bool,
     farms: [Option<Farm>; 2],
     idle_turns: u32,
     /// What was seen of how much happened, to know that a run was not idle.
@@ -123,6 +125,7 @@ impl World {
             ending: false,
             epoch: 0,
             calm: true,
+            exact: false,
             farms,
             idle_turns: 0,
             answered: 0,
@@ -216,6 +219,12 @@ impl World {
             return Err("it spins: there is nothing to do and it will not wait".into());
         }
         self.now = self.now.max(next);
+        self.turn_now()?;
+        Ok(true)
+    }
+
+    /// One turn, whether or not something is due.
+    pub fn turn_now(&mut self) -> Result<(), String> {
         self.play()?;
         let edges = self.net.borrow_mut().edges();
         for (token, e) in edges {
@@ -226,8 +235,7 @@ impl World {
         self.proxy.tick(clock);
         self.connect();
         self.look();
-        self.check()?;
-        Ok(true)
+        self.check()
     }
 
     /// Does what is due.
@@ -274,7 +282,9 @@ impl World {
                 continue;
             }
             let choppy = self.plan.choppy;
-            let cap = self.rng.pick(&[4096, 65_536, 1 << 20]);
+            // A slow server with a narrow window is no healthy one.
+            let narrow = if self.plan.pace > MS { 1 << 20 } else { 4096 };
+            let cap = self.rng.pick(&[narrow, 65_536.max(narrow), 1 << 20]);
             let conn = self.net.borrow_mut().open(cap, Connect::Pending, choppy);
             self.net.borrow_mut().conns[conn].token = wanted.token;
             self.peers.insert(conn, Peer::new(server));

@@ -1,0 +1,165 @@
+//! Single stories, told step by step: what the seeds found, or would find once in a long while.
+
+use super::history::lossy;
+use super::net::{Connect, Fake};
+use super::plan::{Mode, Plan};
+use super::servers::State;
+use super::world::{MS, World};
+
+/// A world in which nothing happens but what the story says.
+struct Scene {
+    world: World,
+    client: usize,
+}
+
+/// Primary and backup of every story.
+const PRIMARY: usize = 0;
+const BACKUP: usize = 1;
+
+impl Scene {
+    fn new(connections: usize) -> Scene {
+        let mut plan = Plan::new(1);
+        plan.mode = Mode::Calm;
+        (plan.primaries, plan.backups, plan.clients) = (1, 1, 0);
+        (plan.timeout, plan.connect_timeout, plan.warm) = (200, 200, 3600);
+        plan.connections = connections;
+        plan.memory = 256 << 20;
+        plan.journal = "64m";
+        (plan.choppy, plan.rude, plan.mad) = (false, false, false);
+        plan.pace = 20_000;
+        let mut world = World::new(1, plan);
+        world.exact = true;
+        let token = world.proxy.admit(0).expect("room");
+        let client = (world.net.borrow_mut()).open(1 << 20, Connect::Stands, false);
+        world.net.borrow_mut().conns[client].token = token;
+        let net = world.net.clone();
+        let fake = Fake { net, conn: client };
+        let clock = world.clock();
+        world.proxy.accepted(token, fake, 0, clock);
+        Scene { world, client }
+    }
+
+    /// So many milliseconds pass.
+    fn pass(&mut self, ms: u64) -> &mut Scene {
+        let until = self.world.now + ms * MS;
+        if let Err(why) = self.world.run(until) {
+            panic!("{}\n{why}", self.world.trace());
+        }
+        self
+    }
+
+    fn send(&mut self, text: &str) -> &mut Scene {
+        let sent = (self.world.net.borrow_mut()).peer_write(self.client, text.as_bytes());
+        assert_eq!(sent, text.len());
+        self.world.note(|| format!("client asks {text:?}"));
+        // The edge is seen in a turn of its own.
+        self.world.turn_now().expect("a turn");
+        self
+    }
+
+    /// What the client has got.
+    fn got(&mut self) -> String {
+        lossy(&self.world.net.borrow_mut().peer_read(self.client, 1 << 20))
+    }
+
+    /// Asks, waits and reads.
+    fn ask(&mut self, text: &str) -> String {
+        self.send(text).pass(600).got()
+    }
+
+    /// From now on a server takes so many milliseconds for one thing.
+    fn lag(&mut self, server: usize, ms: u64) -> &mut Scene {
+        self.world.servers[server].lag = ms * MS;
+        self
+    }
+
+    fn state(&mut self, server: usize, state: State) -> &mut Scene {
+        self.world.become_state(server, state);
+        self
+    }
+
+    /// Both hold `old`; the primary came back empty.
+    fn primary_empty(&mut self) -> &mut Scene {
+        assert_eq!(self.ask("set k 0 0 3\r\nold\r\n"), "STORED\r\n");
+        self.state(PRIMARY, State::Dead).pass(100);
+        self.state(PRIMARY, State::Well).pass(2000)
+    }
+}
+
+fn value(text: &str) -> String {
+    format!("VALUE k 0 {}\r\n{text}\r\nEND\r\n", text.len())
+}
+
+/// A value that is being fetched is not copied if the key was written elsewhere and the primary
+/// was told so by a replay meanwhile.
+#[test]
+fn a_fetch_does_not_outlive_a_replay() {
+    let mut s = Scene::new(1);
+    s.primary_empty().ask("get other\r\n");
+    s.lag(BACKUP, 60).send("get k\r\n").pass(1);
+    // The value is on its way. The primary's link is cut with a write on it: it is down until
+    // it has been told of that, and a new value goes to the backup meanwhile.
+    s.lag(PRIMARY, 5).send("set other 0 0 1\r\nx\r\n").pass(1);
+    s.world.cut_links(PRIMARY);
+    s.world.turn_now().expect("a turn");
+    s.send("set k 0 0 3\r\nnew\r\n").pass(600);
+    let got = s.got();
+    assert!(got.ends_with("STORED\r\nSTORED\r\n"), "{got}");
+    s.lag(BACKUP, 0);
+    assert_eq!(s.ask("get k\r\n"), value("new"), "{}", s.world.trace());
+}
+
+/// A copy in the dead letter box is a write like any other.
+#[test]
+fn a_copy_that_a_stopped_primary_runs_late_is_no_old_value() {
+    let mut s = Scene::new(1);
+    s.primary_empty().ask("get other\r\n");
+    s.lag(PRIMARY, 10).send("get k\r\n").pass(25);
+    // The primary has said that it lacks the key; it stops before it reads the copy.
+    let old = s.world.links_of(PRIMARY);
+    s.state(PRIMARY, State::Hung).pass(10);
+    for _ in 0..5 {
+        s.send("get k\r\n").pass(210);
+    }
+    s.got();
+    s.send("set k 0 0 3\r\nnew\r\n").pass(100);
+    assert_eq!(s.got(), "STORED\r\n");
+    // It wakes while it is probed, and reads what is new before what is old.
+    let probed = s.world.links_of(PRIMARY).len() + 1;
+    while s.world.links_of(PRIMARY).len() < probed {
+        s.pass(10);
+    }
+    s.lag(PRIMARY, 0).world.lag_links(&old, 30);
+    s.state(PRIMARY, State::Well).pass(5000);
+    assert_eq!(s.ask("get k\r\n"), value("new"), "{}", s.world.trace());
+}
+
+/// A backup that says nothing is not felt by who creates a key on a warming primary.
+#[test]
+fn add_is_stored_though_the_backup_hangs() {
+    let mut s = Scene::new(1);
+    s.primary_empty().ask("get other\r\n");
+    s.state(BACKUP, State::Hung).world.cut_links(BACKUP);
+    assert_eq!(s.ask("add fresh 0 0 1\r\nx\r\n"), "STORED\r\n");
+    assert_eq!(s.ask("get fresh\r\n"), "VALUE fresh 0 1\r\nx\r\nEND\r\n");
+}
+
+/// A mirror on another link does not run behind an acknowledged `flush_all`.
+#[test]
+fn flush_all_waits_for_every_link() {
+    let mut s = Scene::new(2);
+    // Two keys, so that both links are open; then a mirror that takes its time.
+    for i in 0..8 {
+        let key = format!("set k{i} 0 0 1\r\nx\r\n");
+        assert_eq!(s.ask(&key), "STORED\r\n");
+    }
+    for i in 0..8 {
+        let links = s.world.links_of(BACKUP);
+        s.world.lag_links(&links[1..], 50);
+        s.send(&format!("set k{i} 0 0 3\r\nold\r\n")).pass(3);
+        assert_eq!(s.got(), "STORED\r\n");
+        assert_eq!(s.ask("flush_all\r\n"), "OK\r\n");
+        s.world.lag_links(&[], 0);
+        assert_eq!(s.ask(&format!("get k{i}\r\n")), "END\r\n", "{i}");
+    }
+}
