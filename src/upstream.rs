@@ -283,11 +283,6 @@ impl<S: Socket> Link<S> {
         seq
     }
 
-    /// Number of the next request.
-    pub fn next_seq(&self) -> u64 {
-        self.first_seq + self.pending.len() as u64
-    }
-
     /// Takes the oldest request out; its bytes stay at `settled` until [`Link::release`].
     pub fn pop(&mut self) -> Option<Pending> {
         let p = self.pending.pop_front()?;
@@ -320,9 +315,11 @@ impl<S: Socket> Link<S> {
         self.pending.len() <= MAX_IN_FLIGHT / 2 && self.queue.len() <= MAX_BYTES_IN_FLIGHT / 2
     }
 
-    /// Copied bytes that it holds.
+    /// Copied bytes that it holds, and the entries of what is owed: of a small request they are
+    /// the larger part.
     pub fn own_bytes(&self) -> usize {
-        self.queue.own_bytes() + self.message.own_bytes() + self.partial.len()
+        let owed = self.pending.len() * size_of::<Pending>();
+        owed + self.queue.own_bytes() + self.message.own_bytes() + self.partial.len()
     }
 
     /// Writes what it can. Stamps what has gone out whole with `now`. Returns bytes and calls.

@@ -91,3 +91,30 @@ fn a_handshake_without_end_is_given_up() {
     });
     assert!(magent.terminate().success());
 }
+
+/// A get line of 1 MiB at a warming primary is a hundred thousand fetches; they count as bytes
+/// in flight.
+#[test]
+fn a_hundred_thousand_absent_keys_stay_within_memory() {
+    const MOST: u64 = 64 << 20;
+    let servers: Vec<Memcached> = (0..2).map(|_| Memcached::start()).collect();
+    let names: Vec<&str> = servers.iter().map(|s| s.name.as_str()).collect();
+    let options = ["-m", "8m", "--timeout", "8000"];
+    let magent = Magent::farm(&names[..1], &names[1..], &options);
+    let mut clients: Vec<Client> = (0..3).map(|_| magent.client()).collect();
+    for (i, client) in clients.iter_mut().enumerate() {
+        let keys: String = (0..120_000).map(|n| format!(" {i}{n:05x}")).collect();
+        client.send(format!("get{keys}\r\n"));
+    }
+    for client in &mut clients {
+        let line = client.read_line();
+        assert!(line == b"END\r\n" || line.starts_with(b"SERVER_ERROR out of memory"));
+    }
+    let status = std::fs::read_to_string(format!("/proc/{}/status", magent.pid())).expect("status");
+    let peak = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+    let peak = peak.and_then(|l| l.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    assert!(peak.is_some_and(|kb| kb << 10 < MOST), "{peak:?} kB");
+    wait_for("nothing in flight", || {
+        (magent.stat("bytes_in_flight") == 0).then_some(())
+    });
+}

@@ -59,7 +59,7 @@ impl<S: Socket> Proxy<S> {
             waiters: self.waiters.len() + self.creating.len(),
             fetches: self.fetches.len() + self.fetching.len(),
             flushes: self.flushes.len(),
-            bytes: self.chunks.sweep() + self.bytes,
+            bytes: self.chunks.sweep() + self.own_bytes(),
             servers_away: self.servers.iter().filter(|s| !s.health.is_up()).count(),
             journals: (self.servers.iter())
                 .filter(|s| !s.journal.is_empty())
@@ -230,7 +230,7 @@ impl<S: Socket> Proxy<S> {
     }
 
     fn stats_proxy(&mut self) -> Lines {
-        let held = self.chunks.sweep() + self.bytes;
+        let held = self.chunks.sweep() + self.own_bytes();
         let (user, system) = sys::cpu_time();
         let mut lines = vec![
             line("pid", std::process::id()),

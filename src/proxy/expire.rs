@@ -102,7 +102,7 @@ impl<S: Socket> Proxy<S> {
         if self.most_bytes < WORTH_GIVING_BACK {
             return;
         }
-        let held = self.bytes + self.chunks.sweep();
+        let held = self.own_bytes() + self.chunks.sweep();
         if held < self.most_bytes / 4 {
             self.most_bytes = held;
             crate::sys::trim_memory();

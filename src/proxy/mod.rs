@@ -412,7 +412,12 @@ impl<S: Socket> Proxy<S> {
     /// Bytes of all connections together; exact for copied ones, and for shared ones as of the
     /// last sweep.
     fn bytes_in_flight(&self) -> usize {
-        self.bytes + self.chunks.lent_bytes()
+        self.own_bytes() + self.chunks.lent_bytes()
+    }
+
+    /// All but the shared ones: copied bytes, and what waits for a fetch.
+    fn own_bytes(&self) -> usize {
+        self.bytes + (self.fetches.len() + self.waiters.len()) * warm::FETCH_COST
     }
 
     /// True if so many bytes more would pass `percent` of `-m`.

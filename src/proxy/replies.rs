@@ -295,6 +295,7 @@ impl<S: Socket> Proxy<S> {
             verb,
             Verb::Get | Verb::Gets | Verb::Gat | Verb::Gats | Verb::MetaGet
         );
+        let values = values && reply.status == Status::Done;
         let full = thrown_away || (values && self.over_memory(reply.len, 100));
         self.counters.limit_memory_gets += u64::from(full);
         full

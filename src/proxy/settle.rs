@@ -365,7 +365,7 @@ impl<S: Socket> Proxy<S> {
         let pool = self.servers[server as usize].pool;
         let line = ask.line_bytes().to_vec();
         let mut single = Vec::new();
-        let mut parts = 0;
+        let (mut parts, mut full) = (0, false);
         forms::each_key(ask.verb, &line, |key| {
             single.clear();
             forms::write_single(ask.verb, &line, key, &mut single);
@@ -377,8 +377,14 @@ impl<S: Socket> Proxy<S> {
             };
             self.add_parts(client, seq, 1);
             parts += 1;
-            self.lost(server, p, &Ask::line(ask.verb, ask.traits, &single), cause);
+            let ask = Ask::line(ask.verb, ask.traits, &single);
+            full = full || self.over_memory(0, 100);
+            if full && !ask.traits.has(Traits::WRITES) {
+                return self.fail(server, &p, client, seq, &ask, cause);
+            }
+            self.lost(server, p, &ask, cause);
         });
+        self.counters.limit_memory_gets += u64::from(full);
         debug_assert!(parts > 0);
         self.part_done(client, seq);
     }

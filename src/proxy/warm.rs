@@ -46,6 +46,10 @@ pub(super) struct Waiter {
 /// waits, so that a client that pipelines reads what it wrote.
 pub(super) type Creating = HashMap<(ServerId, u64), Vec<usize>>;
 
+/// What a fetch takes, and what a request that waits takes, in bytes: entry, key, line, and the
+/// allocator's share. A get of 1 MiB may start a hundred thousand of each.
+pub(super) const FETCH_COST: usize = 512;
+
 /// Recent writes are looked through for old ones when there are so many.
 const PRUNE: usize = 8192;
 
@@ -133,6 +137,11 @@ impl<S: Socket> Proxy<S> {
         forms::multi_missing(&line, reply, |key| missing.push(key));
         let mut single = Vec::new();
         for key in missing {
+            if self.over_memory(FETCH_COST, 100) {
+                // A miss, as where there is no memory for a value.
+                self.counters.limit_memory_gets += 1;
+                break;
+            }
             let place = self.place(pool, key);
             let fetchable = place.backup != NOBODY && {
                 let backup = &self.servers[place.backup as usize];

@@ -379,6 +379,8 @@ fn answers_without_the_key() {
         (MetaArithmetic, "ma a v|", "NF|"),
         (MetaSet, "ms a 1 MR|", "NS|"),
         (MetaSet, "ms a 1 MA|", "NS|"),
+        (MetaSet, "ms a 1 MA c|", "NS c0|"),
+        (MetaSet, "ms a 1 C5 c|", "NF c0|"),
         (MetaSet, "ms a 1 MP C5|", "NS|"),
         (MetaSet, "ms a 1 C5|", "NF|"),
         (MetaSet, "ms a 1 MR C5|", "NF|"),
