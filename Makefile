@@ -82,3 +82,9 @@ bench:
 clients: all
 	@.ci/need memcached
 	@tests/clients/run $(BIN)
+
+# Mutated bytes for SECONDS in each of its targets; a bounded run is part of make test.
+SECONDS ?= 60
+fuzz:
+	@.ci/need memcached
+	MAGENT_FUZZ_SECONDS=$(SECONDS) $(CARGO) test --locked --test fuzz -- --nocapture

@@ -27,8 +27,12 @@ pub const CHUNK: usize = 68 * 1024;
 /// cheaper than a reference count and a scattered write.
 pub const SHARE: usize = 8 * 1024;
 
-/// A queue that is empty keeps at most this much memory, in bytes.
-const KEEP: usize = 16 * 1024;
+/// A queue that is empty keeps at most this much memory, in bytes: what a batch of small
+/// requests or of their answers needs.
+const KEEP: usize = 64 * 1024;
+
+/// Released bytes at the front of a queue that is not empty may take this much, in bytes.
+const RELEASED: usize = 16 * 1024;
 
 /// A block that is read into while nobody else holds it, and never changed once shared.
 pub struct Chunk {
@@ -256,6 +260,11 @@ impl Queue {
         self.own.len()
     }
 
+    /// Memory that it holds for itself, in bytes, used or not.
+    pub fn capacity(&self) -> usize {
+        self.own.capacity() + self.shared.capacity() * size_of::<Shared>()
+    }
+
     /// Appends a copy of `bytes`.
     #[inline]
     pub fn push_slice(&mut self, bytes: &[u8]) {
@@ -396,7 +405,7 @@ impl Queue {
         }
         // Move the rest to the front only when that costs less than what was dropped.
         let dropped = (self.own_position(to) - self.own_gone) as usize;
-        if dropped > KEEP && dropped > self.own.len() / 2 {
+        if dropped > RELEASED && dropped > self.own.len() / 2 {
             self.own.drain(..dropped);
             self.own_gone += dropped as u64;
         }

@@ -34,7 +34,7 @@ impl Pause {
     pub const MEMORY: Pause = Pause(2);
     /// A server has too much in flight.
     pub const SERVER: Pause = Pause(4);
-    /// An answer that needs all servers is on its way (`flush_all`).
+    /// A `flush_all` waits until everything before it is answered, or is on its way itself.
     pub const ORDER: Pause = Pause(8);
 
     /// True if there is no reason.
@@ -172,38 +172,70 @@ pub struct Slot {
 pub struct Spares {
     actives: Vec<Box<Active>>,
     queues: Vec<Box<Queue>>,
+    /// Memory that all of them hold.
+    bytes: usize,
 }
 
-/// Spares of each kind that are kept.
-const MAX_SPARES: usize = 256;
+/// A spare keeps this much memory, in bytes, for unfinished requests: what is left of a read that
+/// held many.
+const KEEP_PARTIAL: usize = 32 * 1024;
+
+/// Memory that spares may hold, in bytes: enough for thousands of clients that are busy at once
+/// with little.
+const MAX_SPARES: usize = 8 * 1024 * 1024;
 
 impl Spares {
     fn active(&mut self) -> Box<Active> {
-        self.actives.pop().unwrap_or_default()
+        let Some(active) = self.actives.pop() else {
+            return Box::default();
+        };
+        self.bytes -= active.capacity();
+        active
     }
 
     fn give_active(&mut self, active: Box<Active>) {
-        if self.actives.len() < MAX_SPARES {
+        let bytes = active.capacity();
+        if self.bytes + bytes <= MAX_SPARES {
+            self.bytes += bytes;
             self.actives.push(active);
         }
     }
 
     fn queue(&mut self) -> Box<Queue> {
-        self.queues.pop().unwrap_or_default()
+        let Some(queue) = self.queues.pop() else {
+            return Box::default();
+        };
+        self.bytes -= queue_bytes(&queue);
+        queue
     }
 
     fn give_queue(&mut self, mut queue: Box<Queue>) {
-        if self.queues.len() < MAX_SPARES {
-            queue.clear();
+        queue.clear();
+        let bytes = queue_bytes(&queue);
+        if self.bytes + bytes <= MAX_SPARES {
+            self.bytes += bytes;
             self.queues.push(queue);
         }
     }
+}
+
+fn queue_bytes(queue: &Queue) -> usize {
+    size_of::<Queue>() + queue.capacity()
 }
 
 impl Active {
     /// Bytes that the client is owed.
     pub fn owed(&self) -> usize {
         self.out.len() + self.held
+    }
+
+    /// Memory that it holds, in bytes, used or not.
+    fn capacity(&self) -> usize {
+        size_of::<Active>()
+            + self.partial.capacity()
+            + self.slots.capacity() * size_of::<Slot>()
+            + self.value.capacity()
+            + self.out.capacity()
     }
 
     fn own_bytes(&self) -> usize {
@@ -326,6 +358,7 @@ impl<S: Socket> Client<S> {
     pub fn check_owed(&mut self) {
         let Some(active) = self.active.as_ref() else {
             self.pause.remove(Pause::OWED);
+            self.pause.remove(Pause::ORDER);
             return;
         };
         let (slots, owed) = (active.slots.len(), active.owed());
@@ -333,6 +366,9 @@ impl<S: Socket> Client<S> {
             self.pause.add(Pause::OWED);
         } else if slots <= MAX_SLOTS / 2 && owed <= MAX_OWED / 2 {
             self.pause.remove(Pause::OWED);
+        }
+        if slots == 0 {
+            self.pause.remove(Pause::ORDER);
         }
     }
 
@@ -392,11 +428,8 @@ impl<S: Socket> Client<S> {
         if self.active.as_ref().is_some_and(|a| a.is_idle()) {
             if let Some(mut active) = self.active.take() {
                 active.partial.clear();
-                if active.partial.capacity() > 4096 {
+                if active.partial.capacity() > KEEP_PARTIAL {
                     active.partial = Vec::new();
-                }
-                if active.slots.capacity() > 64 {
-                    active.slots = VecDeque::new();
                 }
                 active.searched = 0;
                 active.unparsed = false;

@@ -219,6 +219,10 @@ impl Health {
         if self.last_byte.is_some_and(|b| b > sent) {
             return false;
         }
+        if self.state == State::Replaying {
+            // Nobody waits for it; it is told again.
+            return true;
+        }
         if self
             .counted_at
             .is_some_and(|c| now.since(c) < self.policy.timeout)
@@ -459,6 +463,17 @@ mod tests {
         for second in 1..9 {
             assert!(!other.on_failure(Cause::Refused, at(f64::from(second))));
         }
+    }
+
+    #[test]
+    fn silence_while_it_is_told_what_it_missed_takes_it_down() {
+        let mut h = Health::new(POLICY, at(0.0), 1);
+        h.go_down(Cause::Refused, true, at(0.0));
+        h.probing();
+        h.replaying();
+        h.on_bytes(at(0.5));
+        assert!(!h.on_timeout(at(0.0), at(1.0)), "slow is not dead");
+        assert!(h.on_timeout(at(0.5), at(1.5)));
     }
 
     #[test]

@@ -71,6 +71,12 @@ counters! {
         repairs_dropped,
         /// Deletes sent after a write whose outcome was not known.
         chases,
+        /// Servers that left the ring.
+        ejections,
+        /// Configurations taken over while running.
+        reloads,
+        /// Configurations that could not be used.
+        reloads_failed,
         /// Links reset because a server spoke out of turn.
         protocol_errors,
         /// Times clients were not read because all connections together held too much.

@@ -5,10 +5,19 @@
 //! fresh ones; `make fuzz SECONDS=60` fresh ones for so long. A failure prints its target, its
 //! seed and the smallest input that was found to fail; `MAGENT_FUZZ_SEED=n` runs that case alone.
 
+mod common;
+
+#[path = "fuzz/against.rs"]
+mod against;
 #[path = "fuzz/input.rs"]
 mod input;
+#[path = "conformance/normal.rs"]
+mod normal;
 #[path = "fuzz/parsers.rs"]
 mod parsers;
+#[path = "conformance/rows.rs"]
+#[allow(dead_code)]
+mod rows;
 #[path = "fuzz/talk.rs"]
 mod talk;
 #[path = "fuzz/wire.rs"]
@@ -31,6 +40,8 @@ struct Target {
 struct Seeds {
     text: Vec<Vec<u8>>,
     binary: Vec<Vec<u8>>,
+    /// The conformance test's rows, text and binary.
+    rows: [Vec<Vec<u8>>; 2],
 }
 
 fn text(rng: &mut Rng, seeds: &Seeds) -> Vec<u8> {
@@ -94,12 +105,29 @@ const TARGETS: &[Target] = &[
     Target {
         name: "a binary client",
         make: binary,
-        run: |seed, bytes| talk::client(seed, true, bytes),
+        // Another first byte would make it a client in text.
+        run: |seed, bytes| match bytes.first() {
+            Some(0x80) => talk::client(seed, true, bytes),
+            _ => Ok(()),
+        },
     },
     Target {
         name: "servers",
         make: script,
         run: talk::servers,
+    },
+    Target {
+        name: "text against memcached",
+        make: |rng, seeds| input::mutated(rng, &seeds.rows[0]),
+        run: |_, bytes| against::run(false, bytes),
+    },
+    Target {
+        name: "binary against memcached",
+        make: |rng, seeds| input::mutated(rng, &seeds.rows[1]),
+        run: |_, bytes| match bytes.first() {
+            Some(0x80) => against::run(true, bytes),
+            _ => Ok(()),
+        },
     },
 ];
 
@@ -159,6 +187,7 @@ fn fuzz(which: usize) {
     let seeds = Seeds {
         text: input::text_seeds(),
         binary: input::binary_seeds(),
+        rows: [against::seeds(false), against::seeds(true)],
     };
     if let Some(seed) = number("MAGENT_FUZZ_SEED") {
         return case(target, &seeds, seed);
@@ -192,9 +221,9 @@ fn fuzz(which: usize) {
 }
 
 /// Cases that every run has.
-const FIXED: u64 = 300;
+const FIXED: u64 = 40;
 /// How long a run tries fresh ones after those.
-const FRESH: Duration = Duration::from_millis(500);
+const FRESH: Duration = Duration::from_millis(300);
 
 #[test]
 fn text_requests() {
@@ -224,4 +253,14 @@ fn binary_clients() {
 #[test]
 fn servers() {
     fuzz(5);
+}
+
+#[test]
+fn text_against_memcached() {
+    fuzz(6);
+}
+
+#[test]
+fn binary_against_memcached() {
+    fuzz(7);
 }

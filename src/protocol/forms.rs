@@ -104,11 +104,30 @@ pub fn absent_answer(verb: Verb, line: &[u8], out: &mut Vec<u8>) {
         Verb::MetaGet | Verb::MetaDebug => b"EN\r\n",
         Verb::MetaDelete | Verb::MetaArithmetic => b"NF\r\n",
         // With a cas number set and replace are a cas; append and prepend are not.
-        Verb::MetaSet if has_cas() && !appends() => b"NF\r\n",
-        Verb::MetaSet => b"NS\r\n",
+        Verb::MetaSet if has_cas() && !appends() => b"NF",
+        Verb::MetaSet => b"NS",
         Verb::FlushAll | Verb::Version | Verb::Stats => b"",
     };
     out.extend_from_slice(answer);
+    if verb == Verb::MetaSet {
+        // What was not stored has a cas number all the same.
+        let with_cas = flags(verb, line).any(|flag| flag == b"c");
+        out.extend_from_slice(if with_cas { b" c0\r\n" } else { b"\r\n" });
+    }
+}
+
+/// True for writes that change nothing where the key is absent, and never make it go: a copy
+/// that passes them with `add` does no harm.
+pub fn leaves_absent(verb: Verb, line: &[u8]) -> bool {
+    match verb {
+        Verb::Incr | Verb::Decr | Verb::Append | Verb::Prepend => true,
+        Verb::MetaArithmetic => !flags(verb, line).any(|f| matches!(f[0], b'N' | b'T')),
+        Verb::MetaSet => {
+            let appends = matches!(set_mode(line), b'A' | b'P');
+            appends && !flags(verb, line).any(|f| matches!(f[0], b'N' | b'T'))
+        }
+        _ => false,
+    }
 }
 
 /// Calls `f` with each key of a get, gets, gat or gats wire line, in order, and with whether

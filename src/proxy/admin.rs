@@ -12,6 +12,8 @@ use crate::upstream::{LinkState, NOBODY, ServerId};
 /// The protocol level that magent speaks, for clients that choose features by it, then its own.
 pub const VERSION: &str = concat!("1.6.18-magent-", env!("CARGO_PKG_VERSION"));
 
+const VERSION_LINE: &str = concat!("VERSION 1.6.18-magent-", env!("CARGO_PKG_VERSION"), "\r\n");
+
 /// The lines of one `stats`: names and values.
 type Lines = Vec<(String, String)>;
 
@@ -69,8 +71,7 @@ impl<S: Socket> Proxy<S> {
     pub(super) fn local(&mut self, key: usize, what: Local, dress: Dress) {
         match what {
             Local::Version => {
-                let line = format!("VERSION {VERSION}\r\n");
-                self.answer_local(key, dress, line.as_bytes(), VERSION.as_bytes());
+                self.answer_local(key, dress, VERSION_LINE.as_bytes(), VERSION.as_bytes());
             }
             Local::Verbosity(level) => {
                 crate::logger::set_verbosity(level);

@@ -26,6 +26,16 @@ const HALF_SENT: usize = 64 * 1024;
 /// requests together must not hold the memory for ever.
 const HALF_SENT_SHORT: usize = 2048;
 
+/// A request whose answer did not come in time.
+struct Late {
+    /// Its number in its link's life.
+    seq: u64,
+    /// Stream offset of its first byte in its link's queue.
+    at: u64,
+    /// When it was sent, or its time began to run.
+    sent: Time,
+}
+
 impl<S: Socket> Proxy<S> {
     /// The earliest time at which [`Proxy::expire`] has something to do.
     pub(super) fn next_alarm(&self) -> Time {
@@ -148,15 +158,15 @@ impl<S: Socket> Proxy<S> {
         }
         let server = link.server;
         let expired = self.find_expired(id, timeout);
-        for (_, sent) in &expired {
+        for late in &expired {
             let s = &mut self.servers[server as usize];
             s.stats.timeouts += 1;
-            if s.health.on_timeout(*sent, self.now) {
+            if s.health.on_timeout(late.sent, self.now) {
                 return self.server_down(server, Cause::TimedOut, false);
             }
         }
-        for (seq, _) in expired {
-            self.expire_pending(id, seq);
+        for late in expired {
+            self.expire_pending(id, &late);
         }
         let link = &mut self.links[id as usize];
         let mut alarm = opening.unwrap_or(Time::NEVER);
@@ -168,19 +178,26 @@ impl<S: Socket> Proxy<S> {
         link.alarm = alarm;
     }
 
-    /// Numbers of the requests that are overdue and not yet counted, and when each was sent.
-    fn find_expired(&mut self, id: u32, timeout: u64) -> Vec<(u64, Time)> {
+    /// The requests that are overdue and not yet counted. There may be tens of thousands at
+    /// once, so where each stands is found on the way.
+    fn find_expired(&mut self, id: u32, timeout: u64) -> Vec<Late> {
         let now = self.now;
         let link = &mut self.links[id as usize];
         let first = link.first_seq;
+        let mut at = link.settled;
         let mut expired = Vec::new();
         for (i, p) in link.pending.iter_mut().enumerate() {
             if !p.counted && (p.deadline <= now || p.sent.plus(timeout) <= now) {
                 p.counted = true;
                 // What never went out counts as sent when its time began to run.
                 let sent = p.sent.min(Time(now.0.saturating_sub(timeout)));
-                expired.push((first + i as u64, sent));
+                expired.push(Late {
+                    seq: first + i as u64,
+                    at,
+                    sent,
+                });
             }
+            at += u64::from(p.len);
         }
         expired
     }
@@ -188,18 +205,11 @@ impl<S: Socket> Proxy<S> {
     /// One answer did not come in time: the request goes its way without it, and its late
     /// reply will be thrown away. Mirrors and deletes of magent's own go on waiting: they are
     /// in order, and nobody waits for them.
-    fn expire_pending(&mut self, id: u32, seq: u64) {
+    fn expire_pending(&mut self, id: u32, late: &Late) {
         let link = &mut self.links[id as usize];
-        let Some(i) = seq.checked_sub(link.first_seq) else {
+        let Some(i) = late.seq.checked_sub(link.first_seq) else {
             return;
         };
-        let before: u64 = link
-            .pending
-            .iter()
-            .take(i as usize)
-            .map(|p| u64::from(p.len))
-            .sum();
-        let at = link.settled + before;
         let Some(p) = link.pending.get_mut(i as usize) else {
             return;
         };
@@ -211,7 +221,7 @@ impl<S: Socket> Proxy<S> {
         p.to = To::Ghost;
         let server = link.server;
         let mut wire = Queue::new();
-        wire.push(Source::Queue(&link.queue, at), 0..p.len as usize);
+        wire.push(Source::Queue(&link.queue, late.at), 0..p.len as usize);
         let ask = Ask::wire(&lost, &wire, wire.start());
         self.lost(server, lost, &ask, Cause::TimedOut);
     }

@@ -6,6 +6,7 @@
 use super::Proxy;
 use super::route::Ask;
 use crate::client::{Pause, Slot};
+use crate::health::Cause;
 use crate::net::Socket;
 use crate::protocol::{Dress, Reply, Status, Traits, Verb, binary};
 use crate::upstream::{Pending, ServerId, To};
@@ -56,11 +57,11 @@ impl<S: Socket> Proxy<S> {
             Some(at) => format!("flush_all {at}\r\n").into_bytes(),
             None => b"flush_all\r\n".to_vec(),
         };
-        let p = &self.pools[pool];
-        let mut primaries = p.primary_ids.clone();
-        let mut backups = p.backup_ids.clone();
+        let mut primaries = self.pools[pool].primary_ids.clone();
+        let mut backups = self.pools[pool].backup_ids.clone();
         primaries.sort_unstable();
         primaries.dedup();
+        self.drop_copies(&primaries);
         backups.retain(|id| primaries.binary_search(id).is_err());
         let op = self.flushes.insert(FlushOp {
             client,
@@ -79,41 +80,44 @@ impl<S: Socket> Proxy<S> {
         let Some(flush) = self.flushes.get_mut(op) else {
             return;
         };
-        flush.waiting = servers.len() + 1;
+        flush.waiting = 1;
         let line = flush.line.clone();
         let deadline = self.now.plus(self.pools[flush.pool].span());
+        let ask = Ask::line(Verb::FlushAll, Traits::WRITES, &line);
         for id in servers {
-            let pending = || Pending {
+            let part = || Pending {
                 traits: Traits::WRITES,
                 ..Pending::own(To::Flush(op), Verb::FlushAll, 0, deadline)
             };
-            let ask = Ask::line(Verb::FlushAll, Traits::WRITES, &line);
             if !self.servers[*id as usize].health.is_up() {
-                self.lost(*id, pending(), &ask, crate::health::Cause::Down);
+                self.one_more(op);
+                self.lost(*id, part(), &ask, Cause::Down);
                 continue;
             }
-            let links = self.links_to_flush(*id);
-            if let Some(flush) = self.flushes.get_mut(op) {
-                flush.waiting += links.len() - 1;
-            }
-            for link in links {
-                self.send_on(link, pending(), &ask);
+            for link in self.links_to_flush(*id) {
+                self.one_more(op);
+                self.send_on(link, part(), &ask);
             }
         }
         self.flush_answered(op);
     }
 
-    /// The first link of a server, and each other one on which something is unanswered: a
-    /// mirror there that runs later would bring back what was flushed.
+    fn one_more(&mut self, op: usize) {
+        if let Some(flush) = self.flushes.get_mut(op) {
+            flush.waiting += 1;
+        }
+    }
+
+    /// One is enough, but a server of several links may read a set on one of them after the
+    /// flush on another: so each that is busy is told.
     fn links_to_flush(&self, server: ServerId) -> Vec<u32> {
         let links = &self.servers[server as usize].links;
-        let owes = |id: &&u32| !self.links[**id as usize].pending.is_empty();
-        let (first, rest) = links.split_at(1);
-        first
-            .iter()
-            .chain(rest.iter().filter(owes))
-            .copied()
-            .collect()
+        let busy = |id: &u32| !self.links[*id as usize].pending.is_empty();
+        let mut chosen: Vec<u32> = links.iter().copied().filter(busy).collect();
+        if chosen.is_empty() {
+            chosen.extend(links.first());
+        }
+        chosen
     }
 
     /// One server answered, or was lost; `failure` says what was wrong.
@@ -144,7 +148,6 @@ impl<S: Socket> Proxy<S> {
         let Some(c) = self.clients.get_mut(flush.client) else {
             return;
         };
-        c.pause.remove(Pause::ORDER);
         c.deliver(&mut self.spares, flush.seq, 1, |out, slot, _| {
             match (&flush.failure, slot.dress) {
                 (_, Dress::Silent) => {}

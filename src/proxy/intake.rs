@@ -5,7 +5,7 @@ use super::route::Ask;
 use crate::buffer::{CHUNK, Chunk, Source};
 use crate::client::{Ending, Intake, Pause, Slot};
 use crate::net::Socket;
-use crate::protocol::{self, Dialect, Dress, Limits, Parsed, Request, Scratch, Verb};
+use crate::protocol::{self, Dialect, Dress, Limits, Local, Parsed, Request, Scratch, Verb};
 use crate::upstream::NOBODY;
 use std::io;
 use std::ops::Range;
@@ -313,6 +313,10 @@ impl<S: Socket> Proxy<S> {
                 }
                 Step::Next
             }
+            Parsed::Local {
+                what: Local::FlushAll(_),
+                ..
+            } if self.waits_for_answers(key) => Step::Stop,
             Parsed::Local { used, what, dress } => {
                 self.counters.requests += 1;
                 log_own(source, *at, used);
@@ -322,6 +326,20 @@ impl<S: Socket> Proxy<S> {
             }
             Parsed::Request(request) => self.take_request(key, &request, scratch, source, at, len),
         }
+    }
+
+    /// True if a client's `flush_all` has to wait for the answers to what came before it. Its
+    /// servers have several links, and a request may be waiting in the proxy: a flush must not
+    /// overtake them.
+    fn waits_for_answers(&mut self, key: usize) -> bool {
+        let Some(client) = self.clients.get_mut(key) else {
+            return false;
+        };
+        let waits = client.active.as_ref().is_some_and(|a| !a.slots.is_empty());
+        if waits {
+            client.pause.add(Pause::ORDER);
+        }
+        waits
     }
 
     /// A request for a server: routed if it is whole, else its value is gathered.

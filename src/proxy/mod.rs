@@ -154,6 +154,9 @@ pub struct Proxy<S> {
     ready_links: Vec<u32>,
     dirty_clients: Vec<usize>,
     dirty_links: Vec<u32>,
+    /// Where a list is gathered while another one is worked off.
+    spare_clients: Vec<usize>,
+    spare_links: Vec<u32>,
     dead: Vec<usize>,
     connects: Vec<u32>,
     memory_paused: Vec<usize>,
@@ -207,6 +210,8 @@ impl<S: Socket> Proxy<S> {
             ready_links: Vec::new(),
             dirty_clients: Vec::new(),
             dirty_links: Vec::new(),
+            spare_clients: Vec::new(),
+            spare_links: Vec::new(),
             dead: Vec::new(),
             connects: Vec::new(),
             memory_paused: Vec::new(),
@@ -323,29 +328,22 @@ impl<S: Socket> Proxy<S> {
             .draw
             .wrapping_mul(1_664_525)
             .wrapping_add(1_013_904_223);
-        let mut links = std::mem::take(&mut self.ready_links);
+        let mut links = swap_lists(&mut self.ready_links, &mut self.spare_links);
         for id in links.drain(..) {
             self.serve_link(id);
         }
-        self.keep_list(links, |p| &mut p.ready_links);
-        let mut clients = std::mem::take(&mut self.ready_clients);
+        self.spare_links = links;
+        let mut clients = swap_lists(&mut self.ready_clients, &mut self.spare_clients);
         for key in clients.drain(..) {
             self.serve_client(key);
         }
-        self.keep_list(clients, |p| &mut p.ready_clients);
+        self.spare_clients = clients;
         self.most_bytes = self.most_bytes.max(self.bytes_in_flight());
         self.expire();
         self.flush();
         self.end_quiet_clients();
         self.reap();
         self.resume_memory();
-    }
-
-    /// Puts an emptied list's memory back in place, before what was added meanwhile.
-    fn keep_list<T>(&mut self, mut emptied: Vec<T>, list: fn(&mut Self) -> &mut Vec<T>) {
-        let list = list(self);
-        emptied.append(list);
-        *list = emptied;
     }
 
     /// How long the loop may sleep: zero if work is left, `None` for ever.
@@ -485,16 +483,16 @@ impl<S: Socket> Proxy<S> {
     /// Writes each connection that gained output, once: servers first, so that they can work
     /// while clients are written.
     fn flush(&mut self) {
-        let mut links = std::mem::take(&mut self.dirty_links);
+        let mut links = swap_lists(&mut self.dirty_links, &mut self.spare_links);
         for id in links.drain(..) {
             self.flush_link(id);
         }
-        self.keep_list(links, |p| &mut p.dirty_links);
-        let mut clients = std::mem::take(&mut self.dirty_clients);
+        self.spare_links = links;
+        let mut clients = swap_lists(&mut self.dirty_clients, &mut self.spare_clients);
         for key in clients.drain(..) {
             self.flush_client(key);
         }
-        self.keep_list(clients, |p| &mut p.dirty_clients);
+        self.spare_clients = clients;
     }
 
     fn flush_link(&mut self, id: u32) {
@@ -591,6 +589,11 @@ impl<S: Socket> Proxy<S> {
             }
         }
     }
+}
+
+/// Takes a list to work it off; what is added meanwhile goes to the spare one in its place.
+fn swap_lists<T>(list: &mut Vec<T>, spare: &mut Vec<T>) -> Vec<T> {
+    std::mem::replace(list, std::mem::take(spare))
 }
 
 /// A failed connect in the words of an answer.

@@ -48,12 +48,14 @@ impl<S: Socket> Proxy<S> {
         self.vacate();
         self.configure();
         self.move_clients(&before);
+        self.counters.reloads += 1;
         self.last_reload = Some((now.unix, "ok".into()));
     }
 
     /// A configuration that could not be used: nothing changes, `stats settings` says why.
     pub fn reload_failed(&mut self, why: &str, now: Now) {
         self.set_now(now);
+        self.counters.reloads_failed += 1;
         self.last_reload = Some((now.unix, why.into()));
     }
 

@@ -14,6 +14,9 @@ use std::rc::Rc;
 /// Reads of one link in one turn, so that a fast server does not hold up the others.
 const READS_PER_TURN: usize = 8;
 
+/// An answer of the handshake that is longer, in bytes, is given up; memcached's are below 4 KB.
+const MAX_GREETING: usize = 64 * 1024;
+
 /// What the scan of a whole reply came to.
 struct Whole {
     verb: Verb,
@@ -170,7 +173,11 @@ impl<S: Socket> Proxy<S> {
                 self.counters.protocol_errors += 1;
                 let server = &self.servers[link.server as usize];
                 log::warn!("{}: {why}; link reset", server.spec.name);
-                self.link_lost(id, Cause::ConnectionLost);
+                if matches!(link.state, LinkState::Greeting(..)) {
+                    self.connect_failed(id, Cause::ConnectionLost);
+                } else {
+                    self.link_lost(id, Cause::ConnectionLost);
+                }
                 false
             }
         }
@@ -204,6 +211,11 @@ impl<S: Socket> Proxy<S> {
             };
             match link.scan.feed(verb, line, &chunk.bytes()[at..len]) {
                 Progress::Bad(why) => return Err(why),
+                Progress::More { .. }
+                    if greeting.is_some() && link.message.len() > MAX_GREETING =>
+                {
+                    return Err("the handshake has no end");
+                }
                 Progress::More { used } => {
                     self.gather(id, chunk, at..at + used);
                     return Ok(at + used);

@@ -5,7 +5,7 @@ use crate::buffer::{Queue, Source};
 use crate::client::{Pause, Slot};
 use crate::health::Cause;
 use crate::net::Socket;
-use crate::protocol::{Dress, Request, Scratch, Traits, Verb};
+use crate::protocol::{Dress, Request, Scratch, Traits, Verb, forms};
 use crate::upstream::{EACH, Leg, LinkState, NOBODY, Pending, ServerId, To};
 use std::ops::Range;
 
@@ -188,7 +188,7 @@ impl<S: Socket> Proxy<S> {
             self.wait_for_create(primary, pending, ask);
         } else if !self.servers[primary as usize].health.is_up() {
             self.lost(primary, pending, ask, Cause::Down);
-        } else if ask.traits.has(Traits::CREATES) && self.is_warming(primary, pending.other) {
+        } else if ask.traits.has(Traits::CREATES) && self.may_be_warming(primary, &pending) {
             self.probe_key(primary, pending, ask);
         } else {
             self.send(primary, pending, ask);
@@ -202,9 +202,21 @@ impl<S: Socket> Proxy<S> {
             && self.pools[self.servers[primary as usize].pool].flushing == 0
     }
 
+    /// The same, before the handshake that tells how long the primary has been running.
+    fn may_be_warming(&self, primary: ServerId, pending: &Pending) -> bool {
+        let link = self.servers[primary as usize].link_for(pending.hash);
+        let told = self.links[link as usize].is_up();
+        self.is_warming(primary, pending.other) || (!told && pending.other != NOBODY)
+    }
+
     /// Puts a request on the link of its key. The server must be up, or be told something.
-    pub(super) fn send(&mut self, server: ServerId, mut pending: Pending, ask: &Ask<'_>) {
+    pub(super) fn send(&mut self, server: ServerId, pending: Pending, ask: &Ask<'_>) {
         let id = self.servers[server as usize].link_for(pending.hash);
+        self.send_on(id, pending, ask);
+    }
+
+    /// [`Proxy::send`] for a request that is no key's, or not of the key's own link.
+    pub(super) fn send_on(&mut self, id: u32, mut pending: Pending, ask: &Ask<'_>) {
         let link = &mut self.links[id as usize];
         (pending.line, pending.len) = ask.push_to(&mut link.queue);
         self.send_pushed(id, pending);
@@ -226,12 +238,16 @@ impl<S: Socket> Proxy<S> {
             );
         }
         server.stats.requests += 1;
-        let (writes, hash) = (pending.traits.has(Traits::WRITES), pending.hash);
-        let copies = matches!(pending.to, To::Copy);
+        let (verb, hash, len) = (pending.verb, pending.hash, pending.line);
+        let writes = pending.traits.has(Traits::WRITES) && pending.to != To::Copy;
+        let at = link.queue.end() - u64::from(pending.len);
         let seq = link.owe(pending);
         let held = !server.old_links.is_empty() && !server.old_links.contains(&id);
         let opens = matches!(link.state, LinkState::Idle) && !held;
-        if writes && !copies && server.is_primary && server.health.is_warming(self.now) {
+        // Before the handshake nobody knows if it is warming.
+        let may_copy = server.health.is_warming(self.now) || !link.is_up();
+        let noted = writes && server.is_primary && may_copy;
+        if noted && !forms::leaves_absent(verb, link.line_at(at, len)) {
             self.note_write(id, hash, seq);
         }
         if opens {

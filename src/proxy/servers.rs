@@ -137,15 +137,7 @@ impl<S: Socket> Proxy<S> {
 
     /// While a server is told what it missed only its first link is open.
     fn send_on_first(&mut self, id: ServerId, pending: Pending, ask: &Ask<'_>) {
-        let first = self.servers[id as usize].links[0];
-        self.send_on(first, pending, ask);
-    }
-
-    /// Puts a request on a link, whatever its key's link is.
-    pub(super) fn send_on(&mut self, id: u32, mut pending: Pending, ask: &Ask<'_>) {
-        let link = &mut self.links[id as usize];
-        (pending.line, pending.len) = ask.push_to(&mut link.queue);
-        self.send_pushed(id, pending);
+        self.send_on(self.servers[id as usize].links[0], pending, ask);
     }
 
     /// A delete of magent's own was answered.
@@ -220,7 +212,8 @@ impl<S: Socket> Proxy<S> {
         if !server.health.is_up() {
             return;
         }
-        if server.journal.flush_due().is_some() {
+        // Where servers are ejected that waits until the ring changes.
+        if server.journal.flush_due().is_some() && self.pools[server.pool].ring.is_none() {
             return self.server_down(id, Cause::ConnectionLost, true);
         }
         let has_room = |l: &u32| self.links[*l as usize].has_room();
@@ -245,8 +238,9 @@ impl<S: Socket> Proxy<S> {
     fn server_up(&mut self, id: ServerId) {
         let server = &mut self.servers[id as usize];
         if let Some(away) = server.health.go_up(self.now) {
-            log::info!(
-                "{}: up again after {:.3} s",
+            let cause = server.health.last_error().map_or("", |(c, _)| c.text());
+            log::warn!(
+                "{}: up again after {:.3} s ({cause})",
                 server.spec.name,
                 away as f64 / SECOND as f64
             );
@@ -327,7 +321,8 @@ impl<S: Socket> Proxy<S> {
         }
     }
 
-    /// A link that works was lost, or spoke nonsense. It is reconnected once at once; if keys
+    /// A link that works was lost, or spoke nonsense. If something was asked on it, it is
+    /// reconnected once at once (a server that resets idle links must not keep us busy); if keys
     /// were written elsewhere meanwhile, the server is told of them before it is asked again.
     pub(super) fn link_lost(&mut self, id: u32, cause: Cause) {
         let server_id = self.links[id as usize].server;
@@ -347,7 +342,9 @@ impl<S: Socket> Proxy<S> {
             return self.server_down(server_id, cause, true);
         }
         let lost = self.take_pending(id);
-        self.open_link(id);
+        if !lost.0.is_empty() {
+            self.open_link(id);
+        }
         self.lose(server_id, lost, cause);
     }
 
@@ -362,6 +359,7 @@ impl<S: Socket> Proxy<S> {
             log::warn!("{}: down: {}", server.spec.name, cause.text());
         }
         let links: Vec<u32> = server.all_links().collect();
+        self.drop_copies(&[id]);
         let mut lost = Vec::new();
         for link in links {
             lost.push(self.take_pending(link));
@@ -369,8 +367,8 @@ impl<S: Socket> Proxy<S> {
         for pending in lost {
             self.lose(id, pending, cause);
         }
-        if was_up {
-            self.ring_changed(pool);
+        if was_up && self.ring_changed(pool) {
+            self.counters.ejections += 1;
         }
     }
 

@@ -29,8 +29,8 @@ pub(super) struct Fetch {
     /// The primary's link and the number, on it, of the request that missed.
     link: u32,
     since: u64,
-    /// When the backup was asked.
-    began: Time,
+    /// What it brings may be older than what is there when it arrives: nothing is copied.
+    outdated: bool,
     waiters: Vec<usize>,
 }
 
@@ -182,7 +182,7 @@ impl<S: Socket> Proxy<S> {
             hash,
             link,
             since,
-            began: self.now,
+            outdated: false,
             waiters: vec![waiter],
         });
         self.fetching.insert((primary, key.into()), fetch);
@@ -194,13 +194,23 @@ impl<S: Socket> Proxy<S> {
         self.send(backup, pending, &Ask::line(verb, Traits::default(), &line));
     }
 
+    /// These primaries are flushed, or away, so that their keys are written elsewhere: what is
+    /// fetched for them now is not copied.
+    pub(super) fn drop_copies(&mut self, primaries: &[ServerId]) {
+        let keys: Vec<usize> = self.fetches.keys().collect();
+        for key in keys {
+            if let Some(fetch) = self.fetches.get_mut(key) {
+                fetch.outdated |= primaries.contains(&fetch.primary);
+            }
+        }
+    }
+
     /// The key was written after the request that missed: on the primary's link, or elsewhere
     /// while the primary was away.
     fn is_outdated(&self, fetch: &Fetch) -> bool {
         let newer = self.recent_writes.get(&(fetch.link, fetch.hash));
-        let health = &self.servers[fetch.primary as usize].health;
-        newer.is_some_and(|w| *w > fetch.since)
-            || health.since() >= fetch.began
+        fetch.outdated
+            || newer.is_some_and(|w| *w > fetch.since)
             // Where the key has another link now, newer writes of it are not known here.
             || self.servers[fetch.primary as usize].link_for(fetch.hash) != fetch.link
     }
@@ -431,7 +441,9 @@ impl<S: Socket> Proxy<S> {
             return;
         };
         let backup = &self.servers[w.pending.other as usize];
-        if status != Status::Absent || !backup.health.is_up() || !backup.meta_known() {
+        let fetchable = backup.health.is_up() && backup.meta_known();
+        let absent = status == Status::Absent && self.is_warming(w.primary, w.pending.other);
+        if !absent || !fetchable {
             return self.ask_again(waiter);
         }
         let since = self.links[id as usize].first_seq - 1;

@@ -10,6 +10,7 @@ and a backup. Ends with a table, and with status 1 if a client does less well th
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -139,6 +140,8 @@ def run(command, port):
 
 
 def main():
+    # So that `timeout` leaves no server behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     farm = Farm(sys.argv[1])
     rows, worse = [], 0
     try:

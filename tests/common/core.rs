@@ -105,6 +105,11 @@ impl Peer {
         self.line.0.borrow().from_magent.len()
     }
 
+    /// Room for so many bytes is there already: memory of the test's, not of magent's.
+    pub fn reserve(&self, bytes: usize) {
+        self.line.0.borrow_mut().from_magent.reserve(bytes);
+    }
+
     /// Takes no more than so many bytes until they are taken out.
     pub fn narrow(self, room: usize) -> Peer {
         self.line.0.borrow_mut().room = room;
@@ -165,8 +170,13 @@ impl Core {
     pub fn try_client(&mut self) -> Option<Peer> {
         let token = self.proxy.admit(0).ok()?;
         let line = Shared::new();
-        let now = self.now;
-        self.proxy.accepted(token, End(line.clone()), 0, now);
+        let mut end = Some(End(line.clone()));
+        let (proxy, now) = (&mut self.proxy, self.now);
+        (self.around)(&mut || {
+            if let Some(end) = end.take() {
+                proxy.accepted(token, end, 0, now);
+            }
+        });
         Some(Peer { token, line })
     }
 
@@ -243,6 +253,7 @@ impl Core {
     pub fn step(&mut self) {
         for _ in 0..TURNS {
             let (proxy, now) = (&mut self.proxy, self.now);
+            proxy.count_poll();
             (self.around)(&mut || proxy.tick(now));
             let opened = self.open();
             let served = self.serve();

@@ -228,6 +228,11 @@ impl FakeLink {
         let _ = self.stream.write_all(bytes.as_ref());
     }
 
+    /// The same; false at the end of the link.
+    pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
+        self.stream.write_all(bytes.as_ref()).is_ok()
+    }
+
     /// Says nothing more until the other side closes or the test is over.
     pub fn silence(&mut self) {
         while self.fill() {

@@ -4,9 +4,10 @@ use super::{Client, DEADLINE, Memcached, TempDir, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -46,14 +47,55 @@ impl Magent {
     }
 
     fn try_start(options: &[&str]) -> Option<Magent> {
-        let free = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-        let port = free.local_addr().expect("its number").port();
-        drop(free);
-        let dir = TempDir::new();
+        let (port, dir) = (free_port(), TempDir::new());
+        let socket = dir.path().join("s").display().to_string();
+        let port_text = port.to_string();
+        let mut args = vec!["-l", "127.0.0.1", "-p", &port_text, "-f", &socket];
+        args.extend(options);
+        Magent::spawn(&args, port, dir)
+    }
+
+    /// One that serves the pools of a file (`-c`). `PORT` in the text is where
+    /// [`Magent::client`] will connect to, `DIR` a folder for sockets.
+    pub fn with_file(text: &str) -> Magent {
+        for _ in 0..TRIES {
+            let (port, dir) = (free_port(), TempDir::new());
+            let file = dir.path().join("pools.yml").display().to_string();
+            write_file(&dir, port, text);
+            if let Some(magent) = Magent::spawn(&["-c", &file], port, dir) {
+                // The others may be bound after the one that was waited for.
+                magent.client().ask_line("version\r\n");
+                return magent;
+            }
+        }
+        panic!("no free port in {TRIES} tries");
+    }
+
+    /// Replaces the file; nothing more.
+    pub fn write_file(&self, text: &str) {
+        write_file(&self.dir, self.port, text);
+    }
+
+    /// Replaces the file, sends HUP and waits until it was read. True if it was taken over.
+    #[track_caller]
+    pub fn reload(&self, text: &str) -> bool {
+        let counts = || (self.stat("reloads"), self.stat("reloads_failed"));
+        let before = counts();
+        self.write_file(text);
+        self.signal(Signal::SIGHUP);
+        let after = wait_for("a reload", || Some(counts()).filter(|now| *now != before));
+        after.0 > before.0
+    }
+
+    /// The folder of its sockets.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn spawn(args: &[&str], port: u16, dir: TempDir) -> Option<Magent> {
         let mut child = Command::new(env!("CARGO_BIN_EXE_magent"))
-            .args(["-D", "-l", "127.0.0.1", "-p", &port.to_string(), "-f"])
-            .arg(dir.path().join("s"))
-            .args(options)
+            .arg("-D")
+            .args(args)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -223,6 +265,22 @@ pub fn run(options: &[&str]) -> (ExitStatus, String) {
     let mut text = String::new();
     let _ = child.stderr.take().map(|mut e| e.read_to_string(&mut text));
     (status, text)
+}
+
+/// A port that is free now.
+pub fn free_port() -> u16 {
+    let free = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    free.local_addr().expect("its number").port()
+}
+
+fn write_file(dir: &TempDir, port: u16, text: &str) {
+    let dir = dir.path();
+    let text = text
+        .replace("PORT", &port.to_string())
+        .replace("DIR", &dir.display().to_string());
+    // As editors do it: whoever reads it sees the old one or the new one.
+    fs::write(dir.join("new"), text).expect("the file");
+    fs::rename(dir.join("new"), dir.join("pools.yml")).expect("the file in its place");
 }
 
 fn copy(mut from: impl Read, log: &Mutex<Vec<u8>>) {

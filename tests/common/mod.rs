@@ -16,12 +16,14 @@ pub mod fake;
 pub mod keys;
 pub mod magent;
 pub mod memcached;
+pub mod world;
 
 pub use self::core::{Core, Peer};
 pub use client::Client;
 pub use fake::{Fake, FakeLink};
 pub use magent::Magent;
 pub use memcached::Memcached;
+pub use world::World;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -30,7 +32,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long anything may take until a test fails. Long, since the machine may be busy.
-pub const DEADLINE: Duration = Duration::from_secs(10);
+pub const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Between two looks at a condition that cannot wake us.
 const LOOK: Duration = Duration::from_millis(2);

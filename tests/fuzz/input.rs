@@ -120,9 +120,13 @@ pub fn text_seeds() -> Vec<Vec<u8>> {
     all.push(format!("gat 0 {}\r\n", "x ".repeat(900)).into());
     let many: String = (0..3000).map(|i| format!(" key{}", i * 7919)).collect();
     all.push(format!("gets{many}\r\n").into());
-    for len in [4095, 4096, 4097] {
+    for len in [4095, 4096, 4097, 8192, 19_990, 20_001] {
         all.push(format!("set a 1 0 {len}\r\n{}\r\n", "v".repeat(len)).into());
         all.push(format!("ms a {len} q\r\n{}\r\n", "v".repeat(len)).into());
+    }
+    for len in [300, 9000] {
+        all.push(format!("set a 1 0 {len}\r\n{}\r\n", "v".repeat(len)).into());
+        all.push("get a b\r\nmg a v k\r\n".repeat(200).into());
     }
     all.push(b" ".repeat(3000));
     all.push([&b"get "[..], &b"y".repeat(3000), b"\r\n"].concat());
@@ -251,7 +255,7 @@ pub fn binary_seeds() -> Vec<Vec<u8>> {
         }
         all.push(packet(op, &[1; 7], b"odd", b"lengths", 0));
     }
-    for len in [0, 4096, 4097] {
+    for len in [0, 4096, 4097, 8192, 19_990, 20_001] {
         all.push(packet(0x01, &[0; 8], b"a", &vec![b'v'; len], 0));
     }
     for len in [1u32 << 31, (1 << 31) - 1, u32::MAX, 1 << 20] {

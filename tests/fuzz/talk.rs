@@ -5,13 +5,19 @@ use crate::parsers::MAX_VALUE;
 use crate::world::{Client, Servers, World};
 
 /// More than a client may still owe of a value that is not too large, in no-ops.
-const MN_FILL: usize = MAX_VALUE / 4 + 100;
-const NOOP_FILL: usize = MAX_VALUE / 24 + 20;
+const MN_FILL: usize = LARGE_VALUE / 4 + 100;
+const NOOP_FILL: usize = LARGE_VALUE / 24 + 20;
+
+/// Values of this size are shared between buffers, not copied.
+const LARGE_VALUE: usize = 20_000;
+
+/// What may be held above `-m`: a chunk for the reads, and one for an answer that was let in.
+const SLACK: usize = 3 * 68 * 1024;
 
 /// Bytes in flight that a proxy may hold for one that asks for its stats.
 const IDLE_BYTES: usize = 64 * 1024;
 
-/// A limit that a mutated request reaches easily, in bytes.
+/// `-m` of the proxy before mad servers, in bytes.
 const MEMORY: usize = 64 * 1024;
 
 fn show(bytes: &[u8]) -> String {
@@ -23,7 +29,10 @@ fn show(bytes: &[u8]) -> String {
 pub fn client(seed: u64, binary: bool, attack: &[u8]) -> Result<(), String> {
     let mut rng = Rng::new(seed);
     let flushable = rng.one_in(3);
-    let mut options = format!("-I {MAX_VALUE} -m {MEMORY}");
+    let max_value = *rng.pick(&[MAX_VALUE, MAX_VALUE, LARGE_VALUE]);
+    // What one client may hold of a half-sent request (64 KiB) must not pause the others.
+    let memory = rng.pick(&[2, 8, 32]) * 64 * 1024;
+    let mut options = format!("-I {max_value} -m {memory}");
     options += if flushable { "" } else { " -F" };
     options += if rng.one_in(2) {
         " --warm 0"
@@ -32,6 +41,9 @@ pub fn client(seed: u64, binary: bool, attack: &[u8]) -> Result<(), String> {
     };
     let mut world = World::new(&options, rng.clone(), Servers::Good);
     let (mut bad, mut good) = (world.client(), world.client());
+    world.large = max_value == LARGE_VALUE;
+    let greedy = rng.one_in(4);
+    world.greedy(&mut bad, greedy);
     for (at, cut) in rng.cuts(attack.len()).into_iter().enumerate() {
         world.send(&mut bad, &attack[cut])?;
         if at < 5 {
@@ -39,6 +51,14 @@ pub fn client(seed: u64, binary: bool, attack: &[u8]) -> Result<(), String> {
         }
     }
     world.rest(&mut [&mut bad, &mut good])?;
+    if greedy {
+        let held = world.bytes_in_flight()?;
+        if held > memory + SLACK {
+            return Err(format!("{held} bytes in flight, and -m {memory}"));
+        }
+        world.greedy(&mut bad, false);
+        world.rest(&mut [&mut bad, &mut good])?;
+    }
     well_formed(binary, &bad.got).map_err(|e| format!("{e}: {}", show(&bad.got)))?;
     match binary {
         false => text_sentinel(&mut world, &mut bad)?,
@@ -107,8 +127,9 @@ fn good_talk(
     flushable: bool,
 ) -> Result<(), String> {
     let (mut asked, mut want) = (Vec::new(), Vec::new());
+    let big = if world.large { 280 } else { 60 };
     for i in 0..4 {
-        let value = format!("value {round} {i} of the good").repeat(1 + i * 60);
+        let value = format!("value {round} {i} of the good").repeat(1 + i * big);
         let (n, key) = (value.len(), format!("good:{i}"));
         asked
             .extend(format!("set {key} 7 0 {n}\r\n{value}\r\nmg {key} v k O{round} f\r\n").bytes());
@@ -200,10 +221,10 @@ fn answer(got: &[u8]) -> Result<Line<'_>, String> {
     let end = got
         .iter()
         .position(|&b| b == b'\n')
-        .ok_or(format!("no line: {}", show(got)))?;
+        .ok_or_else(|| format!("no line: {}", show(got)))?;
     let line = got[..end]
         .strip_suffix(b"\r")
-        .ok_or(format!("no \\r: {}", show(&got[..end])))?;
+        .ok_or_else(|| format!("no \\r: {}", show(&got[..end])))?;
     let words: Vec<&[u8]> = line.split(|&b| b == b' ').collect();
     let number = line.trim_ascii_end();
     if !WORDS.contains(&words[0]) && (number.is_empty() || !number.iter().all(u8::is_ascii_digit)) {
@@ -220,7 +241,7 @@ fn answer(got: &[u8]) -> Result<Line<'_>, String> {
         }
     };
     let n = value.and_then(|w| std::str::from_utf8(w).ok()?.parse::<usize>().ok());
-    let len = end + 1 + n.ok_or(format!("no length: {}", show(line)))? + 2;
+    let len = end + 1 + n.ok_or_else(|| format!("no length: {}", show(line)))? + 2;
     match got.get(..len) {
         Some(all) if all.ends_with(b"\r\n") => Ok(Line { words, len }),
         _ => Err(format!("a value of another length: {}", show(got))),

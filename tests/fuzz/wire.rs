@@ -188,7 +188,7 @@ enum Mode {
 
 enum Stored {
     Yes,
-    NotStored,
+    Refused,
     Exists,
     NotFound,
 }
@@ -234,7 +234,7 @@ impl Model {
                 };
                 let said: &[u8] = match self.store(w[1], mode, number(2) as u32, wire.data, cas) {
                     Stored::Yes => b"STORED\r\n",
-                    Stored::NotStored => b"NOT_STORED\r\n",
+                    Stored::Refused => b"NOT_STORED\r\n",
                     Stored::Exists => b"EXISTS\r\n",
                     Stored::NotFound => b"NOT_FOUND\r\n",
                 };
@@ -294,7 +294,7 @@ impl Model {
             (None, _, Some(_)) => Stored::NotFound,
             (Some(old), Mode::Set, Some(cas)) if old.cas != cas => Stored::Exists,
             (Some(_), Mode::Add, _) | (None, Mode::Replace | Mode::Append | Mode::Prepend, _) => {
-                Stored::NotStored
+                Stored::Refused
             }
             (Some(old), Mode::Append | Mode::Prepend, _) => {
                 let at = if mode == Mode::Append {
@@ -374,7 +374,7 @@ impl Model {
                 let client_flags = flag(b'F').and_then(decimal).unwrap_or(0) as u32;
                 let said: &[u8] = match self.store(&key, mode, client_flags, wire.data, cas) {
                     Stored::Yes => b"HD",
-                    Stored::NotStored => b"NS",
+                    Stored::Refused => b"NS",
                     Stored::Exists => b"EX",
                     Stored::NotFound => b"NF",
                 };

@@ -30,6 +30,8 @@ struct Pipe {
     /// Bytes that the far end takes; more than that is blocked.
     window: usize,
     blocked: bool,
+    /// The far end takes nothing for now.
+    greedy: bool,
 }
 
 /// The proxy's end.
@@ -126,8 +128,8 @@ pub struct World {
     links: Vec<Link>,
     servers: Vec<Model>,
     pub madness: Servers,
-    /// The biggest number of requests to servers so far, to see that there are any.
-    pub asked: usize,
+    /// Values over 8 KB fit.
+    pub large: bool,
 }
 
 pub fn config(options: &str) -> Config {
@@ -154,7 +156,7 @@ impl World {
             links: Vec::new(),
             servers: (0..3).map(|_| Model::young()).collect(),
             madness,
-            asked: 0,
+            large: false,
         }
     }
 
@@ -182,6 +184,17 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// From now on the client asks and takes no answer, or takes them again.
+    pub fn greedy(&mut self, client: &mut Client, greedy: bool) {
+        let mut pipe = client.pipe.borrow_mut();
+        pipe.greedy = greedy;
+        if greedy {
+            pipe.window = 0;
+        } else if pipe.blocked || pipe.window == 0 {
+            pipe.blocked = true;
+        }
     }
 
     /// The client leaves.
@@ -267,7 +280,6 @@ impl World {
         while let Some(wire) = wire::request(&link.unread[read..])
             .map_err(|why| format!("{why}: {}", start(&link.unread[read..])))?
         {
-            self.asked += 1;
             let mut answer = self.servers[link.server].answer(&wire);
             read += wire.len;
             if self.madness == Servers::Mad {
@@ -304,12 +316,15 @@ impl World {
         self.rest(&mut [&mut asker])?;
         text.lines()
             .find_map(|l| l.strip_prefix("STAT bytes_in_flight ")?.parse().ok())
-            .ok_or(format!("no bytes_in_flight in {text:?}"))
+            .ok_or_else(|| format!("no bytes_in_flight in {text:?}"))
     }
 }
 
 /// Takes more of what the proxy writes, now and then only a little.
 fn open(pipe: &mut Pipe, rng: &mut Rng, proxy: &mut Proxy<Fake>, token: usize) -> bool {
+    if pipe.greedy {
+        return false;
+    }
     if !pipe.blocked {
         if pipe.window < 1 << 16 {
             pipe.window = 1 << 20;
@@ -330,7 +345,7 @@ fn go_mad(rng: &mut Rng, answer: &mut Vec<u8>, mute: &mut bool, ended: &mut bool
         2 => *ended = true,
         3 => answer.extend_from_within(..),
         4 => answer
-            .splice(0..0, *b"VALUE good:1 0 1\r\nx\r\n")
+            .splice(0..0, *b"VALUE good:9 0 1\r\nx\r\n")
             .for_each(drop),
         5..8 => crate::input::mutate(rng, answer),
         8 => *answer = rng.pick(crate::parsers::ASKED).2.to_vec(),

@@ -496,3 +496,22 @@ fn garbage_is_survived() {
         multi_missing(&line, &reply, |_| {});
     }
 }
+
+#[test]
+fn writes_that_a_copy_may_pass() {
+    for (verb, line, harmless) in [
+        (Verb::Incr, "incr k 1\r\n", true),
+        (Verb::Prepend, "prepend k 0 0 1\r\n", true),
+        (Verb::Replace, "replace k 0 -1 1\r\n", false),
+        (Verb::Touch, "touch k -1\r\n", false),
+        (Verb::Delete, "delete k\r\n", false),
+        (Verb::MetaArithmetic, "ma k v D2\r\n", true),
+        (Verb::MetaArithmetic, "ma k N0 v\r\n", false),
+        (Verb::MetaArithmetic, "ma k T1\r\n", false),
+        (Verb::MetaSet, "ms k 1 MA\r\n", true),
+        (Verb::MetaSet, "ms k 1 MR\r\n", false),
+        (Verb::MetaSet, "ms k 1\r\n", false),
+    ] {
+        assert_eq!(leaves_absent(verb, line.as_bytes()), harmless, "{line}");
+    }
+}

@@ -1,0 +1,520 @@
+//! A new configuration under load (behaviour.md §8): nobody is disconnected whose listener stays,
+//! nothing is lost or answered twice, nothing leaks.
+
+mod common;
+
+use common::World;
+use common::world::{Mood, draw};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+const PORTS: [u16; 8] = [1001, 1002, 1003, 1004, 1005, 1006, 1007, 1008];
+
+/// The pools of a file; each setting stands on its own line.
+fn file(pools: &[(&str, u16, &str, &[String])]) -> String {
+    let mut text = String::new();
+    for (name, listen, settings, servers) in pools {
+        text += &format!("{name}:\n  listen: 127.0.0.1:{listen}\n  warm: 0\n");
+        for line in settings.lines() {
+            text += &format!("  {line}\n");
+        }
+        text += "  servers:\n";
+        for server in *servers {
+            text += &format!("  - {server}\n");
+        }
+    }
+    text
+}
+
+fn server(port: u16) -> String {
+    format!("127.0.0.1:{port}:1")
+}
+
+/// What a client sent, and what it may be answered.
+struct Owed {
+    verb: &'static str,
+    key: String,
+    /// What a get must find; `None` where the key may have moved.
+    exactly: Option<Option<String>>,
+}
+
+/// A client that pipelines requests for keys of its own.
+struct Talker {
+    token: usize,
+    name: String,
+    sent: usize,
+    owed: Vec<Owed>,
+    values: BTreeMap<String, String>,
+    unsent: Vec<u8>,
+    got: String,
+}
+
+impl Talker {
+    fn new(token: usize, name: String) -> Talker {
+        Talker {
+            token,
+            name,
+            sent: 0,
+            owed: Vec::new(),
+            values: BTreeMap::new(),
+            unsent: Vec::new(),
+            got: String::new(),
+        }
+    }
+
+    fn write(&mut self, seed: &mut u64, exact: bool) {
+        let key = format!("{}k{}", self.name, draw(seed, 12));
+        let verb = ["get", "set", "append", "delete"][draw(seed, 4) as usize];
+        self.sent += 1;
+        let value = format!("{}.{} ", self.name, self.sent);
+        let before = self.values.get(&key).cloned();
+        let request = match verb {
+            "get" | "delete" => format!("{verb} {key}\r\n"),
+            _ => format!("{verb} {key} 0 0 {}\r\n{value}\r\n", value.len()),
+        };
+        self.unsent.extend_from_slice(request.as_bytes());
+        match (verb, before.clone()) {
+            ("set", _) => drop(self.values.insert(key.clone(), value)),
+            ("append", Some(old)) => drop(self.values.insert(key.clone(), old + &value)),
+            ("delete", _) => drop(self.values.remove(&key)),
+            _ => {}
+        }
+        let exactly = exact.then_some(before);
+        self.owed.push(Owed { verb, key, exactly });
+    }
+
+    /// Sends some of what there is, cut anywhere.
+    fn send(&mut self, world: &mut World, seed: &mut u64) {
+        let n = 1 + draw(seed, self.unsent.len().max(1) as u64) as usize;
+        let n = n.min(self.unsent.len());
+        let some: Vec<u8> = self.unsent.drain(..n).collect();
+        world.send(self.token, &some);
+    }
+
+    /// Takes every whole answer, and holds it against what is owed.
+    fn check(&mut self, world: &mut World) {
+        self.got += &String::from_utf8_lossy(&world.received(self.token));
+        let mut done = 0;
+        let mut rest = self.got.as_str();
+        for owed in &self.owed {
+            let Some((line, tail)) = rest.split_once("\r\n") else {
+                break;
+            };
+            let mut value = None;
+            let mut end = tail;
+            if line.starts_with("VALUE ") {
+                let Some((data, tail)) = tail.split_once("\r\nEND\r\n") else {
+                    break;
+                };
+                value = Some(data.to_string());
+                end = tail;
+            }
+            let found = owed.exactly.as_ref().map(|v| v.is_some());
+            let good = match (owed.verb, line) {
+                ("get", "END") => found != Some(true),
+                ("get", _) => {
+                    let own = |v: &String| v.starts_with(&format!("{}.", self.name));
+                    line.starts_with(&format!("VALUE {} ", owed.key))
+                        && value.as_ref().is_some_and(own)
+                        && owed.exactly.as_ref().is_none_or(|v| *v == value)
+                }
+                ("set", "STORED") => true,
+                ("append", "STORED") | ("delete", "DELETED") => found != Some(false),
+                ("append", "NOT_STORED") | ("delete", "NOT_FOUND") => found != Some(true),
+                _ => false,
+            };
+            assert!(
+                good,
+                "{} {}: {line}, {value:?}, not {:?}",
+                owed.verb, owed.key, owed.exactly
+            );
+            rest = end;
+            done += 1;
+        }
+        self.got = rest.to_string();
+        self.owed.drain(..done);
+        assert!(
+            !self.owed.is_empty() || self.got.is_empty(),
+            "too much: {}",
+            self.got
+        );
+    }
+}
+
+/// Sixteen talkers while `next` makes one file after the other.
+fn talk(seed: u64, exact: bool, mut next: impl FnMut(&mut u64) -> String) {
+    let mut seed_now = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let seed = &mut seed_now;
+    let mut world = World::new(&next(seed), &PORTS);
+    world.jumble = seed.rotate_left(9) | 1;
+    let new = |world: &mut World, n: usize| Talker::new(world.connect(0), format!("c{n}"));
+    let mut talkers: Vec<Talker> = (0..16).map(|n| new(&mut world, n)).collect();
+    for _ in 0..250 {
+        for talker in &mut talkers {
+            if draw(seed, 3) == 0 {
+                for _ in 0..draw(seed, 8) {
+                    talker.write(seed, exact);
+                }
+                talker.send(&mut world, seed);
+            }
+        }
+        for _ in 0..draw(seed, 4) {
+            world.turn();
+        }
+        if draw(seed, 4) == 0 {
+            let file = next(seed);
+            world.reload(&file);
+        }
+        talkers.iter_mut().for_each(|t| t.check(&mut world));
+    }
+    for talker in &mut talkers {
+        let rest = std::mem::take(&mut talker.unsent);
+        world.send(talker.token, &rest);
+    }
+    world.settle();
+    for talker in &mut talkers {
+        talker.check(&mut world);
+        assert!(
+            talker.owed.is_empty(),
+            "{} is still owed {}",
+            talker.name,
+            talker.owed.len()
+        );
+        assert!(world.is_open(talker.token));
+    }
+    assert!(
+        world.link_places <= 80,
+        "{} places for links",
+        world.link_places
+    );
+}
+
+/// One of these each time, and one more each time: `seed` is printed by the tests' names only.
+fn seeds(count: u64) -> impl Iterator<Item = u64> {
+    let fresh = std::time::UNIX_EPOCH.elapsed().expect("a clock").as_nanos() as u64;
+    (1..=count)
+        .chain([fresh])
+        .inspect(|seed| println!("seed {seed}"))
+}
+
+#[test]
+fn servers_farms_and_listeners_come_and_go_and_no_request_is_lost() {
+    for seed in seeds(3) {
+        let mut made = 0;
+        talk(seed, false, |seed| {
+            let mut some = |ports: &[u16], at_least: u64| {
+                let mut chosen = Vec::new();
+                let wanted = at_least + draw(seed, 3);
+                for port in ports {
+                    if (chosen.len() as u64) < wanted && draw(seed, 3) > 0 {
+                        let weight = 1 + draw(seed, 5);
+                        chosen.push(format!("127.0.0.1:{port}:{weight}"));
+                    }
+                }
+                chosen
+            };
+            let mut servers = some(&PORTS[..6], 2);
+            servers.push(server(1006).replace(":1006:1", ":1006:2"));
+            servers.dedup_by_key(|s| s.split(':').nth(1).map(str::to_string));
+            let backups = some(&PORTS[4..], 0);
+            let mut settings = format!(
+                "timeout: {}\nserver_connections: {}\npreconnect: {}",
+                400 + draw(seed, 10),
+                1 + draw(seed, 3),
+                draw(seed, 2) == 0
+            );
+            if !backups.is_empty() {
+                settings += "\nbackups:";
+                for b in &backups {
+                    settings += &format!("\n- {b}");
+                }
+            }
+            let alpha = ("alpha", 1, settings.as_str(), &servers[..]);
+            let others = [server(1001), server(1002)];
+            let beta = ("beta", 2, "timeout: 500", &others[..]);
+            made += 1;
+            match if made == 1 { 1 } else { draw(seed, 3) } {
+                0 => file(&[beta, alpha]),
+                1 => file(&[alpha, beta]),
+                _ => file(&[alpha]),
+            }
+        });
+    }
+}
+
+#[test]
+fn settings_change_and_each_keys_requests_stay_in_order() {
+    let servers: Vec<String> = PORTS[..3].iter().map(|p| server(*p)).collect();
+    for seed in seeds(3) {
+        talk(seed, true, |seed| {
+            let settings = format!(
+                "timeout: {}\nserver_connections: {}\npreconnect: {}",
+                400 + draw(seed, 10),
+                1 + draw(seed, 4),
+                draw(seed, 2) == 0
+            );
+            file(&[("alpha", 1, &settings, &servers)])
+        });
+    }
+}
+
+// --- one thing at a time
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn two_pools(first: &str, second: Option<&str>) -> String {
+    let (one, two) = ([server(1001)], [server(1002)]);
+    let first = (first, 1, "timeout: 400", &one[..]);
+    match second {
+        Some(name) => file(&[first, (name, 2, "timeout: 400", &two[..])]),
+        None => file(&[first]),
+    }
+}
+
+#[test]
+fn clients_go_where_their_listener_leads_or_leave_when_they_were_answered() {
+    let mut world = World::new(&two_pools("alpha", Some("beta")), &PORTS);
+    let (stays, leaves, idle) = (world.connect(0), world.connect(1), world.connect(1));
+    world.set_mood(1001, Mood::Hung);
+    world.set_mood(1002, Mood::Hung);
+    world.ask(stays, "set a 0 0 1\r\n1\r\n");
+    world.ask(leaves, "set b 0 0 1\r\n2\r\n");
+    // Another name: another pool with servers of its own, at the same addresses.
+    world.send(leaves, b"get b\r\n");
+    world.reload(&two_pools("gamma", None));
+    assert!(world.proxy.admit(1).is_err(), "its listener is gone");
+    world.settle();
+    assert!(world.is_open(leaves), "it is owed an answer");
+    assert!(!world.is_open(idle));
+    world.set_mood(1001, Mood::Well);
+    world.set_mood(1002, Mood::Well);
+    world.settle();
+    assert_eq!(world.received(stays), b"STORED\r\n");
+    assert_eq!(
+        world.received(leaves),
+        b"STORED\r\nVALUE b 0 1\r\n2\r\nEND\r\n"
+    );
+    assert!(!world.is_open(leaves));
+    assert_eq!(world.get(stays, "a"), Some("1".to_string()));
+    assert_eq!(world.stat(stays, "route a", "pool"), "gamma");
+    assert_eq!(world.stat(stays, "pools", "gamma:curr_connections"), "1");
+    assert!(!world.ask(stays, "stats pools\r\n").contains("alpha"));
+    assert_eq!(
+        world.servers[&1001].links(),
+        1,
+        "the old pool's link is closed"
+    );
+    assert_eq!(world.servers[&1002].links(), 0);
+    // The same pools in another order: listeners keep their clients, numbers change.
+    let (one, two) = ([server(1001)], [server(1002)]);
+    let swapped = [
+        ("beta", 2, "timeout: 400", &two[..]),
+        ("gamma", 1, "timeout: 400", &one[..]),
+    ];
+    world.reload(&file(&swapped));
+    let late = world.connect(1);
+    assert_eq!(world.stat(stays, "route a", "pool"), "gamma");
+    assert_eq!(world.stat(late, "route a", "pool"), "gamma");
+}
+
+#[test]
+fn a_client_that_never_rests_is_not_read_after_five_seconds() {
+    let slow = [server(1002)];
+    let beta = ("beta", 2, "timeout: 60000", &slow[..]);
+    let one = [server(1001)];
+    let alpha = ("alpha", 1, "", &one[..]);
+    let mut world = World::new(&file(&[alpha, beta]), &PORTS);
+    let client = world.connect(1);
+    world.set_mood(1002, Mood::Hung);
+    world.reload(&file(&[alpha]));
+    for _ in 0..10 {
+        world.ask(client, "set a 0 0 1\r\n1\r\n");
+        world.pass(SECOND);
+    }
+    world.set_mood(1002, Mood::Well);
+    world.settle();
+    let answers = String::from_utf8_lossy(&world.received(client)).into_owned();
+    assert!(!world.is_open(client));
+    assert_eq!(answers, "STORED\r\n".repeat(5));
+}
+
+#[test]
+fn what_was_not_touched_keeps_its_links_and_what_it_knows() {
+    let servers = [server(1001), server(1002)];
+    let backups = "backups:\n- 127.0.0.1:1003:1\ntimeout: 200";
+    let mut world = World::new(&file(&[("alpha", 1, backups, &servers)]), &PORTS);
+    let client = world.connect(0);
+    let keys: Vec<String> = (0..20).map(|i| format!("key{i}")).collect();
+    let sets = |v: u32| -> String {
+        let set = |k: &String| format!("set {k} 0 0 1\r\n{v}\r\n");
+        keys.iter().map(set).collect()
+    };
+    world.ask(client, &sets(1));
+    world.set_mood(1001, Mood::Gone);
+    assert_eq!(world.ask(client, &sets(2)), "STORED\r\n".repeat(20));
+    let journaled = world.stat(client, "servers", "127.0.0.1:1001:journal_keys");
+    assert_ne!(journaled, "0");
+    let connects = world.stat(client, "servers", "127.0.0.1:1002:connects");
+    // A weight and a timeout change, a server comes.
+    let servers = [
+        servers[0].clone(),
+        "127.0.0.1:1002:2".to_string(),
+        server(1004),
+    ];
+    let settings = "backups:\n- 127.0.0.1:1003:1\ntimeout: 300\nserver_retry_timeout: 500";
+    world.reload(&file(&[("alpha", 1, settings, &servers)]));
+    assert_eq!(
+        world.stat(client, "servers", "127.0.0.1:1001:journal_keys"),
+        journaled
+    );
+    assert_eq!(
+        world.stat(client, "servers", "127.0.0.1:1001:state"),
+        "down"
+    );
+    assert_eq!(
+        world.stat(client, "servers", "127.0.0.1:1002:connects"),
+        connects
+    );
+    assert_eq!(
+        world.stat(client, "servers", "127.0.0.1:1004:connects"),
+        "0",
+        "idle"
+    );
+    // When it is back it is told what it missed before the reload.
+    world.set_mood(1001, Mood::Well);
+    world.pass(3 * SECOND);
+    assert_eq!(world.stat(client, "servers", "127.0.0.1:1001:state"), "up");
+    let old = world.servers[&1001]
+        .items
+        .values()
+        .filter(|v| *v == b"1")
+        .count();
+    assert_eq!(old, 0);
+}
+
+#[test]
+fn a_removed_server_that_hangs_is_given_up() {
+    let both = [server(1001), server(1002)];
+    let pool = |servers: &[String]| file(&[("alpha", 1, "timeout: 400", servers)]);
+    let mut world = World::new(&pool(&both), &PORTS);
+    let client = world.connect(0);
+    let gets: String = (0..20).map(|i| format!("get key{i}\r\n")).collect();
+    assert_eq!(world.ask(client, &gets), "END\r\n".repeat(20));
+    world.set_mood(1001, Mood::Hung);
+    world.ask(client, &gets);
+    world.reload(&pool(&both[1..]));
+    world.settle();
+    assert_eq!(world.servers[&1001].links(), 1, "it owes answers");
+    world.pass(SECOND);
+    let answers = String::from_utf8_lossy(&world.received(client)).into_owned();
+    assert!(
+        answers.contains("SERVER_ERROR 127.0.0.1:1001 timed out\r\n"),
+        "{answers}"
+    );
+    world.pass(30 * SECOND);
+    assert_eq!(world.servers[&1001].links(), 0);
+    assert_eq!(world.ask(client, &gets), "END\r\n".repeat(20));
+}
+
+#[test]
+fn a_changed_number_of_links_waits_for_what_the_old_ones_owe() {
+    let one = [server(1001)];
+    let pool = |n: u32| {
+        let settings = format!("timeout: 400\nserver_connections: {n}");
+        file(&[("alpha", 1, &settings, &one)])
+    };
+    let mut world = World::new(&pool(1), &PORTS);
+    let client = world.connect(0);
+    world.ask(client, "set a 0 0 1\r\n0\r\n");
+    world.set_mood(1001, Mood::Hung);
+    world.ask(client, "append a 0 0 1\r\n1\r\n");
+    // Twice: the second number is taken when the first has come into force.
+    world.reload(&pool(5));
+    world.ask(client, "append a 0 0 1\r\n2\r\n");
+    world.reload(&pool(3));
+    world.ask(client, "append a 0 0 1\r\n3\r\nget a\r\n");
+    assert_eq!(world.servers[&1001].links(), 1);
+    world.set_mood(1001, Mood::Well);
+    world.settle();
+    let stored = "STORED\r\n".repeat(3);
+    let answer = format!("{stored}VALUE a 0 4\r\n0123\r\nEND\r\n");
+    assert_eq!(String::from_utf8_lossy(&world.received(client)), answer);
+    let gets: String = (0..40).map(|i| format!("get key{i}\r\n")).collect();
+    world.ask(client, &gets);
+    assert_eq!(world.servers[&1001].links(), 3);
+    // A server that goes down meanwhile takes old links and new ones along.
+    world.set_mood(1001, Mood::Hung);
+    world.ask(client, "get a\r\n");
+    world.reload(&pool(2));
+    world.ask(client, "get a\r\n");
+    world.set_mood(1001, Mood::Gone);
+    world.settle();
+    let refused = "SERVER_ERROR 127.0.0.1:1001 connection";
+    let answers = String::from_utf8_lossy(&world.received(client)).into_owned();
+    assert_eq!(answers.matches(refused).count(), 2, "{answers}");
+    world.set_mood(1001, Mood::Well);
+    world.pass(3 * SECOND);
+    world.ask(client, &gets);
+    assert_eq!(world.servers[&1001].links(), 2);
+}
+
+#[test]
+fn ejection_is_switched_on_and_off() {
+    let three: Vec<String> = PORTS[..3].iter().map(|p| server(*p)).collect();
+    let pool = |eject: bool| {
+        let settings = format!(
+            "auto_eject_hosts: {eject}\nserver_failure_limit: 1\nserver_retry_timeout: 60000"
+        );
+        file(&[("alpha", 1, &settings, &three)])
+    };
+    let mut world = World::new(&pool(false), &PORTS);
+    let client = world.connect(0);
+    let gets: String = (0..20).map(|i| format!("get key{i}\r\n")).collect();
+    let errors = |answer: &str| answer.matches("SERVER_ERROR 127.0.0.1:1002 ").count();
+    world.set_mood(1002, Mood::Gone);
+    assert!(errors(&world.ask(client, &gets)) > 0);
+    assert!(errors(&world.ask(client, &gets)) > 0);
+    world.reload(&pool(true));
+    assert_eq!(errors(&world.ask(client, &gets)), 0, "it is down: out");
+    world.ask(client, &gets.replace("get", "delete"));
+    let strays = |world: &mut World| {
+        let name = |p: u16| format!("127.0.0.1:{p}:journal_keys");
+        [1001, 1003].map(|p| world.stat(client, "servers", &name(p)))
+    };
+    assert_ne!(strays(&mut world), ["0", "0"]);
+    world.reload(&pool(false));
+    assert!(errors(&world.ask(client, &gets)) > 0);
+    assert_eq!(strays(&mut world), ["0", "0"], "told");
+}
+
+#[test]
+fn a_thousand_reloads_leave_nothing_behind() {
+    let ports: Vec<u16> = (1001..1400).collect();
+    let mut world = World::new(&two_pools("alpha", None), &ports);
+    let client = world.connect(0);
+    let gets: String = (0..6).map(|i| format!("get key{i}\r\n")).collect();
+    for i in 0..1000u16 {
+        let servers = [0, 7, 13].map(|d| server(1001 + (i * 3 + d) % 390));
+        let backup = server(1391 + i % 5);
+        let settings = format!("server_connections: 2\nbackups:\n- {backup}");
+        let name = format!("pool{}", i / 10);
+        world.reload(&file(&[(&name, 1, &settings, &servers)]));
+        if i % 3 == 0 {
+            world.settle();
+            let answers = world.received(client).len() / "END\r\n".len();
+            assert_eq!(answers, if i == 0 { 0 } else { 12 });
+            assert_eq!(world.ask(client, &gets), "END\r\n".repeat(6));
+        } else {
+            world.send(client, gets.as_bytes());
+            world.turn();
+        }
+    }
+    world.settle();
+    let open: usize = world.servers.values().map(|s| s.links()).sum();
+    assert!(open <= 8, "{open} links are open");
+    assert!(
+        world.link_places <= 50,
+        "{} places for links",
+        world.link_places
+    );
+}
