@@ -39,6 +39,14 @@ fn out_of_memory() -> Reply<'static> {
     }
 }
 
+/// True if its reply may hold values of any length.
+fn has_values(verb: Verb) -> bool {
+    matches!(
+        verb,
+        Verb::Get | Verb::Gets | Verb::Gat | Verb::Gats | Verb::MetaGet
+    )
+}
+
 impl<S: Socket> Proxy<S> {
     /// Moves a link on: its connect, its handshake, its replies. A bounded amount.
     pub(super) fn serve_link(&mut self, id: u32) {
@@ -217,7 +225,7 @@ impl<S: Socket> Proxy<S> {
                     return Err("the handshake has no end");
                 }
                 Progress::More { used } => {
-                    self.gather(id, chunk, at..at + used);
+                    self.gather(id, verb, chunk, at..at + used);
                     return Ok(at + used);
                 }
                 Progress::Whole { used, line, status } => {
@@ -274,9 +282,10 @@ impl<S: Socket> Proxy<S> {
         }
     }
 
-    /// Keeps a part of a reply that is not whole yet, unless there is no memory for it.
-    fn gather(&mut self, id: u32, chunk: &Rc<Chunk>, range: Range<usize>) {
-        let full = self.over_memory(range.len(), 100);
+    /// Keeps a part of a reply that is not whole yet, unless there is no memory for its values.
+    /// What became of a write is always kept: it is small, and others depend on it.
+    fn gather(&mut self, id: u32, verb: Verb, chunk: &Rc<Chunk>, range: Range<usize>) {
+        let full = !range.is_empty() && has_values(verb) && self.over_memory(range.len(), 100);
         let link = &mut self.links[id as usize];
         if full && !matches!(link.state, LinkState::Greeting(..)) {
             link.discarding = true;
@@ -291,11 +300,8 @@ impl<S: Socket> Proxy<S> {
     /// True if a reply with values must not be kept: it was thrown away, or would pass `-m`.
     fn no_memory_for(&mut self, id: u32, verb: Verb, reply: &Reply<'_>) -> bool {
         let thrown_away = std::mem::take(&mut self.links[id as usize].discarding);
-        let values = matches!(
-            verb,
-            Verb::Get | Verb::Gets | Verb::Gat | Verb::Gats | Verb::MetaGet
-        );
-        let values = values && reply.status == Status::Done;
+        // A lone line (a miss, the answer to a probe) is small.
+        let values = has_values(verb) && reply.len > reply.line;
         let full = thrown_away || (values && self.over_memory(reply.len, 100));
         self.counters.limit_memory_gets += u64::from(full);
         full

@@ -134,7 +134,7 @@ impl World {
 
     /// True if the client is not the same afterwards.
     fn misbehave(&mut self, i: usize) -> bool {
-        match self.rng.below(1500) {
+        match self.rng.below(600) {
             0..=3 => {
                 self.note(|| format!("client {i} leaves"));
                 self.leave(i);
@@ -284,7 +284,8 @@ impl World {
         self.by_conn.remove(&client.conn);
         let reset = self.rng.often(300);
         self.net.borrow_mut().peer_close(client.conn, reset);
-        self.after(10 * MS, 2 * SECOND, Event::Arrive(i));
+        let soon = self.rng.pick(&[MS, 20 * MS, SECOND]);
+        self.after(10_000, soon, Event::Arrive(i));
     }
 
     /// At the end of a run everybody leaves.

@@ -60,7 +60,8 @@ impl Plan {
             Mode::Many,
         ]);
         let backups = r.pick(&[0, 1, 1, 2, 2]) as usize;
-        let keys = r.range(6, 30) as usize;
+        let keys = r.pick(&[7, 20, 40, 90]) as usize;
+        let memory = r.pick(&[256 << 20, 256 << 20, 256 << 10]) as usize;
         Plan {
             mode,
             primaries: r.range(1, 4) as usize,
@@ -71,7 +72,7 @@ impl Plan {
             pace: r.pick(&[300_000, 300_000, 3_000_000, 12_000_000]),
             warm: r.pick(&[0, 3600, 3600, 3600]),
             journal: r.pick(&["64m", "64m", "1k"]),
-            memory: r.pick(&[256 << 20, 256 << 20, 512 << 10]),
+            memory,
             connections: r.pick(&[1, 1, 1, 3]) as usize,
             habits: Habits {
                 keys,
@@ -79,6 +80,7 @@ impl Plan {
                 reads: r.pick(&[0, 0, 500, 900]),
                 flush_all: r.often(300),
                 large: r.often(300),
+                bulky: memory < 1 << 20 && r.often(700),
                 expire: r.often(200),
                 max_value: 64 << 10,
             },

@@ -61,6 +61,8 @@ pub struct Habits {
     pub flush_all: bool,
     /// Values may be large.
     pub large: bool,
+    /// Many values are large.
+    pub bulky: bool,
     /// Keys may expire.
     pub expire: bool,
     /// Values of more than this are too large for magent, in bytes.
@@ -147,6 +149,9 @@ impl Maker<'_> {
     }
 
     fn length(&mut self) -> usize {
+        if self.habits.bulky && self.rng.often(400) {
+            return self.rng.range(8000, 30_000) as usize;
+        }
         let n = if self.habits.large { 1000 } else { 960 };
         match self.rng.below(n) {
             0..=939 => self.rng.below(60) as usize,
