@@ -12,7 +12,7 @@ MAN    := $(PREFIX)/share/man/man1
 # Debian keeps nutcracker where users do not look.
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: all demo test check man-page unit install uninstall clean bench clients fuzz
+.PHONY: all demo test check man-page unit install uninstall clean bench interop clients fuzz
 
 all:
 	$(CARGO) build --release --locked
@@ -81,3 +81,8 @@ SECONDS ?= 60
 fuzz:
 	@.ci/need memcached
 	MAGENT_FUZZ_SECONDS=$(SECONDS) $(CARGO) test --locked --test fuzz -- --nocapture
+
+# Where twemproxy puts keys, there magent looks for them: 20,000 for each hash and distribution.
+interop:
+	@.ci/need memcached nutcracker
+	$(CARGO) test --locked --test interop
