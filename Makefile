@@ -12,10 +12,7 @@ MAN    := $(PREFIX)/share/man/man1
 # Debian keeps nutcracker where users do not look.
 export PATH := $(PATH):/usr/sbin:/sbin
 
-# How long make soak plays.
-SECONDS ?= 600
-
-.PHONY: all demo test soak check man-page unit install uninstall clean bench clients fuzz
+.PHONY: all demo test soak check man-page unit install uninstall clean bench interop clients fuzz
 
 all:
 	$(CARGO) build --release --locked
@@ -32,6 +29,7 @@ test: man-page unit
 
 # The simulation with fresh seeds, then chaos on real servers, for SECONDS together. A failure
 # prints the seed that plays it again.
+soak: SECONDS ?= 600
 soak:
 	@.ci/need memcached
 	MAGENT_SIM_SECONDS=$$(($(SECONDS) / 2)) $(CARGO) test --locked --test simulation promises -- --nocapture
@@ -87,7 +85,12 @@ clients: all
 	@tests/clients/run $(BIN)
 
 # Mutated bytes for SECONDS in each of its targets; a bounded run is part of make test.
-SECONDS ?= 60
+fuzz: SECONDS ?= 60
 fuzz:
 	@.ci/need memcached
 	MAGENT_FUZZ_SECONDS=$(SECONDS) $(CARGO) test --locked --test fuzz -- --nocapture
+
+# Where twemproxy puts keys, there magent looks for them: 20,000 for each hash and distribution.
+interop:
+	@.ci/need memcached nutcracker
+	$(CARGO) test --locked --test interop
