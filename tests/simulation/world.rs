@@ -325,8 +325,9 @@ impl World {
         }
         if self.steps % 16 == 0 {
             let held = self.proxy.holdings();
-            // Beyond `-m`: the requests' own lines, and a chunk that is being read into.
-            let bound = self.plan.memory + (256 << 10);
+            // Beyond `-m`: the requests' own lines, and whole chunks for what was let in while a
+            // few bytes of room were left: one for each peer that was read since.
+            let bound = self.plan.memory + 5 * magent::buffer::CHUNK;
             if held.bytes > bound {
                 return Err(format!("{} bytes in flight, over {bound}", held.bytes));
             }
