@@ -20,7 +20,7 @@ struct Farm {
 impl Farm {
     /// A file: alpha with some of the servers, beta in some.
     fn file(&self, alpha: &[(usize, u32)], backups: &[usize], more: &str, beta: bool) -> String {
-        let head = "alpha:\n  listen:\n  - 127.0.0.1:PORT\n  hash: md5\n";
+        let head = "alpha:\n  listen:\n  - 127.0.0.1:PORT\n  hash: md5\n  timeout: 30000\n";
         let mut text = format!("{head}{more}  servers:\n");
         for (server, weight) in alpha {
             text += &format!("  - {}:{weight}\n", self.servers[*server].name);
@@ -46,7 +46,7 @@ impl Farm {
             self.file(&[(0, 1), (1, 1), (2, 1)], &[], "", false),
             self.file(&[(0, 1), (1, 5), (2, 2)], &[], "", true),
             self.file(two, &[2], "", true),
-            self.file(two, &[2], "  server_connections: 3\n  timeout: 900\n", true),
+            self.file(two, &[2], "  server_connections: 3\n  journal: 1m\n", true),
             self.file(two, &[2, 3], "  server_connections: 2\n", false),
             self.file(&[(1, 1), (3, 1)], &[], "  preconnect: true\n", true),
             self.file(two, &[], "  auto_eject_hosts: true\n", false),

@@ -231,7 +231,7 @@ fn random_spreads_over_all_servers_and_leaves_out_the_ejected() {
     let mut list = memcacheds(3);
     let magent = Magent::with_file(&format!(
         "alpha:\n  listen: 127.0.0.1:PORT\n  distribution: random\n  auto_eject_hosts: true\n  \
-         server_failure_limit: 1\n  server_retry_timeout: 100\n{}",
+         server_failure_limit: 1\n  server_retry_timeout: 100\n  timeout: 30000\n{}",
         servers(&list)
     ));
     let mut client = magent.client();
@@ -263,7 +263,7 @@ fn random_spreads_over_all_servers_and_leaves_out_the_ejected() {
 fn a_hung_server_leaves_the_ring_and_nothing_old_comes_back_with_it() {
     let list = memcacheds(3);
     let magent = Magent::with_file(&format!(
-        "alpha:\n  listen: 127.0.0.1:PORT\n  auto_eject_hosts: true\n  hash: md5\n  timeout: 150\n  \
+        "alpha:\n  listen: 127.0.0.1:PORT\n  auto_eject_hosts: true\n  hash: md5\n  timeout: 1000\n  \
          server_failure_limit: 2\n  server_retry_timeout: 200\n{}",
         servers(&list)
     ));

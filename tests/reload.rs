@@ -459,6 +459,27 @@ fn a_changed_number_of_links_waits_for_what_the_old_ones_owe() {
 }
 
 #[test]
+fn preconnect_works_from_the_reload_on() {
+    let two = [server(1001), server(1002)];
+    let pool = |settings: &str| file(&[("alpha", 1, settings, &two)]);
+    let mut world = World::new(&pool("server_connections: 2"), &PORTS);
+    world.settle();
+    let open = |world: &World| {
+        PORTS[..2]
+            .iter()
+            .map(|p| world.servers[p].links())
+            .sum::<usize>()
+    };
+    assert_eq!(open(&world), 0);
+    world.reload(&pool("server_connections: 2\npreconnect: true"));
+    world.settle();
+    assert_eq!(open(&world), 4);
+    world.reload(&pool("server_connections: 3\npreconnect: true"));
+    world.settle();
+    assert_eq!(open(&world), 6);
+}
+
+#[test]
 fn ejection_is_switched_on_and_off() {
     let three: Vec<String> = PORTS[..3].iter().map(|p| server(*p)).collect();
     let pool = |eject: bool| {

@@ -132,8 +132,9 @@ impl<S: Socket> Proxy<S> {
         self.pools[pool].primary_ids = primary_ids;
         self.pools[pool].backup_ids = backup_ids;
         self.retire_others(pool, &named);
-        for id in &named {
-            self.regroup(*id);
+        for id in named {
+            self.regroup(id);
+            self.open_wanted(id);
         }
         self.ring_changed(pool);
     }
@@ -167,7 +168,7 @@ impl<S: Socket> Proxy<S> {
         let vacant = self.servers.iter().position(Server::is_vacant);
         let id = vacant.unwrap_or(self.servers.len());
         let seed = self.start_unix ^ (id as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let (connections, preconnect) = (config.connections, config.preconnect);
+        let connections = config.connections;
         let server = Server {
             spec: spec.clone(),
             pool,
@@ -189,11 +190,6 @@ impl<S: Socket> Proxy<S> {
             None => self.servers.push(server),
         }
         self.add_links(id as ServerId, connections);
-        if preconnect {
-            for link in self.servers[id].links.clone() {
-                self.open_link(link);
-            }
-        }
         id
     }
 
@@ -279,21 +275,27 @@ impl<S: Socket> Proxy<S> {
 
     /// The old links are quiet: the new ones may work.
     fn change_links(&mut self, id: ServerId) {
-        let server = &mut self.servers[id as usize];
-        let up = server.health.is_up();
-        let preconnect = up && self.pools[server.pool].config.preconnect;
-        for old in std::mem::take(&mut server.old_links) {
+        for old in std::mem::take(&mut self.servers[id as usize].old_links) {
             self.take_pending(old);
         }
-        for link in self.servers[id as usize].links.clone() {
+        self.open_wanted(id);
+        // The number may have changed once more meanwhile.
+        self.regroup(id);
+    }
+
+    /// Opens the links that somebody waits for, or that are to be open at any time.
+    fn open_wanted(&mut self, id: ServerId) {
+        let server = &self.servers[id as usize];
+        let all = self.pools[server.pool].config.preconnect;
+        if !server.health.is_up() || !server.old_links.is_empty() {
+            return;
+        }
+        for link in server.links.clone() {
             let l = &self.links[link as usize];
-            let wanted = preconnect || !l.pending.is_empty();
-            if wanted && matches!(l.state, LinkState::Idle) {
+            if (all || !l.pending.is_empty()) && matches!(l.state, LinkState::Idle) {
                 self.open_link(link);
             }
         }
-        // The number may have changed once more meanwhile.
-        self.regroup(id);
     }
 
     /// A retired server owes nothing: its sockets are closed, and what it missed does not
