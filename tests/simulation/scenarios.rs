@@ -90,6 +90,31 @@ fn value(text: &str) -> String {
     format!("VALUE k 0 {}\r\n{text}\r\nEND\r\n", text.len())
 }
 
+/// A primary that comes back empty is not felt, and is filled again by what is read.
+#[test]
+fn a_restart_is_not_felt() {
+    let mut s = Scene::new(1);
+    s.primary_empty();
+    assert_eq!(s.ask("get k\r\n"), value("old"));
+    assert!(s.world.servers[PRIMARY].store.get("k", 0).is_some());
+    s.state(PRIMARY, State::Dead).pass(100);
+    s.state(PRIMARY, State::Well).pass(2000);
+    assert_eq!(s.ask("append k 0 0 1\r\n+\r\n"), "STORED\r\n");
+    assert_eq!(s.ask("get k\r\n"), value("old+"));
+}
+
+/// A key that is deleted while it is fetched stays deleted.
+#[test]
+fn a_fetch_does_not_outlive_a_delete() {
+    let mut s = Scene::new(1);
+    s.primary_empty().ask("get other\r\n");
+    s.lag(BACKUP, 60).send("get k\r\n").pass(1);
+    s.send("delete k\r\n").pass(400);
+    assert_eq!(s.got(), value("old") + "DELETED\r\n");
+    s.lag(BACKUP, 0);
+    assert_eq!(s.ask("get k\r\n"), "END\r\n", "{}", s.world.trace());
+}
+
 /// A value that is being fetched is not copied if the key was written elsewhere and the primary
 /// was told so by a replay meanwhile.
 #[test]
