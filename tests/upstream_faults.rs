@@ -532,3 +532,30 @@ fn cas_tokens_never_cross_farms() {
     let answer = client.ask_line(format!("cas a 0 0 1 {old}\r\nz\r\n"));
     assert!(answer == "EXISTS" || answer == "NOT_FOUND", "{answer}");
 }
+
+/// Without a backup too: what was written to a link that was reset may still be read from it.
+#[test]
+fn a_server_with_a_write_on_a_link_that_was_reset_waits_for_its_end() {
+    let release = Arc::new(AtomicBool::new(false));
+    let released = release.clone();
+    let fake = Fake::start(move |link| {
+        if link.number == 0 && link.request().is_some() {
+            link.send("nonsense\r\n");
+            let released = released.clone();
+            return link.wait(move || released.load(Ordering::Relaxed));
+        }
+        go_on(link);
+    });
+    let magent = before(&fake, &[]);
+    let mut client = magent.client();
+    let lost = format!("SERVER_ERROR {} connection lost\r\n", fake.name);
+    client.ask("set a 0 0 2\r\nok\r\n", lost);
+    let down = format!("SERVER_ERROR {} down\r\n", fake.name);
+    client.ask("get a\r\n", &down);
+    assert_eq!(fake.links(), 1, "it was asked again before that end");
+    release.store(true, Ordering::Relaxed);
+    wait_for("the server to be trusted again", || {
+        let line = client.ask_line("get a\r\n");
+        (!line.starts_with("SERVER_ERROR")).then_some(())
+    });
+}

@@ -336,9 +336,12 @@ impl<S: Socket> Proxy<S> {
             .pending
             .iter()
             .any(|p| p.traits.has(Traits::WRITES));
-        if (writes && self.pools[server.pool].backups.is_some()) || self.owes_deletes(id) {
-            // These writes will be told elsewhere, or are what the server was told: nothing
-            // else may be asked of it before it knows.
+        // A link that the server did not close may still be read by it, writes and all.
+        let told_elsewhere = self.pools[server.pool].backups.is_some();
+        let drains = !self.links[id as usize].ready.closed;
+        if (writes && (told_elsewhere || drains)) || self.owes_deletes(id) {
+            // These writes will be told elsewhere, may still run, or are what the server was
+            // told: nothing else may be asked of it before that is over.
             return self.server_down(server_id, cause, true);
         }
         let lost = self.take_pending(id);
