@@ -131,6 +131,9 @@ pub struct Active {
     pub partial: Vec<u8>,
     /// How far a line end was searched for in `partial`.
     pub searched: usize,
+    /// How many bytes the request in `partial` lacks; 0 if that is not known, since its line has
+    /// no end yet.
+    pub wants: usize,
     /// `partial` may hold a whole request: it was left when the client was paused.
     pub unparsed: bool,
     /// In the middle of what.
@@ -406,8 +409,13 @@ impl<S: Socket> Client<S> {
 
     /// True if something that it sent can be looked at now.
     pub fn may_be_served(&self) -> bool {
-        let unparsed = || self.active.as_ref().is_some_and(|a| a.unparsed);
-        self.ending == Ending::Open && self.pause.is_empty() && (self.ready.readable || unparsed())
+        let may_go_on = self.ending == Ending::Open && self.pause.is_empty();
+        may_go_on && (self.ready.readable || self.is_unparsed())
+    }
+
+    /// True if what it sent was left unread in the middle.
+    pub fn is_unparsed(&self) -> bool {
+        self.active.as_ref().is_some_and(|a| a.unparsed)
     }
 
     /// Servers whose failure an answer may still have to name.
@@ -432,6 +440,7 @@ impl<S: Socket> Client<S> {
                     active.partial = Vec::new();
                 }
                 active.searched = 0;
+                active.wants = 0;
                 active.unparsed = false;
                 active.value.clear();
                 spares.give_active(active);

@@ -54,6 +54,8 @@ pub enum Cause {
     Down,
     /// It refused `flush_all`, which it must be told before it is trusted.
     FlushRefused,
+    /// It failed, and there is no memory to ask another one.
+    NoMemory,
 }
 
 impl Cause {
@@ -66,6 +68,7 @@ impl Cause {
             Cause::ConnectionLost => "connection lost",
             Cause::Down => "down",
             Cause::FlushRefused => "refused flush_all",
+            Cause::NoMemory => "out of memory reading",
         }
     }
 }

@@ -217,6 +217,27 @@ fn get_lines_that_never_end_cannot_hold_all_memory() {
     assert_eq!(core.stat("bytes_in_flight"), 0);
 }
 
+/// Clients are not read between requests; who is in the middle of one may end it.
+#[test]
+fn a_request_that_is_half_there_is_finished_though_memory_is_short() {
+    let mut core = core(&["-m", "1m", "-I", "256k", "-n", "200"]);
+    let early = core.client();
+    core.send(&early, &format!("set k 0 0 9000\r\n{}", "v".repeat(3000)));
+    core.step();
+    let half = format!("set k 0 0 16000\r\n{}", "v".repeat(15_000));
+    let greedy: Vec<Peer> = (0..60).map(|_| core.client()).collect();
+    greedy.iter().for_each(|p| core.send(p, &half));
+    core.step();
+    core.send(&early, "v".repeat(6000) + "\r\nversion\r\n");
+    core.advance(Duration::from_secs(2));
+    // Its next request waits.
+    assert_eq!(core.take_text(&early), "STORED\r\n");
+    core.advance(Duration::from_secs(33));
+    assert!(core.take_text(&early).starts_with("VERSION"));
+    assert!(core.stat("limit_memory_paused") > 0);
+    assert!(greedy.iter().any(Peer::is_closed));
+}
+
 /// The same in small: many clients, each in the middle of a request that waits whole.
 #[test]
 fn small_half_sent_requests_cannot_hold_all_memory() {

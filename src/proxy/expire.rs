@@ -4,6 +4,7 @@
 //! keeps one alarm, the earliest time at which something of it may expire; looking is a
 //! minimum over tens of values.
 
+use super::intake::HALF_LINE;
 use super::route::Ask;
 use super::{LOOK_OVER, Proxy, nanos};
 use crate::buffer::{Queue, Source};
@@ -21,10 +22,6 @@ const WORTH_GIVING_BACK: usize = 16 * 1024 * 1024;
 
 /// A half-sent request up to this size, in bytes, may take for ever: people type slowly.
 const HALF_SENT: usize = 64 * 1024;
-
-/// The same while clients are paused for want of memory: more than anybody types. Half-sent
-/// requests together must not hold the memory for ever.
-const HALF_SENT_SHORT: usize = 2048;
 
 /// A request whose answer did not come in time.
 struct Late {
@@ -230,6 +227,7 @@ impl<S: Socket> Proxy<S> {
         let keys: Vec<usize> = self.clients.keys().collect();
         for key in keys {
             self.look_over(key);
+            self.read_half(key);
         }
     }
 
@@ -247,16 +245,17 @@ impl<S: Socket> Proxy<S> {
             (!a.out.is_empty(), half)
         });
         let idle = self.pools[client.pool as usize].config.idle_timeout;
-        let (half_sent_limit, may_be_read) = match self.memory_paused.is_empty() {
-            true => (HALF_SENT, client.pause.is_empty()),
-            false => (
-                HALF_SENT_SHORT,
-                client.pause.without(Pause::MEMORY).is_empty(),
-            ),
+        // Half-sent requests together must not hold the memory for ever.
+        let half_sent_limit = match self.memory_paused.is_empty() {
+            true => HALF_SENT,
+            false => HALF_LINE,
         };
+        // Who is not read, or not parsed, may have sent the rest.
+        let pause = client.pause.without(Pause::MEMORY);
+        let read_up = pause.is_empty() && !client.ready.readable && !client.is_unparsed();
         let counter = if owes && quiet >= STALLED {
             &mut self.counters.limit_client_stalled
-        } else if half_sent > half_sent_limit && quiet >= STALLED && may_be_read {
+        } else if half_sent > half_sent_limit && quiet >= STALLED && read_up {
             &mut self.counters.limit_client_half_sent
         } else if client.is_answered() && idle.is_some_and(|d| quiet >= nanos(d)) {
             &mut self.counters.limit_client_idle

@@ -22,6 +22,10 @@ const SMALL_REQUEST: usize = CHUNK / 4;
 /// parsed in the chunk; longer ones (a get line of thousands of keys) gather by themselves.
 const SMALL_PARTIAL: usize = CHUNK / 4;
 
+/// An unfinished line up to this size, in bytes, waits while memory is short: more than anybody
+/// types, and than any line but a get's.
+pub(super) const HALF_LINE: usize = 2048;
+
 /// What one look at a client's bytes came to.
 #[derive(PartialEq, Eq)]
 enum Step {
@@ -66,7 +70,7 @@ impl<S: Socket> Proxy<S> {
         let (at_head, half) = client.active.as_ref().map_or((true, 0), |a| {
             (matches!(a.intake, Intake::Head), a.partial.len())
         });
-        if client.active.as_ref().is_some_and(|a| a.unparsed) {
+        if client.is_unparsed() {
             return self.parse_partial(key);
         }
         if !client.ready.readable {
@@ -80,14 +84,44 @@ impl<S: Socket> Proxy<S> {
             self.no_memory_to_read(key);
             return false;
         }
+        self.read_some(key, usize::MAX)
+    }
+
+    /// One read of at most so many bytes.
+    fn read_some(&mut self, key: usize, most: usize) -> bool {
         let mut chunk = self.chunk.take().unwrap_or_else(|| self.chunks.take());
         if Chunk::writable(&mut chunk).is_none() {
             self.chunks.give(chunk);
             chunk = self.chunks.take();
         }
-        let go_on = self.read_client(key, &mut chunk);
+        let go_on = self.read_client(key, &mut chunk, most);
         self.chunk = Some(chunk);
         go_on
+    }
+
+    /// Reads a client that is paused for memory in the middle of a request no further than to the
+    /// end of that. Requests that are half there could hold the memory for ever, all waiting for
+    /// each other.
+    pub(super) fn read_half(&mut self, key: usize) {
+        let Some(client) = self.clients.get(key) else {
+            return;
+        };
+        let active = client.active.as_ref();
+        let (half, wants) = active.map_or((0, 0), |a| (a.partial.len(), a.wants));
+        if client.pause != Pause::MEMORY || !client.ready.readable || half == 0 {
+            return;
+        }
+        if wants == 0 && half > HALF_LINE && self.over_memory(0, 100) {
+            return self.no_memory_to_read(key);
+        }
+        if let Some(client) = self.clients.get_mut(key) {
+            client.pause.remove(Pause::MEMORY);
+        }
+        self.read_some(key, if wants > 0 { wants } else { HALF_LINE });
+        if let Some(client) = self.clients.get_mut(key) {
+            client.pause.add(Pause::MEMORY);
+        }
+        self.account_client(key);
     }
 
     fn pause_for_memory(&mut self, key: usize) {
@@ -100,7 +134,8 @@ impl<S: Socket> Proxy<S> {
         }
     }
 
-    fn read_client(&mut self, key: usize, chunk: &mut Rc<Chunk>) -> bool {
+    /// Reads at most so many bytes.
+    fn read_client(&mut self, key: usize, chunk: &mut Rc<Chunk>, most: usize) -> bool {
         let Some(client) = self.clients.get_mut(key) else {
             return false;
         };
@@ -116,9 +151,9 @@ impl<S: Socket> Proxy<S> {
             }
             _ => 0,
         };
-        let room = space.len() - left;
+        let room = most.min(space.len() - left);
         self.counters.reads += 1;
-        let n = match client.io.read(&mut space[left..]) {
+        let n = match client.io.read(&mut space[left..left + room]) {
             Ok(0) => {
                 client.ready.readable = false;
                 self.end_client(key, Ending::AfterAnswers);
@@ -256,7 +291,10 @@ impl<S: Socket> Proxy<S> {
             Dialect::Text
         });
         let searched = match &mut client.active {
-            Some(a) => std::mem::take(&mut a.searched),
+            Some(a) => {
+                a.wants = 0;
+                std::mem::take(&mut a.searched)
+            }
             None => 0,
         };
         let pool = &self.pools[client.pool as usize].config;
@@ -355,16 +393,16 @@ impl<S: Socket> Proxy<S> {
         let total = request.head + request.data;
         let here = len - *at;
         if request.value.is_some() {
-            if here < total && total <= SMALL_REQUEST {
-                return Step::NeedMore;
-            }
             if self.over_memory(request.data, 100) {
-                self.counters.requests += 1;
-                self.counters.limit_memory_stores += 1;
                 *at += request.head;
-                self.fail_now(key, request, b"out of memory storing object");
-                self.set_intake(key, request.data, Intake::Swallow);
+                self.no_memory_to_store(key, request, request.data);
                 return Step::Next;
+            }
+            if here < total && total <= SMALL_REQUEST {
+                if let Some(client) = self.clients.get_mut(key) {
+                    client.active(&mut self.spares).wants = total - here;
+                }
+                return Step::NeedMore;
             }
         }
         let line = if request.raw {

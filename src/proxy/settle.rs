@@ -380,7 +380,7 @@ impl<S: Socket> Proxy<S> {
             let ask = Ask::line(ask.verb, ask.traits, &single);
             full = full || self.over_memory(0, 100);
             if full && !ask.traits.has(Traits::WRITES) {
-                return self.fail(server, &p, client, seq, &ask, cause);
+                return self.fail(server, &p, client, seq, &ask, Cause::NoMemory);
             }
             self.lost(server, p, &ask, cause);
         });
@@ -432,8 +432,11 @@ impl<S: Socket> Proxy<S> {
         self.dirty_client(client);
     }
 
-    /// `127.0.0.1:11212 connection refused`.
+    /// `127.0.0.1:11212 connection refused`; want of memory is not the server's.
     fn failure(&self, server: ServerId, cause: Cause) -> Vec<u8> {
+        if cause == Cause::NoMemory {
+            return cause.text().into();
+        }
         let mut text = self.servers[server as usize].spec.name.clone().into_bytes();
         text.push(b' ');
         text.extend_from_slice(cause.text().as_bytes());

@@ -40,7 +40,8 @@ pub struct Client {
     tokens: HashMap<usize, u64>,
     /// Of the quiet requests at the head, one failed.
     group_failed: bool,
-    /// The deadline of what stands behind a `flush_all` begins with its answer.
+    /// The deadline of a `flush_all` begins with the answer before it, that of what stands behind
+    /// it with its own.
     not_before: u64,
     turn_due: bool,
     take_due: bool,
@@ -464,8 +465,11 @@ impl World {
                 }
             }
         }
-        if let Op::Flush { asked } = expect.op {
+        let next = self.clients[i].expects.front().map(|e| &e.op);
+        if let (Op::Flush { .. }, _) | (_, Some(Op::Flush { .. })) = (&expect.op, next) {
             self.clients[i].not_before = self.now;
+        }
+        if let Op::Flush { asked } = expect.op {
             if let Got::Done = got {
                 self.history.flushed(asked);
             }

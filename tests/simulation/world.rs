@@ -181,9 +181,13 @@ impl World {
 
     /// All faults, then the last events.
     pub fn trace(&self) -> String {
-        let faults = self.faults.iter().map(|l| &l[..]);
-        let last = std::iter::once("...").chain(self.trace.iter().map(|l| &l[..]));
-        faults.chain(last).collect::<Vec<_>>().join("\n")
+        let last: Vec<&str> = self.trace.iter().map(|l| &l[..]).collect();
+        format!("{}\n...\n{}", self.faults(), last.join("\n"))
+    }
+
+    /// What went wrong and well again.
+    pub fn faults(&self) -> String {
+        self.faults.join("\n")
     }
 
     /// Primary and backup of a key.
