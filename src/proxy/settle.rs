@@ -295,10 +295,9 @@ impl<S: Socket> Proxy<S> {
             if goes_on {
                 self.counters.failovers += 1;
                 p.other = server;
-                // After a fetch it has had its extension.
-                if p.leg != Leg::Warmed {
-                    p.deadline = p.deadline.plus(self.span_of(backup));
-                }
+                // After a fetch it has had half of its extension.
+                let share = if p.leg == Leg::Warmed { 2 } else { 1 };
+                p.deadline = p.deadline.plus(self.span_of(backup) / share);
                 p.leg = Leg::Backup;
                 p.sent = Time::NEVER;
                 p.counted = false;
@@ -331,7 +330,8 @@ impl<S: Socket> Proxy<S> {
         self.key = key;
     }
 
-    fn span_of(&self, server: ServerId) -> u64 {
+    /// What a request may take at a server, in nanoseconds.
+    pub(super) fn span_of(&self, server: ServerId) -> u64 {
         self.pools[self.servers[server as usize].pool].span()
     }
 

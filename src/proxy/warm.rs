@@ -104,7 +104,7 @@ impl<S: Socket> Proxy<S> {
                     verb,
                     leg: Leg::Deleted,
                     other: self.links[id as usize].server,
-                    deadline: p.deadline.plus(self.pool_span(p.other)),
+                    deadline: p.deadline.plus(self.span_of(p.other)),
                     ..p.again()
                 };
                 self.servers[p.other as usize].stats.mirrors += 1;
@@ -115,10 +115,6 @@ impl<S: Socket> Proxy<S> {
         };
         self.line = line;
         sent
-    }
-
-    fn pool_span(&self, server: ServerId) -> u64 {
-        self.pools[self.servers[server as usize].pool].span()
     }
 
     /// Several keys: what was found goes to the client, each missing key is fetched by itself.
@@ -366,7 +362,7 @@ impl<S: Socket> Proxy<S> {
         let ask = Ask::wire(&w.pending, &w.wire, w.wire.start());
         let pending = Pending {
             leg: Leg::Warmed,
-            deadline: w.pending.deadline.plus(self.pool_span(w.primary)),
+            deadline: w.pending.deadline.plus(self.span_of(w.primary) / 2),
             ..w.pending.again()
         };
         let (hash, creates) = (pending.hash, pending.traits.has(Traits::CREATES));

@@ -144,6 +144,11 @@ impl Net {
         self.conns.len() - 1
     }
 
+    /// In a story: magent can write nothing more to a connection.
+    pub fn stop_up(&mut self, conn: usize) {
+        self.conns[conn].out.cap = 0;
+    }
+
     /// Gives events to a socket.
     pub fn edge(&mut self, conn: usize, more: Edges) {
         let c = &mut self.conns[conn];

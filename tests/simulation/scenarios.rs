@@ -134,6 +134,20 @@ fn a_fetch_does_not_outlive_a_replay() {
     assert_eq!(s.ask("get k\r\n"), value("new"), "{}", s.world.trace());
 }
 
+/// A value that was fetched is had, though the primary takes nothing more: the backup is asked
+/// in time.
+#[test]
+fn a_primary_that_stops_behind_a_fetch_leaves_time_for_the_backup() {
+    let mut s = Scene::new(1);
+    s.primary_empty().ask("get other\r\n");
+    s.lag(BACKUP, 60).send("get k\r\n").pass(30);
+    for link in s.world.links_of(PRIMARY) {
+        s.world.net.borrow_mut().stop_up(link);
+    }
+    s.pass(780);
+    assert_eq!(s.got(), value("old"), "{}", s.world.trace());
+}
+
 /// A copy in the dead letter box is a write like any other.
 #[test]
 fn a_copy_that_a_stopped_primary_runs_late_is_no_old_value() {
