@@ -394,10 +394,33 @@ pub fn write_queue<S: Socket>(
     queue: &Queue,
     at: u64,
 ) -> io::Result<(Option<usize>, usize)> {
+    let mut one = [IoSlice::new(&[])];
+    queue.slices(at, &mut one);
+    // A queue of small requests or answers is one piece.
+    if at + one[0].len() as u64 == queue.end() {
+        return write_slices(io, &one);
+    }
+    write_pieces(io, queue, at)
+}
+
+/// Apart, since so many slices cost more to prepare than a small write to copy.
+#[inline(never)]
+fn write_pieces<S: Socket>(
+    io: &mut S,
+    queue: &Queue,
+    at: u64,
+) -> io::Result<(Option<usize>, usize)> {
     let mut slices = [IoSlice::new(&[]); SLICES];
     let n = queue.slices(at, &mut slices);
-    let wanted = slices[..n].iter().map(|s| s.len()).sum();
-    match io.write(&slices[..n]) {
+    write_slices(io, &slices[..n])
+}
+
+fn write_slices<S: Socket>(
+    io: &mut S,
+    slices: &[IoSlice<'_>],
+) -> io::Result<(Option<usize>, usize)> {
+    let wanted = slices.iter().map(|s| s.len()).sum();
+    match io.write(slices) {
         Ok(0) if wanted > 0 => Err(io::ErrorKind::WriteZero.into()),
         Ok(n) => Ok((Some(n), wanted)),
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok((None, wanted)),

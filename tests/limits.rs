@@ -222,7 +222,7 @@ fn get_lines_that_never_end_cannot_hold_all_memory() {
 fn a_request_that_is_half_there_is_finished_though_memory_is_short() {
     let mut core = core(&["-m", "1m", "-I", "256k", "-n", "200"]);
     let early = core.client();
-    core.send(&early, &format!("set k 0 0 9000\r\n{}", "v".repeat(3000)));
+    core.send(&early, format!("set k 0 0 9000\r\n{}", "v".repeat(3000)));
     core.step();
     let half = format!("set k 0 0 16000\r\n{}", "v".repeat(15_000));
     let greedy: Vec<Peer> = (0..60).map(|_| core.client()).collect();

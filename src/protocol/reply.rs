@@ -265,7 +265,7 @@ impl Scan {
     /// wire line than those before.
     fn value_line(&self, verb: Verb, wire_line: &[u8], buf: &[u8]) -> Option<(usize, Line)> {
         let rest = buf.strip_prefix(b"VALUE ")?;
-        let key = &rest[..rest.iter().take(MAX_LINE).position(|&b| b == b' ')?];
+        let key = &rest[..find(b' ', &rest[..rest.len().min(MAX_LINE)])?];
         let (flags, rest) = number(&rest[key.len() + 1..])?;
         let (value, mut rest) = number(rest.strip_prefix(b" ")?)?;
         if matches!(verb, Verb::Gets | Verb::Gats) {

@@ -89,11 +89,7 @@ impl<S: Socket> Proxy<S> {
 
     /// One read of at most so many bytes.
     fn read_some(&mut self, key: usize, most: usize) -> bool {
-        let mut chunk = self.chunk.take().unwrap_or_else(|| self.chunks.take());
-        if Chunk::writable(&mut chunk).is_none() {
-            self.chunks.give(chunk);
-            chunk = self.chunks.take();
-        }
+        let mut chunk = self.free_chunk();
         let go_on = self.read_client(key, &mut chunk, most);
         self.chunk = Some(chunk);
         go_on

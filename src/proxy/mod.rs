@@ -156,6 +156,7 @@ pub struct Proxy<S> {
     dirty_links: Vec<u32>,
     /// Where a list is gathered while another one is worked off.
     spare_clients: Vec<usize>,
+    spare_dirty: Vec<usize>,
     spare_links: Vec<u32>,
     dead: Vec<usize>,
     connects: Vec<u32>,
@@ -211,6 +212,7 @@ impl<S: Socket> Proxy<S> {
             dirty_clients: Vec::new(),
             dirty_links: Vec::new(),
             spare_clients: Vec::new(),
+            spare_dirty: Vec::new(),
             spare_links: Vec::new(),
             dead: Vec::new(),
             connects: Vec::new(),
@@ -493,11 +495,30 @@ impl<S: Socket> Proxy<S> {
             self.flush_link(id);
         }
         self.spare_links = links;
-        let mut clients = swap_lists(&mut self.dirty_clients, &mut self.spare_clients);
+        self.flush_clients();
+    }
+
+    fn flush_clients(&mut self) {
+        let mut clients = swap_lists(&mut self.dirty_clients, &mut self.spare_dirty);
         for key in clients.drain(..) {
             self.flush_client(key);
         }
-        self.spare_clients = clients;
+        self.spare_dirty = clients;
+    }
+
+    /// A chunk to read into. Large values in the last one go to their clients first: they are
+    /// still in the processor's cache, and if they are taken so is the chunk for the next ones.
+    /// Servers wait for the end of the turn: what goes to one of them goes in one write.
+    fn free_chunk(&mut self) -> Rc<Chunk> {
+        let mut chunk = self.chunk.take().unwrap_or_else(|| self.chunks.take());
+        if Chunk::writable(&mut chunk).is_none() {
+            self.flush_clients();
+        }
+        if Chunk::writable(&mut chunk).is_none() {
+            self.chunks.give(chunk);
+            chunk = self.chunks.take();
+        }
+        chunk
     }
 
     fn flush_link(&mut self, id: u32) {

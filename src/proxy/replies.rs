@@ -118,11 +118,7 @@ impl<S: Socket> Proxy<S> {
         {
             return false;
         }
-        let mut chunk = self.chunk.take().unwrap_or_else(|| self.chunks.take());
-        if Chunk::writable(&mut chunk).is_none() {
-            self.chunks.give(chunk);
-            chunk = self.chunks.take();
-        }
+        let mut chunk = self.free_chunk();
         let go_on = self.read_link(id, &mut chunk);
         self.chunk = Some(chunk);
         go_on
