@@ -122,6 +122,16 @@ pub struct Outcome {
     pub rounds: Vec<[Option<Measure>; 3]>,
 }
 
+impl Outcome {
+    /// Nothing yet.
+    pub fn new(case: Case) -> Outcome {
+        Outcome {
+            case,
+            rounds: Vec::new(),
+        }
+    }
+}
+
 /// What is started and how.
 pub struct Setup {
     /// Ports and files.
@@ -186,22 +196,18 @@ impl Farm {
     }
 }
 
-/// Starts a farm for `case`, fills it, and lets the targets take turns.
-pub fn run(setup: &mut Setup, case: Case, pace: Pace) -> Result<Outcome> {
-    let mut farm = Farm::start(setup, &case)?;
+/// One round: starts a farm for `case`, fills it, and gives each target its turn.
+pub fn run(setup: &mut Setup, case: &Case, pace: Pace) -> Result<[Option<Measure>; 3]> {
+    let mut farm = Farm::start(setup, case)?;
     let data = Data::new(case.work.size);
     farm.fill(&data)?;
-    let mut rounds = Vec::new();
-    for _ in 0..pace.rounds {
-        let mut round = [None; 3];
-        for n in 0..farm.targets.len() {
-            let place = farm.targets[n].0 as usize;
-            round[place] = Some(farm.on(n, |p| take_turn(p, case.work, &data, pace))?);
-        }
-        farm.check()?;
-        rounds.push(round);
+    let mut round = [None; 3];
+    for n in 0..farm.targets.len() {
+        let place = farm.targets[n].0 as usize;
+        round[place] = Some(farm.on(n, |p| take_turn(p, case.work, &data, pace))?);
     }
-    Ok(Outcome { case, rounds })
+    farm.check()?;
+    Ok(round)
 }
 
 fn take_turn(process: &Process, work: Work, data: &Data, pace: Pace) -> Result<Measure> {

@@ -164,13 +164,13 @@ fn sweeps(quick: bool) -> Vec<(&'static str, Vec<Case>)> {
         ),
         (
             report::SERVERS,
-            // Enough clients that each of 64 servers has something in flight: a proxy's calls to
-            // a server are shared by what is in flight there.
+            // Enough clients that each of 64 servers has several requests in flight: a proxy's
+            // calls to a server are shared by what is in flight there.
             servers
                 .iter()
                 .map(|&n| {
                     let work = Work {
-                        clients: 1000,
+                        clients: 10_000,
                         ..PLAIN
                     };
                     case(n, work).servers(n)
@@ -203,9 +203,9 @@ fn run(mut options: Options) -> Result<()> {
         time: millis(time),
     };
     let (long, short, strace) = if options.quick {
-        (pace(3, 100, 400), pace(1, 100, 300), millis(300))
+        (pace(3, 100, 300), pace(1, 100, 300), millis(300))
     } else {
-        (pace(5, 300, 2000), pace(3, 200, 1000), millis(1500))
+        (pace(7, 300, 1500), pace(3, 200, 800), millis(1500))
     };
     let mut report = Report::new(&options.setup, options.quick)?;
     let only = options.only.take();
@@ -214,18 +214,13 @@ fn run(mut options: Options) -> Result<()> {
             .is_none_or(|text| title.contains(text.as_str()))
     };
     let setup = &mut options.setup;
-    for case in headline() {
-        if wanted(&case.title) {
-            report.headline.push(measure(setup, "", case, long)?);
-        }
-    }
+    let mut cases = headline();
+    cases.retain(|case| wanted(&case.title));
+    report.headline = measure(setup, "", cases, long)?;
     for (name, cases) in sweeps(options.quick) {
         if wanted(name) {
-            let outcomes: Result<Vec<Outcome>> = cases
-                .into_iter()
-                .map(|c| measure(setup, name, c, short))
-                .collect();
-            report.sweeps.push((name, outcomes?));
+            let outcomes = measure(setup, name, cases, short)?;
+            report.sweeps.push((name, outcomes));
         }
     }
     for case in call_cases() {
@@ -253,10 +248,20 @@ fn run(mut options: Options) -> Result<()> {
     Ok(())
 }
 
-fn measure(setup: &mut Setup, sweep: &str, case: Case, pace: Pace) -> Result<Outcome> {
-    let title = format!("{sweep} {}", case.title).trim().to_string();
-    eprintln!("{title} …");
-    cases::run(setup, case, pace).map_err(|e| format!("{title}: {e}").into())
+/// All cases have their turn in each round: what the machine does meanwhile meets all alike.
+fn measure(setup: &mut Setup, sweep: &str, cases: Vec<Case>, pace: Pace) -> Result<Vec<Outcome>> {
+    let mut outcomes: Vec<Outcome> = cases.into_iter().map(Outcome::new).collect();
+    for round in 1..=pace.rounds {
+        for outcome in &mut outcomes {
+            let title = format!("{sweep} {}", outcome.case.title).trim().to_string();
+            eprintln!("{title}, round {round} of {} …", pace.rounds);
+            let measures = cases::run(setup, &outcome.case, pace);
+            outcome
+                .rounds
+                .push(measures.map_err(|e| format!("{title}: {e}"))?);
+        }
+    }
+    Ok(outcomes)
 }
 
 /// Ten thousand clients need as many descriptors here, and in each child.

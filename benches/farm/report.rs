@@ -256,13 +256,22 @@ impl Report {
         push_table(out, &["what", "goal", "measured", ""], &rows);
     }
 
-    /// magent's largest processor time a request of a sweep by its smallest.
+    /// magent's largest processor time a request of a sweep by its smallest. Each round's figures
+    /// are taken relative to their mean first: the machine drifts from round to round.
     fn spread(&self, sweep: &str) -> Option<f64> {
         let (_, outcomes) = self.sweeps.iter().find(|(name, _)| *name == sweep)?;
-        let costs = outcomes
-            .iter()
-            .filter_map(|o| o.median(Target::Magent, Measure::cpu));
-        let costs: Vec<f64> = costs.collect();
+        let rounds = outcomes.first()?.rounds.len();
+        let cost = |o: &Outcome, r: usize| o.rounds[r][Target::Magent as usize].map(|m| m.cpu());
+        let mean = |r| -> Option<f64> {
+            let sum: Option<f64> = outcomes.iter().map(|o| cost(o, r)).sum();
+            Some(sum? / outcomes.len() as f64)
+        };
+        let means: Vec<f64> = (0..rounds).map(mean).collect::<Option<_>>()?;
+        let relative = |o: &Outcome| -> Option<f64> {
+            let shares = means.iter().enumerate().map(|(r, m)| Some(cost(o, r)? / m));
+            median(shares.collect::<Option<_>>()?)
+        };
+        let costs: Vec<f64> = outcomes.iter().map(relative).collect::<Option<_>>()?;
         let largest = costs.iter().copied().reduce(f64::max)?;
         Some(largest / costs.iter().copied().reduce(f64::min)?)
     }

@@ -152,6 +152,8 @@ pub struct Proxy<S> {
     touched: Vec<u32>,
     ready_clients: Vec<usize>,
     ready_links: Vec<u32>,
+    /// In the last turn clients were left for the next one.
+    held_back: bool,
     dirty_clients: Vec<usize>,
     dirty_links: Vec<u32>,
     /// Where a list is gathered while another one is worked off.
@@ -209,6 +211,7 @@ impl<S: Socket> Proxy<S> {
             touched: Vec::new(),
             ready_clients: Vec::new(),
             ready_links: Vec::new(),
+            held_back: false,
             dirty_clients: Vec::new(),
             dirty_links: Vec::new(),
             spare_clients: Vec::new(),
@@ -330,22 +333,36 @@ impl<S: Socket> Proxy<S> {
             .draw
             .wrapping_mul(1_664_525)
             .wrapping_add(1_013_904_223);
-        let mut links = swap_lists(&mut self.ready_links, &mut self.spare_links);
-        for id in links.drain(..) {
-            self.serve_link(id);
+        // Requests that come together with answers wait for one turn, and go with those that the
+        // answered clients send meanwhile: more of them share a call to their server.
+        self.held_back =
+            !self.held_back && !self.ready_links.is_empty() && !self.ready_clients.is_empty();
+        self.serve_links();
+        if !self.held_back {
+            self.serve_clients();
         }
-        self.spare_links = links;
-        let mut clients = swap_lists(&mut self.ready_clients, &mut self.spare_clients);
-        for key in clients.drain(..) {
-            self.serve_client(key);
-        }
-        self.spare_clients = clients;
         self.most_bytes = self.most_bytes.max(self.bytes_in_flight());
         self.expire();
         self.flush();
         self.end_quiet_clients();
         self.reap();
         self.resume_memory();
+    }
+
+    fn serve_links(&mut self) {
+        let mut links = swap_lists(&mut self.ready_links, &mut self.spare_links);
+        for id in links.drain(..) {
+            self.serve_link(id);
+        }
+        self.spare_links = links;
+    }
+
+    fn serve_clients(&mut self) {
+        let mut clients = swap_lists(&mut self.ready_clients, &mut self.spare_clients);
+        for key in clients.drain(..) {
+            self.serve_client(key);
+        }
+        self.spare_clients = clients;
     }
 
     /// How long the loop may sleep: zero if work is left, `None` for ever.
