@@ -171,8 +171,10 @@ impl<S: Socket> Proxy<S> {
     fn fetch(&mut self, waiter: Waiter, key: &[u8], link: u32, since: u64) {
         let (primary, hash) = (waiter.primary, waiter.pending.hash);
         let backup = waiter.pending.other;
-        // What is left of the first half of its time; the other half is for asking again.
-        let deadline = waiter.pending.deadline;
+        // Half of what is left of its time at the primary: what waits behind a request that
+        // creates the key has no extension.
+        let left = waiter.pending.deadline.since(self.now);
+        let deadline = self.now.plus(left / 2);
         let waiter = self.waiters.insert(waiter);
         let under_way = self.fetching.get(&(primary, Box::from(key))).copied();
         let joins = |f: &usize| self.fetches.get(*f).is_some_and(|f| !self.is_outdated(f));

@@ -183,6 +183,19 @@ fn add_is_stored_though_the_backup_hangs() {
     assert_eq!(s.ask("get fresh\r\n"), "VALUE fresh 0 1\r\nx\r\nEND\r\n");
 }
 
+/// What waits behind a request that creates a key has time left when the backup hangs.
+#[test]
+fn a_backup_that_hangs_leaves_time_for_what_waits() {
+    let mut s = Scene::new(1);
+    s.primary_empty().ask("get other\r\n");
+    for link in s.world.links_of(BACKUP) {
+        s.world.net.borrow_mut().stop_up(link);
+    }
+    s.send("add fresh 0 0 1\r\nx\r\nget fresh\r\n").pass(390);
+    let got = s.got();
+    assert_eq!(got, "STORED\r\nVALUE fresh 0 1\r\nx\r\nEND\r\n");
+}
+
 /// A mirror on another link does not run behind an acknowledged `flush_all`.
 #[test]
 fn flush_all_waits_for_every_link() {
