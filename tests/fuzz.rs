@@ -163,11 +163,11 @@ fn minimised(target: &Target, seed: u64, bytes: &[u8]) -> Vec<u8> {
 
 fn case(target: &Target, seeds: &Seeds, seed: u64) {
     let bytes = (target.make)(&mut Rng::new(seed), seeds);
-    if outcome(target, seed, &bytes).is_ok() {
+    let Err(first) = outcome(target, seed, &bytes) else {
         return;
-    }
+    };
     let least = minimised(target, seed, &bytes);
-    let why = outcome(target, seed, &least).err().unwrap_or_default();
+    let why = outcome(target, seed, &least).err().unwrap_or(first);
     panic!(
         "{}, MAGENT_FUZZ_SEED={seed}:\n\"{}\"\n({} bytes of {})\n{why}",
         target.name,

@@ -366,7 +366,9 @@ fn number(buf: &[u8]) -> Option<(u64, &[u8])> {
 fn number_line(buf: &[u8]) -> Option<(usize, Line)> {
     let line = whole_line(buf)?;
     let (value, rest) = number(line)?;
-    let only_spaces = rest.trim_ascii_start().is_empty();
+    // memcached pads a number that got shorter.
+    let padding = rest.strip_suffix(b"\r\n")?;
+    let only_spaces = padding.iter().all(|&b| b == b' ');
     only_spaces.then_some((line.len(), Line::End(Status::Number(value))))
 }
 

@@ -80,7 +80,10 @@ fn comparable(binary: bool, bytes: &[u8]) -> bool {
         let long_key = bytes
             .windows(3)
             .any(|w| w[0] <= 0x24 && w[1] == 0 && w[2] > 186);
-        return !long_key && !NOT_COMPARED_OPCODES.iter().any(|op| has(&[0x80, *op]));
+        // A body of 2 GiB or more is negative to memcached: it takes the value for requests.
+        let negative = bytes.windows(9).any(|w| w[0] == 0x80 && w[8] >= 0x80);
+        let not_compared = NOT_COMPARED_OPCODES.iter().any(|op| has(&[0x80, *op]));
+        return !long_key && !negative && !not_compared;
     }
     // What `ma N q` says when it creates is one of the conformance test's known differences.
     let creates_quietly = has(b"ma ") && has(b"q") && has(b" n");
@@ -117,13 +120,22 @@ fn has_lines(all: &[u8], some: &[u8]) -> bool {
 /// An answer without the words of `k`: the key comes back as it was asked for, not as it was
 /// stored (one of the conformance test's known differences).
 fn keyless(answer: &[u8]) -> Vec<u8> {
+    without(answer, |w| w.starts_with(b"k") || w == b"b")
+}
+
+/// An answer without the words of `h`: memcached looks at the keys before a bad one, and they
+/// count as asked for; magent refuses the whole line.
+fn hitless(answer: &[u8]) -> Vec<u8> {
+    without(answer, |w| w == b"h0" || w == b"h1")
+}
+
+/// An answer without some words of its meta lines.
+fn without(answer: &[u8], dropped: impl Fn(&[u8]) -> bool) -> Vec<u8> {
     let mut out = Vec::new();
     for line in answer.split_inclusive(|&b| b == b'\n') {
         let is_meta = line.starts_with(b"HD ") || line.starts_with(b"VA ");
         let words = line.trim_ascii_end().split(|&b| b == b' ');
-        let kept: Vec<&[u8]> = words
-            .filter(|w| !w.starts_with(b"k") && w != b"b")
-            .collect();
+        let kept: Vec<&[u8]> = words.filter(|w| !dropped(w)).collect();
         match is_meta {
             true => out.extend([&kept.join(&b' ')[..], b"\r\n"].concat()),
             false => out.extend_from_slice(line),
@@ -160,7 +172,8 @@ fn compare(both: &Both, binary: bool, bytes: &[u8]) -> Result<(), String> {
         // `ma` finds out that its opaque is too long when it has counted; magent before.
         || contains(&got, b"opaque token too long")
         // A get with a bad key takes the answers with it that are still waiting to go out.
-        || (contains(&want, b"bad command line format") && has_lines(&got, &want))
+        || (contains(&want, b"bad command line format")
+            && has_lines(&hitless(&got), &hitless(&want)))
         // A flag that 1.6.18 does not know ends its look at the line; magent passes it on to
         // servers that may know it, and so finds what is wrong behind it.
         || (contains(&want, b" flag\r\n") && reasonless(&got).starts_with(&reasonless(&want)));

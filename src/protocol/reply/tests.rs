@@ -123,6 +123,8 @@ fn what_does_not_answer_is_bad() {
         (Incr, " 1\r\n"),
         (Incr, "-1\r\n"),
         (Incr, "1 x\r\n"),
+        (Incr, "7\r\r\n"),
+        (Incr, "7\t\r\n"),
         (Incr, "1\n"),
         (Incr, "18446744073709551616\r\n"),
         (FlushAll, "END\r\n"),
