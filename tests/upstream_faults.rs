@@ -559,3 +559,14 @@ fn a_server_with_a_write_on_a_link_that_was_reset_waits_for_its_end() {
         (!line.starts_with("SERVER_ERROR")).then_some(())
     });
 }
+
+/// An answer is values or an error: a server that fails behind a value has failed.
+#[test]
+fn an_error_behind_a_value_is_an_error() {
+    const ERROR: &str = "SERVER_ERROR out of memory writing get response\r\n";
+    let fake = Fake::answering(|_| format!("VALUE a 0 1\r\nx\r\n{ERROR}").into_bytes());
+    let magent = before(&fake, &[]);
+    let mut client = magent.client();
+    client.ask("get a\r\n", ERROR).ask("get a b\r\n", ERROR);
+    assert_eq!(fake.links(), 1);
+}

@@ -254,7 +254,7 @@ impl<S: Socket> Proxy<S> {
             message.push(Source::Chunk(chunk), range);
             (Source::Queue(&message, message.start()), 0, message.len())
         };
-        let reply = Reply {
+        let mut reply = Reply {
             source,
             at,
             len,
@@ -262,6 +262,16 @@ impl<S: Socket> Proxy<S> {
             status: whole.status,
             items: &scan.items,
         };
+        if let (Some(last), Status::ServerError | Status::ClientError | Status::Unknown) =
+            (scan.items.last(), whole.status)
+        {
+            // A server that fails behind a value has failed: an answer is one or the other.
+            let values = last.at + last.line + last.value + b"\r\n".len();
+            reply.at += values;
+            reply.len -= values;
+            reply.line = reply.len;
+            reply.items = &[];
+        }
         match whole.greeting {
             Some(version_seen) => self.greeted(id, version_seen, &reply),
             None if self.no_memory_for(id, whole.verb, &reply) => {
