@@ -190,6 +190,28 @@ fn a_store_that_memory_has_no_room_for_is_told_so() {
     assert_eq!(core.stat("bytes_in_flight"), 0);
 }
 
+/// What arrives in pieces is counted by about what it is, not by the chunks it was read into:
+/// one client that sends half a value must not keep the others out.
+#[test]
+fn a_value_that_arrives_in_pieces_takes_little_more_memory_than_it_is_long() {
+    let mut core = core(&["-m", "1m", "-I", "256k"]);
+    let writer = core.client();
+    core.send(&writer, "set k 0 0 250000\r\n");
+    let mut sent = 0;
+    for piece in [8 * KB, 9 * KB, 20 * KB, 33 * KB, 40 * KB, 68 * KB] {
+        core.send(&writer, vec![b'v'; piece]);
+        core.step();
+        sent += piece;
+        let held = core.stat("bytes_in_flight") as usize;
+        assert!((sent..=2 * sent + KB).contains(&held), "{held} for {sent}");
+    }
+    core.send(&writer, vec![b'v'; 250_000 - sent]);
+    core.send(&writer, "\r\n");
+    core.step();
+    assert_eq!(core.take_text(&writer), "STORED\r\n");
+    assert_eq!(core.stat("bytes_in_flight"), 0);
+}
+
 /// Lines of a megabyte that never end must not keep the memory for ever.
 #[test]
 fn get_lines_that_never_end_cannot_hold_all_memory() {

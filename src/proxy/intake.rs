@@ -2,7 +2,7 @@
 
 use super::Proxy;
 use super::route::Ask;
-use crate::buffer::{CHUNK, Chunk, Source};
+use crate::buffer::{CHUNK, Chunk, Queue, Source};
 use crate::client::{Ending, Intake, Pause, Slot};
 use crate::net::Socket;
 use crate::protocol::{self, Dialect, Dress, Limits, Local, Parsed, Request, Scratch, Verb};
@@ -17,6 +17,10 @@ const READS_PER_TURN: usize = 4;
 /// A request with its value up to this size, in bytes, waits whole among the unparsed bytes; a
 /// larger one gathers in pieces.
 const SMALL_REQUEST: usize = CHUNK / 4;
+
+/// A piece of a value that gathers is shared from this size on, in bytes. A smaller one would
+/// hold, and be counted as, a whole chunk for too long: until its client sends the rest.
+const GATHER_SHARE: usize = CHUNK / 2;
 
 /// Unparsed bytes up to this size are put in front of the next read, so that they can be
 /// parsed in the chunk; longer ones (a get line of thousands of keys) gather by themselves.
@@ -460,7 +464,7 @@ impl<S: Socket> Proxy<S> {
         let missing = request.data - start.len();
         active.value.clear();
         active.value.push_slice(line);
-        active.value.push(source, start);
+        gather(&mut active.value, source, start);
         active.intake = Intake::Value {
             request: *request,
             line: line.len(),
@@ -489,7 +493,7 @@ impl<S: Socket> Proxy<S> {
             active.value.free();
             return self.no_memory_to_store(key, request, missing);
         }
-        active.value.push(source, range);
+        gather(&mut active.value, source, range);
         if missing > 0 {
             let request = *request;
             self.set_intake(key, missing, |missing| Intake::Value {
@@ -565,7 +569,7 @@ impl<S: Socket> Proxy<S> {
         key: usize,
         dress: Dress,
         verb: Verb,
-        write: impl FnOnce(&mut crate::buffer::Queue, Dress),
+        write: impl FnOnce(&mut Queue, Dress),
     ) {
         let Some(client) = self.clients.get_mut(key) else {
             return;
@@ -616,6 +620,15 @@ impl<S: Socket> Proxy<S> {
             }
         }
         self.key = name;
+    }
+}
+
+/// Puts a piece of a value behind those that came before.
+fn gather(value: &mut Queue, source: Source<'_>, piece: Range<usize>) {
+    if piece.len() < GATHER_SHARE {
+        value.push_slice(source.slice(piece));
+    } else {
+        value.push(source, piece);
     }
 }
 
