@@ -111,17 +111,23 @@ pub enum Intake {
     /// Nothing: the next byte starts a request.
     #[default]
     Head,
-    /// The value of a request; the wire bytes gather in `Active::value`.
-    Value {
-        /// The request.
-        request: Request,
-        /// Length of the wire line at the front of `Active::value`.
-        line: usize,
-        /// Bytes of the client's stream still to come.
-        missing: usize,
-    },
+    /// The value of a request.
+    Value(Box<Gathering>),
     /// So many bytes to be thrown away.
     Swallow(usize),
+}
+
+/// A request whose value arrives in pieces.
+#[derive(Debug)]
+pub struct Gathering {
+    /// The request.
+    pub request: Request,
+    /// Length of the wire line at the front of `bytes`.
+    pub line: usize,
+    /// Bytes of the client's stream still to come.
+    pub missing: usize,
+    /// What is there, as it goes on the wire.
+    pub bytes: Queue,
 }
 
 /// The busy part of a client.
@@ -138,8 +144,6 @@ pub struct Active {
     pub unparsed: bool,
     /// In the middle of what.
     pub intake: Intake,
-    /// The value that is arriving, with its wire line before it.
-    pub value: Queue,
     /// What is owed, oldest first.
     pub slots: VecDeque<Slot>,
     /// Number of `slots[0]`.
@@ -169,11 +173,13 @@ pub struct Slot {
     pub held: Option<Box<Queue>>,
 }
 
-/// Boxes that busy clients and waiting answers borrow, so that neither is allocated anew.
+/// Boxes that busy clients, arriving values and waiting answers borrow, so that none is allocated
+/// anew.
 #[derive(Default, Debug)]
 #[allow(clippy::vec_box)] // The boxes are what is lent.
 pub struct Spares {
     actives: Vec<Box<Active>>,
+    gatherings: Vec<Box<Gathering>>,
     queues: Vec<Box<Queue>>,
     /// Memory that all of them hold.
     bytes: usize,
@@ -204,6 +210,33 @@ impl Spares {
         }
     }
 
+    /// An empty place for the value of `request`, of whose bytes so many are still to come.
+    pub fn gathering(&mut self, request: &Request, line: usize, missing: usize) -> Box<Gathering> {
+        let Some(mut gathering) = self.gatherings.pop() else {
+            return Box::new(Gathering {
+                request: *request,
+                line,
+                missing,
+                bytes: Queue::new(),
+            });
+        };
+        self.bytes -= gathering_bytes(&gathering);
+        gathering.request = *request;
+        gathering.line = line;
+        gathering.missing = missing;
+        gathering
+    }
+
+    /// Takes one back; what it holds is forgotten.
+    pub fn give_gathering(&mut self, mut gathering: Box<Gathering>) {
+        gathering.bytes.clear();
+        let bytes = gathering_bytes(&gathering);
+        if self.bytes + bytes <= MAX_SPARES {
+            self.bytes += bytes;
+            self.gatherings.push(gathering);
+        }
+    }
+
     fn queue(&mut self) -> Box<Queue> {
         let Some(queue) = self.queues.pop() else {
             return Box::default();
@@ -222,6 +255,10 @@ impl Spares {
     }
 }
 
+fn gathering_bytes(gathering: &Gathering) -> usize {
+    size_of::<Gathering>() + gathering.bytes.capacity()
+}
+
 fn queue_bytes(queue: &Queue) -> usize {
     size_of::<Queue>() + queue.capacity()
 }
@@ -237,12 +274,15 @@ impl Active {
         size_of::<Active>()
             + self.partial.capacity()
             + self.slots.capacity() * size_of::<Slot>()
-            + self.value.capacity()
             + self.out.capacity()
     }
 
     fn own_bytes(&self) -> usize {
-        self.partial.len() + self.value.own_bytes() + self.out.own_bytes() + self.held
+        let gathered = match &self.intake {
+            Intake::Value(value) => value.bytes.own_bytes(),
+            Intake::Head | Intake::Swallow(_) => 0,
+        };
+        self.partial.len() + gathered + self.out.own_bytes() + self.held
     }
 
     fn is_idle(&self) -> bool {
@@ -442,7 +482,6 @@ impl<S: Socket> Client<S> {
                 active.searched = 0;
                 active.wants = 0;
                 active.unparsed = false;
-                active.value.clear();
                 spares.give_active(active);
             }
         }

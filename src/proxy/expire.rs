@@ -239,7 +239,7 @@ impl<S: Socket> Proxy<S> {
         let (owes, half_sent) = client.active.as_ref().map_or((false, 0), |a| {
             let half = match &a.intake {
                 Intake::Head => a.partial.len(),
-                Intake::Value { .. } => a.value.len(),
+                Intake::Value(value) => value.bytes.len(),
                 Intake::Swallow(_) => 0,
             };
             (!a.out.is_empty(), half)

@@ -3,7 +3,7 @@
 use super::Proxy;
 use super::route::Ask;
 use crate::buffer::{CHUNK, Chunk, Queue, Source};
-use crate::client::{Ending, Intake, Pause, Slot};
+use crate::client::{Ending, Gathering, Intake, Pause, Slot};
 use crate::net::Socket;
 use crate::protocol::{self, Dialect, Dress, Limits, Local, Parsed, Request, Scratch, Verb};
 use crate::upstream::NOBODY;
@@ -238,15 +238,10 @@ impl<S: Socket> Proxy<S> {
                     self.set_intake(key, n - now, Intake::Swallow);
                     Step::Next
                 }
-                Intake::Value {
-                    request,
-                    line,
-                    missing,
-                } => {
-                    let range = at..at + missing.min(len - at);
-                    let missing = missing - range.len();
-                    at = range.end;
-                    self.value_arrives(key, source, range, &request, line, missing);
+                Intake::Value(value) => {
+                    let piece = at..at + value.missing.min(len - at);
+                    at = piece.end;
+                    self.value_arrives(key, source, piece, value);
                     Step::Next
                 }
                 Intake::Head => self.parse_head(key, source, &mut at, len),
@@ -460,49 +455,34 @@ impl<S: Socket> Proxy<S> {
         let Some(client) = self.clients.get_mut(key) else {
             return Step::Stop;
         };
-        let active = client.active(&mut self.spares);
         let missing = request.data - start.len();
-        active.value.clear();
-        active.value.push_slice(line);
-        gather(&mut active.value, source, start);
-        active.intake = Intake::Value {
-            request: *request,
-            line: line.len(),
-            missing,
-        };
+        let mut value = self.spares.gathering(request, line.len(), missing);
+        value.bytes.push_slice(line);
+        gather(&mut value.bytes, source, start);
+        client.active(&mut self.spares).intake = Intake::Value(value);
         Step::Next
     }
 
-    /// More of a large value has come, and `missing` bytes of it have not. Values that arrive
-    /// side by side can pass `-m` together: who comes then is told so.
+    /// More of a large value has come. Values that arrive side by side can pass `-m` together:
+    /// who comes then is told so.
     fn value_arrives(
         &mut self,
         key: usize,
         source: Source<'_>,
-        range: Range<usize>,
-        request: &Request,
-        line: usize,
-        missing: usize,
+        piece: Range<usize>,
+        mut value: Box<Gathering>,
     ) {
-        let full = self.over_memory(range.len(), 100);
-        let Some(client) = self.clients.get_mut(key) else {
-            return;
-        };
-        let active = client.active(&mut self.spares);
-        if full {
-            active.value.free();
-            return self.no_memory_to_store(key, request, missing);
+        value.missing -= piece.len();
+        if self.over_memory(piece.len(), 100) {
+            self.no_memory_to_store(key, &value.request, value.missing);
+            return self.spares.give_gathering(value);
         }
-        gather(&mut active.value, source, range);
-        if missing > 0 {
-            let request = *request;
-            self.set_intake(key, missing, |missing| Intake::Value {
-                request,
-                line,
-                missing,
-            });
-        } else {
-            self.value_complete(key, request, line);
+        gather(&mut value.bytes, source, piece);
+        if value.missing == 0 {
+            self.value_complete(key, &value);
+            self.spares.give_gathering(value);
+        } else if let Some(client) = self.clients.get_mut(key) {
+            client.active(&mut self.spares).intake = Intake::Value(value);
         }
     }
 
@@ -525,35 +505,27 @@ impl<S: Socket> Proxy<S> {
     }
 
     /// The last byte of a large value has come.
-    fn value_complete(&mut self, key: usize, request: &Request, line: usize) {
-        let Some(active) = self.clients.get_mut(key).and_then(|c| c.active.as_mut()) else {
-            return;
-        };
-        let mut value = std::mem::take(&mut active.value);
+    fn value_complete(&mut self, key: usize, value: &Gathering) {
+        let Gathering { request, line, .. } = value;
         self.counters.requests += 1;
-        let source = Source::Queue(&value, value.start());
-        let len = value.len();
+        let source = Source::Queue(&value.bytes, value.bytes.start());
+        let len = value.bytes.len();
         if bad_end(request, source, len) {
-            self.bad_data_chunk(key, request);
-        } else {
-            let mut name = std::mem::take(&mut self.key);
-            name.clear();
-            protocol::forms::raw_key(request.verb, source.slice(0..line), &mut name);
-            let ask = Ask {
-                verb: request.verb,
-                traits: request.traits,
-                line: (source, 0..line),
-                data: (source, line..len),
-                end_line: ends_here(request),
-            };
-            // A full server cannot stop a request that has arrived; it stops the next one.
-            self.route_arrived(key, request.dress, &name, &ask);
-            self.key = name;
+            return self.bad_data_chunk(key, request);
         }
-        value.clear();
-        if let Some(active) = self.clients.get_mut(key).and_then(|c| c.active.as_mut()) {
-            active.value = value;
-        }
+        let mut name = std::mem::take(&mut self.key);
+        name.clear();
+        protocol::forms::raw_key(request.verb, source.slice(0..*line), &mut name);
+        let ask = Ask {
+            verb: request.verb,
+            traits: request.traits,
+            line: (source, 0..*line),
+            data: (source, *line..len),
+            end_line: ends_here(request),
+        };
+        // A full server cannot stop a request that has arrived; it stops the next one.
+        self.route_arrived(key, request.dress, &name, &ask);
+        self.key = name;
     }
 
     /// Puts an answer of magent's own in its place.
