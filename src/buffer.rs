@@ -166,6 +166,7 @@ pub enum Source<'a> {
 impl<'a> Source<'a> {
     /// The bytes of `range` if they stand in one piece. A line always does: it is pushed at
     /// once and is small.
+    #[inline]
     pub fn slice(self, range: Range<usize>) -> &'a [u8] {
         match self {
             Source::Slice(s) => &s[range],
@@ -174,6 +175,17 @@ impl<'a> Source<'a> {
                 let all = q.contiguous(base + range.start as u64);
                 &all[..range.len().min(all.len())]
             }
+        }
+    }
+
+    /// True if the other is known to be the same bytes with the same offsets.
+    #[inline]
+    pub fn is(self, other: Source<'_>) -> bool {
+        match (self, other) {
+            (Source::Slice(a), Source::Slice(b)) => std::ptr::eq(a, b),
+            (Source::Chunk(a), Source::Chunk(b)) => Rc::ptr_eq(a, b),
+            (Source::Queue(a, from), Source::Queue(b, at)) => std::ptr::eq(a, b) && from == at,
+            _ => false,
         }
     }
 
@@ -189,6 +201,7 @@ impl<'a> Source<'a> {
     }
 
     /// The last `n` bytes before `end`, copied into an array.
+    #[inline]
     pub fn tail<const N: usize>(self, end: usize) -> Option<[u8; N]> {
         let from = end.checked_sub(N)?;
         let mut out = [0; N];
@@ -273,6 +286,7 @@ impl Queue {
     }
 
     /// Appends `len` bytes of `chunk` from `from` on: shared if there are many, else copied.
+    #[inline]
     pub fn push_chunk(&mut self, chunk: &Rc<Chunk>, from: usize, len: usize) {
         if len < SHARE {
             self.push_slice(&chunk.data[from..from + len]);
@@ -385,6 +399,9 @@ impl Queue {
     /// Forgets everything before stream offset `to`.
     pub fn release(&mut self, to: u64) {
         debug_assert!(to >= self.start && to <= self.end);
+        if to == self.start {
+            return;
+        }
         self.start = to;
         while let Some(s) = self.shared.front() {
             if s.at + s.len as u64 > to {

@@ -170,6 +170,17 @@ pub struct Ready {
     pub closed: bool,
 }
 
+/// A reply that is not whole yet, without its unfinished line.
+#[derive(Default, Debug)]
+pub struct Arriving {
+    /// Its bytes.
+    pub message: Queue,
+    /// How far they were understood.
+    pub scan: Scan,
+    /// They are thrown away, for want of memory.
+    pub discarding: bool,
+}
+
 /// One connection to a server, and what it owes.
 #[derive(Debug)]
 pub struct Link<S> {
@@ -198,12 +209,8 @@ pub struct Link<S> {
     pub first_seq: u64,
     /// Of the reply that is arriving: an unfinished line.
     pub partial: Vec<u8>,
-    /// Of the reply that is arriving: everything before it.
-    pub message: Queue,
-    /// Of the reply that is arriving: it is thrown away, for want of memory.
-    pub discarding: bool,
-    /// Of the reply that is arriving: how far it was understood.
-    pub scan: Scan,
+    /// Of the reply that is arriving: all before that. Lent out while replies are taken.
+    pub arriving: Option<Box<Arriving>>,
     /// The uptime told in the handshake, in seconds.
     pub uptime: Option<u64>,
     /// What the socket is ready for.
@@ -247,9 +254,7 @@ impl<S: Socket> Link<S> {
             sent_end: 0,
             first_seq: 0,
             partial: Vec::new(),
-            message: Queue::new(),
-            discarding: false,
-            scan: Scan::default(),
+            arriving: None,
             uptime: None,
             ready: Ready::default(),
             alarm: Time::NEVER,
@@ -319,7 +324,8 @@ impl<S: Socket> Link<S> {
     /// the larger part.
     pub fn own_bytes(&self) -> usize {
         let owed = self.pending.len() * size_of::<Pending>();
-        owed + self.queue.own_bytes() + self.message.own_bytes() + self.partial.len()
+        let arriving = self.arriving.as_ref().map_or(0, |a| a.message.own_bytes());
+        owed + self.queue.own_bytes() + arriving + self.partial.len()
     }
 
     /// Writes what it can. Stamps what has gone out whole with `now`. Returns bytes and calls.
@@ -361,9 +367,7 @@ impl<S: Socket> Link<S> {
     /// settle.
     pub fn close(&mut self) -> Option<S> {
         self.partial = Vec::new();
-        self.message.free();
-        self.discarding = false;
-        self.scan.reset();
+        self.arriving = None;
         self.ready = Ready::default();
         self.uptime = None;
         self.generation = self.generation.wrapping_add(1) & GENERATIONS;

@@ -6,7 +6,7 @@ use crate::health::Cause;
 use crate::net::Socket;
 use crate::protocol::reply::{Progress, uptime, version_at_least};
 use crate::protocol::{Reply, Status, Verb};
-use crate::upstream::{GREETING, Greeting, LinkState};
+use crate::upstream::{Arriving, GREETING, Greeting, LinkState};
 use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::rc::Rc;
@@ -195,10 +195,28 @@ impl<S: Socket> Proxy<S> {
         chunk: &Rc<Chunk>,
         len: usize,
     ) -> Result<usize, &'static str> {
+        let link = &mut self.links[id as usize];
+        let generation = link.generation;
+        let mut arriving = link.arriving.take().unwrap_or_default();
+        let used = self.take_each(id, &mut arriving, chunk, len);
+        let link = &mut self.links[id as usize];
+        if link.generation == generation {
+            link.arriving = Some(arriving);
+        }
+        used
+    }
+
+    fn take_each(
+        &mut self,
+        id: u32,
+        arriving: &mut Arriving,
+        chunk: &Rc<Chunk>,
+        len: usize,
+    ) -> Result<usize, &'static str> {
+        let generation = self.links[id as usize].generation;
         let mut at = 0;
         while at < len {
             let link = &mut self.links[id as usize];
-            let generation = link.generation;
             let greeting = match &link.state {
                 LinkState::Greeting(_, g) => Some(g.version_seen),
                 LinkState::Up(_) => None,
@@ -213,15 +231,15 @@ impl<S: Socket> Proxy<S> {
                 ),
                 (None, None) => return Err("sent what nobody asked for"),
             };
-            match link.scan.feed(verb, line, &chunk.bytes()[at..len]) {
+            match arriving.scan.feed(verb, line, &chunk.bytes()[at..len]) {
                 Progress::Bad(why) => return Err(why),
                 Progress::More { .. }
-                    if greeting.is_some() && link.message.len() > MAX_GREETING =>
+                    if greeting.is_some() && arriving.message.len() > MAX_GREETING =>
                 {
                     return Err("the handshake has no end");
                 }
                 Progress::More { used } => {
-                    self.gather(id, verb, chunk, at..at + used);
+                    self.gather(id, arriving, verb, chunk, at..at + used);
                     return Ok(at + used);
                 }
                 Progress::Whole { used, line, status } => {
@@ -231,7 +249,7 @@ impl<S: Socket> Proxy<S> {
                         status,
                         greeting,
                     };
-                    self.take_whole(id, chunk, at..at + used, whole);
+                    self.take_whole(id, arriving, chunk, at..at + used, whole);
                     at += used;
                     if self.links[id as usize].generation != generation {
                         return Ok(len);
@@ -243,16 +261,24 @@ impl<S: Socket> Proxy<S> {
     }
 
     /// A reply has ended; its last bytes are `range` of `chunk`.
-    fn take_whole(&mut self, id: u32, chunk: &Rc<Chunk>, range: Range<usize>, whole: Whole) {
-        let link = &mut self.links[id as usize];
-        let generation = link.generation;
-        let mut message = std::mem::take(&mut link.message);
-        let mut scan = std::mem::take(&mut link.scan);
+    fn take_whole(
+        &mut self,
+        id: u32,
+        arriving: &mut Arriving,
+        chunk: &Rc<Chunk>,
+        range: Range<usize>,
+        whole: Whole,
+    ) {
+        let Arriving {
+            message,
+            scan,
+            discarding,
+        } = arriving;
         let (source, at, len) = if message.is_empty() {
             (Source::Chunk(chunk), range.start, range.len())
         } else {
             message.push(Source::Chunk(chunk), range);
-            (Source::Queue(&message, message.start()), 0, message.len())
+            (Source::Queue(message, message.start()), 0, message.len())
         };
         let mut reply = Reply {
             source,
@@ -274,43 +300,43 @@ impl<S: Socket> Proxy<S> {
         }
         match whole.greeting {
             Some(version_seen) => self.greeted(id, version_seen, &reply),
-            None if self.no_memory_for(id, whole.verb, &reply) => {
+            None if *discarding || self.no_memory_for(whole.verb, &reply) => {
+                self.counters.limit_memory_gets += 1;
                 self.settle(id, &out_of_memory());
             }
             None => self.settle(id, &reply),
         }
         scan.reset();
         message.clear();
-        let link = &mut self.links[id as usize];
-        if link.generation == generation {
-            link.scan = scan;
-            link.message = message;
-        }
+        *discarding = false;
     }
 
     /// Keeps a part of a reply that is not whole yet, unless there is no memory for its values.
     /// What became of a write is always kept: it is small, and others depend on it.
-    fn gather(&mut self, id: u32, verb: Verb, chunk: &Rc<Chunk>, range: Range<usize>) {
+    fn gather(
+        &mut self,
+        id: u32,
+        arriving: &mut Arriving,
+        verb: Verb,
+        chunk: &Rc<Chunk>,
+        range: Range<usize>,
+    ) {
         let full = !range.is_empty() && has_values(verb) && self.over_memory(range.len(), 100);
-        let link = &mut self.links[id as usize];
-        if full && !matches!(link.state, LinkState::Greeting(..)) {
-            link.discarding = true;
+        if full && !matches!(self.links[id as usize].state, LinkState::Greeting(..)) {
+            arriving.discarding = true;
         }
-        if link.discarding {
-            link.message.free();
+        if arriving.discarding {
+            arriving.message.free();
         } else {
-            link.message.push(Source::Chunk(chunk), range);
+            arriving.message.push(Source::Chunk(chunk), range);
         }
     }
 
-    /// True if a reply with values must not be kept: it was thrown away, or would pass `-m`.
-    fn no_memory_for(&mut self, id: u32, verb: Verb, reply: &Reply<'_>) -> bool {
-        let thrown_away = std::mem::take(&mut self.links[id as usize].discarding);
+    /// True if a reply would pass `-m` with its values.
+    fn no_memory_for(&mut self, verb: Verb, reply: &Reply<'_>) -> bool {
         // A lone line (a miss, the answer to a probe) is small.
         let values = has_values(verb) && reply.len > reply.line;
-        let full = thrown_away || (values && self.over_memory(reply.len, 100));
-        self.counters.limit_memory_gets += u64::from(full);
-        full
+        values && self.over_memory(reply.len, 100)
     }
 
     /// One answer of the handshake.

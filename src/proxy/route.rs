@@ -54,17 +54,20 @@ impl<'a> Ask<'a> {
     }
 
     /// Appends it to a queue; returns the lengths of its line and of all of it.
+    #[inline]
     pub fn push_to(&self, queue: &mut Queue) -> (u32, u32) {
+        let (line, data) = (&self.line.1, &self.data.1);
         let start = queue.end();
-        queue.push(self.line.0, self.line.1.clone());
-        let line = queue.end() - start;
-        if !self.data.1.is_empty() {
-            queue.push(self.data.0, self.data.1.clone());
+        if line.end == data.start && self.line.0.is(self.data.0) {
+            queue.push(self.line.0, line.start..data.end);
+        } else {
+            queue.push(self.line.0, line.clone());
+            queue.push(self.data.0, data.clone());
         }
         if self.end_line {
             queue.push_slice(b"\r\n");
         }
-        (line as u32, (queue.end() - start) as u32)
+        (line.len() as u32, (queue.end() - start) as u32)
     }
 }
 
@@ -171,6 +174,7 @@ impl<S: Socket> Proxy<S> {
     }
 
     /// Sends a client's request, or a part of it, to its primary, or to whoever stands in.
+    #[inline]
     pub(super) fn ask(&mut self, to: To, place: Place, ask: &Ask<'_>) {
         let server = &self.servers[place.primary as usize];
         let span = self.pools[server.pool].span();
@@ -183,6 +187,7 @@ impl<S: Socket> Proxy<S> {
     }
 
     /// The rest of [`Proxy::ask`], for a request that may have waited since.
+    #[inline]
     pub(super) fn dispatch(&mut self, primary: ServerId, pending: Pending, ask: &Ask<'_>) {
         if self.is_creating(primary, pending.hash) {
             self.wait_for_create(primary, pending, ask);
@@ -210,12 +215,14 @@ impl<S: Socket> Proxy<S> {
     }
 
     /// Puts a request on the link of its key. The server must be up, or be told something.
+    #[inline]
     pub(super) fn send(&mut self, server: ServerId, pending: Pending, ask: &Ask<'_>) {
         let id = self.servers[server as usize].link_for(pending.hash);
         self.send_on(id, pending, ask);
     }
 
     /// [`Proxy::send`] for a request that is no key's, or not of the key's own link.
+    #[inline]
     pub(super) fn send_on(&mut self, id: u32, mut pending: Pending, ask: &Ask<'_>) {
         let link = &mut self.links[id as usize];
         (pending.line, pending.len) = ask.push_to(&mut link.queue);
