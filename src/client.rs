@@ -9,7 +9,7 @@
 //! A client that is owed nothing and sent nothing half holds no memory but this struct: what a
 //! busy one needs is an [`Active`], lent by the proxy.
 
-use crate::buffer::Queue;
+use crate::buffer::{Queue, SHARE};
 use crate::health::{Cause, Time};
 use crate::net::Socket;
 use crate::protocol::{Dialect, Dress, Request, Verb};
@@ -22,6 +22,13 @@ pub const MAX_SLOTS: usize = 1024;
 
 /// Bytes owed at which a client is not read any more.
 pub const MAX_OWED: usize = 1024 * 1024;
+
+/// How long a part of an answer may wait for the rest, in nanoseconds. Servers that were asked
+/// together mostly answer within this.
+pub const MAX_WAIT: u64 = 200_000;
+
+/// Less than this, in bytes, may wait: it is copied, and holds no chunk.
+const MAX_WAITING: usize = SHARE;
 
 /// Why a client is not read. It is read again when the set is empty.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -152,6 +159,8 @@ pub struct Active {
     pub out: Queue,
     /// Bytes held in slots.
     pub held: usize,
+    /// Since when `out` waits for the rest of the answer that it ends with.
+    pub waits_since: Option<Time>,
 }
 
 /// One answer that a client is owed.
@@ -202,6 +211,7 @@ impl Spares {
         active
     }
 
+    #[inline]
     fn give_active(&mut self, active: Box<Active>) {
         let bytes = active.capacity();
         if self.bytes + bytes <= MAX_SPARES {
@@ -261,6 +271,21 @@ fn gathering_bytes(gathering: &Gathering) -> usize {
 
 fn queue_bytes(queue: &Queue) -> usize {
     size_of::<Queue>() + queue.capacity()
+}
+
+impl Slot {
+    /// What a request with one key is owed.
+    pub fn new(dress: Dress, verb: Verb) -> Slot {
+        Slot {
+            dress,
+            verb,
+            parts: 1,
+            answered: false,
+            multi: false,
+            failure: None,
+            held: None,
+        }
+    }
 }
 
 impl Active {
@@ -323,6 +348,7 @@ impl<S: Socket> Client<S> {
     }
 
     /// Owes one answer of `parts` parts. Returns the slot's number.
+    #[inline]
     pub fn owe(&mut self, spares: &mut Spares, slot: Slot) -> u32 {
         let active = self.active(spares);
         let seq = active.first_seq.wrapping_add(active.slots.len() as u32);
@@ -413,6 +439,22 @@ impl<S: Socket> Client<S> {
         if slots == 0 {
             self.pause.remove(Pause::ORDER);
         }
+    }
+
+    /// Since when what is there for it waits for more, so that both go in one write: `now` if that
+    /// begins; `None` if it is not to wait. With a part of the answer to a get of several keys a
+    /// client can do nothing.
+    pub fn waits_since(&mut self, now: Time) -> Option<Time> {
+        let active = self.active.as_mut()?;
+        let part = active.slots.front().is_some_and(|s| s.answered);
+        if part && !active.out.is_empty() && active.out.len() < MAX_WAITING {
+            let since = *active.waits_since.get_or_insert(now);
+            if now.since(since) < MAX_WAIT {
+                return Some(since);
+            }
+        }
+        active.waits_since = None;
+        None
     }
 
     /// Writes what it can. Returns bytes and calls.

@@ -9,6 +9,7 @@ use magent::net::Stream;
 use nix::sys::signal::Signal;
 use std::cell::Cell;
 use std::fs;
+use std::time::Duration;
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
@@ -277,4 +278,46 @@ fn system_calls_stay_within_their_budget_with_real_servers() {
     );
     // memcached sends the answers to a batch in two pieces or more, and each wakes magent.
     assert!(deep <= 0.2, "16 clients, 32 requests deep: {deep:.3}");
+}
+
+/// Servers that were asked together answer one after the other: a client gets their parts in one
+/// write. It does not wait long for the last of them, and a large part does not wait.
+#[test]
+fn the_parts_of_an_answer_go_together() {
+    let mut core = Core::new(&FARM[..4]);
+    core.silent.extend([1, 2]);
+    let key = |server: usize, len: usize| {
+        let mut keys = (0..).map(|i| format!("k{len}.{i}"));
+        let found = keys.find(|k| common::keys::home(k, 2) == server);
+        found.expect("keys never end")
+    };
+    let part = |key: &str, len: usize| format!("VALUE {key} 0 {len}\r\n{}\r\n", "v".repeat(len));
+    let (one, other, large) = (key(0, 9), key(1, 9), key(0, 9000));
+    let client = core.client();
+
+    let (first, last) = (part(&one, 9), part(&other, 9));
+    core.send(&client, format!("get {one} {other}\r\n"));
+    core.step();
+    core.serve_late(1, format!("{first}END\r\n").as_bytes());
+    assert_eq!(client.arrived(), 0);
+    core.serve_late(2, format!("{last}END\r\n").as_bytes());
+    assert_eq!(core.take_text(&client), format!("{first}{last}END\r\n"));
+
+    core.send(&client, format!("get {one} {other}\r\n"));
+    core.step();
+    core.serve_late(1, format!("{first}END\r\n").as_bytes());
+    assert_eq!(client.arrived(), 0);
+    core.advance(Duration::from_micros(200));
+    assert_eq!(core.take_text(&client), first);
+    core.serve_late(2, format!("{last}END\r\n").as_bytes());
+    assert_eq!(core.take_text(&client), format!("{last}END\r\n"));
+
+    let first = part(&large, 9000);
+    core.send(&client, format!("get {large} {other}\r\n"));
+    core.step();
+    core.serve_late(1, format!("{first}END\r\n").as_bytes());
+    assert_eq!(core.take_text(&client), first);
+    core.serve_late(2, format!("{last}END\r\n").as_bytes());
+    assert_eq!(core.take_text(&client), format!("{last}END\r\n"));
+    assert_eq!(core.stat("bytes_in_flight"), 0);
 }

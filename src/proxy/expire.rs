@@ -1,4 +1,5 @@
-//! What time does: timeouts, probes, drains that end late, clients that stall.
+//! What time does: parts of answers that wait for the rest, timeouts, probes, drains that end
+//! late, clients that stall.
 //!
 //! All answers of a server have one timeout and a link's requests are in order, so each link
 //! keeps one alarm, the earliest time at which something of it may expire; looking is a
@@ -8,7 +9,7 @@ use super::intake::HALF_LINE;
 use super::route::Ask;
 use super::{LOOK_OVER, Proxy, nanos};
 use crate::buffer::{Queue, Source};
-use crate::client::{Ending, Intake, Pause};
+use crate::client::{Ending, Intake, MAX_WAIT, Pause};
 use crate::health::{Cause, SECOND, Time};
 use crate::net::Socket;
 use crate::upstream::{LinkState, Server, ServerId, To};
@@ -53,9 +54,11 @@ impl<S: Socket> Proxy<S> {
             .map(|d| d.until)
             .min();
         let leaving = (!self.leaving.is_empty()).then_some(self.leave_by);
+        let waits = self.waiting_clients.front();
+        let waits = waits.map(|(_, since)| since.plus(MAX_WAIT));
         let look = self.clients.len() > 0 || self.most_bytes >= WORTH_GIVING_BACK;
         let clients = look.then(|| self.looked_over.plus(LOOK_OVER));
-        [links, probes, drains, leaving, clients]
+        [links, probes, drains, leaving, waits, clients]
             .into_iter()
             .flatten()
             .min()
@@ -68,8 +71,20 @@ impl<S: Socket> Proxy<S> {
         links.any(|l| !self.links[l as usize].pending.is_empty())
     }
 
+    /// Sends the parts of answers that have waited long enough for the rest.
+    fn end_waits(&mut self) {
+        while let Some((key, since)) = self.waiting_clients.front().copied() {
+            if self.now.since(since) < MAX_WAIT {
+                break;
+            }
+            self.waiting_clients.pop_front();
+            self.flush_client(key);
+        }
+    }
+
     /// Does what is due.
     pub(super) fn expire(&mut self) {
+        self.end_waits();
         for id in 0..self.links.len() {
             if self.links[id].alarm <= self.now {
                 self.expire_link(id as u32);

@@ -40,15 +40,7 @@ impl<S: Socket> Proxy<S> {
         let Some(c) = self.clients.get_mut(client) else {
             return;
         };
-        let slot = Slot {
-            dress,
-            verb: Verb::FlushAll,
-            parts: 1,
-            answered: false,
-            multi: false,
-            failure: None,
-            held: None,
-        };
+        let slot = Slot::new(dress, Verb::FlushAll);
         let seq = c.owe(&mut self.spares, slot);
         c.pause.add(Pause::ORDER);
         let pool = c.pool as usize;

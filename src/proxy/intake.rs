@@ -546,15 +546,7 @@ impl<S: Socket> Proxy<S> {
         let Some(client) = self.clients.get_mut(key) else {
             return;
         };
-        let slot = Slot {
-            dress,
-            verb,
-            parts: 1,
-            answered: false,
-            multi: false,
-            failure: None,
-            held: None,
-        };
+        let slot = Slot::new(dress, verb);
         let seq = client.owe(&mut self.spares, slot);
         client.deliver(&mut self.spares, seq, 1, |out, slot, _| {
             write(out, slot.dress);

@@ -43,7 +43,7 @@ use crate::upstream::{Drain, Link, LinkState, Server, ServerId};
 pub use admin::Holdings;
 use flush_all::FlushOp;
 use slab::Slab;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -155,6 +155,8 @@ pub struct Proxy<S> {
     /// In the last turn clients were left for the next one.
     held_back: bool,
     dirty_clients: Vec<usize>,
+    /// Clients for whom a part of an answer waits for the rest, and since when; the oldest first.
+    waiting_clients: VecDeque<(usize, Time)>,
     dirty_links: Vec<u32>,
     /// Where a list is gathered while another one is worked off.
     spare_clients: Vec<usize>,
@@ -213,6 +215,7 @@ impl<S: Socket> Proxy<S> {
             ready_links: Vec::new(),
             held_back: false,
             dirty_clients: Vec::new(),
+            waiting_clients: VecDeque::new(),
             dirty_links: Vec::new(),
             spare_clients: Vec::new(),
             spare_dirty: Vec::new(),
@@ -557,6 +560,7 @@ impl<S: Socket> Proxy<S> {
         }
     }
 
+    #[inline]
     fn flush_client(&mut self, key: usize) {
         let Some(client) = self.clients.get_mut(key) else {
             return;
@@ -565,15 +569,16 @@ impl<S: Socket> Proxy<S> {
         if client.ending == Ending::Dead {
             return;
         }
-        match client.flush(self.now) {
-            Ok((bytes, calls)) => {
-                self.counters.writes += u64::from(calls);
-                self.counters.bytes_written += bytes as u64;
-            }
-            Err(_) => {
-                self.end_client(key, Ending::Dead);
-                return;
-            }
+        match client.waits_since(self.now) {
+            Some(since) if since == self.now => self.waiting_clients.push_back((key, since)),
+            Some(_) => {}
+            None => match client.flush(self.now) {
+                Ok((bytes, calls)) => {
+                    self.counters.writes += u64::from(calls);
+                    self.counters.bytes_written += bytes as u64;
+                }
+                Err(_) => return self.end_client(key, Ending::Dead),
+            },
         }
         let resumed = client.may_be_served();
         let done = client.ending == Ending::AfterAnswers && client.is_answered();

@@ -156,15 +156,7 @@ impl<S: Socket> Proxy<S> {
         let Some(c) = self.clients.get_mut(client) else {
             return;
         };
-        let slot = Slot {
-            dress,
-            verb: ask.verb,
-            parts: 1,
-            answered: false,
-            multi: false,
-            failure: None,
-            held: None,
-        };
+        let slot = Slot::new(dress, ask.verb);
         let seq = c.owe(&mut self.spares, slot);
         self.count_command(ask.verb, ask.traits);
         self.ask(To::Client { client, seq }, place, ask);
@@ -314,13 +306,8 @@ impl<S: Socket> Proxy<S> {
         };
         // One part too many: parts that fail at once must not finish the answer.
         let slot = Slot {
-            dress: request.dress,
-            verb: request.verb,
-            parts: 1,
-            answered: false,
             multi: true,
-            failure: None,
-            held: None,
+            ..Slot::new(request.dress, request.verb)
         };
         let seq = c.owe(&mut self.spares, slot);
         let split = Split {
