@@ -235,7 +235,7 @@ impl<S: Socket> Proxy<S> {
                 Intake::Swallow(n) => {
                     let now = n.min(len - at);
                     at += now;
-                    self.set_intake(key, n - now, Intake::Swallow);
+                    self.swallow(key, n - now);
                     Step::Next
                 }
                 Intake::Value(value) => {
@@ -263,10 +263,11 @@ impl<S: Socket> Proxy<S> {
         at
     }
 
-    fn set_intake(&mut self, key: usize, left: usize, make: impl FnOnce(usize) -> Intake) {
+    /// The next so many bytes of the client are thrown away.
+    fn swallow(&mut self, key: usize, bytes: usize) {
         if let Some(client) = self.clients.get_mut(key) {
-            if left > 0 {
-                client.active(&mut self.spares).intake = make(left);
+            if bytes > 0 {
+                client.active(&mut self.spares).intake = Intake::Swallow(bytes);
             }
         }
     }
@@ -337,7 +338,7 @@ impl<S: Socket> Proxy<S> {
                 if !scratch.answer.is_empty() {
                     self.answer_now(key, &scratch.answer);
                 }
-                self.set_intake(key, swallow, Intake::Swallow);
+                self.swallow(key, swallow);
                 if drop_key {
                     self.drop_key(key, &scratch.line);
                 }
@@ -491,7 +492,7 @@ impl<S: Socket> Proxy<S> {
         self.counters.requests += 1;
         self.counters.limit_memory_stores += 1;
         self.fail_now(key, request, b"out of memory storing object");
-        self.set_intake(key, missing, Intake::Swallow);
+        self.swallow(key, missing);
     }
 
     /// Refuses a line that does not end, as memcached does: where it would end is not known.
