@@ -286,11 +286,7 @@ fn system_calls_stay_within_their_budget_with_real_servers() {
 fn the_parts_of_an_answer_go_together() {
     let mut core = Core::new(&FARM[..4]);
     core.silent.extend([1, 2]);
-    let key = |server: usize, len: usize| {
-        let mut keys = (0..).map(|i| format!("k{len}.{i}"));
-        let found = keys.find(|k| common::keys::home(k, 2) == server);
-        found.expect("keys never end")
-    };
+    let key = |server, len| common::keys::key_on(server, 2, &format!("k{len}."), 0);
     let part = |key: &str, len: usize| format!("VALUE {key} 0 {len}\r\n{}\r\n", "v".repeat(len));
     let (one, other, large) = (key(0, 9), key(1, 9), key(0, 9000));
     let client = core.client();

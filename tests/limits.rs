@@ -26,10 +26,7 @@ fn core(options: &[&str]) -> Core {
 
 /// A key on the one of two servers.
 fn key_on(server: usize, len: usize, number: usize) -> String {
-    let keys = (0..).map(|i| format!("k{len}.{i}"));
-    keys.filter(|k| common::keys::home(k, 2) == server)
-        .nth(number)
-        .expect("keys never end")
+    common::keys::key_on(server, 2, &format!("k{len}."), number)
 }
 
 /// So many clients that asked for a value of 60 KB and take nothing.
@@ -116,6 +113,31 @@ fn a_value_larger_than_a_chunk_that_memory_has_no_room_for_is_swallowed() {
     // Whatever was thrown away, the link is in step.
     assert_eq!(core.take_text(&after), "VALUE k5 0 5\r\nvvvvv\r\nEND\r\n");
     assert_eq!(core.stat("limit_memory_gets"), refused);
+    assert_eq!(core.stat("bytes_in_flight"), 0);
+}
+
+/// An error may come behind a value that was thrown away: there are no bytes left to cut it from.
+#[test]
+fn an_error_behind_a_value_that_was_swallowed_keeps_the_link_in_step() {
+    let mut core = core(&["-m", "1m", "-I", "256k"]);
+    core.silent.insert(1);
+    let slow = holders(&mut core, 16);
+    let (victim, after) = (core.client(), core.client());
+    core.send(&victim, "get k250000\r\n");
+    core.send(&after, "get k5\r\n");
+    core.step();
+    let mut late = Vec::new();
+    for _ in &slow {
+        common::core::answer(b"get k60000\r\n", &mut late);
+    }
+    common::core::answer(b"get k250000\r\n", &mut late);
+    late.truncate(late.len() - "END\r\n".len());
+    late.extend_from_slice(b"SERVER_ERROR it broke\r\n");
+    common::core::answer(b"get k5\r\n", &mut late);
+    core.serve_late(1, &late);
+    assert_eq!(core.take_text(&victim), OUT_OF_MEMORY_READING);
+    assert_eq!(core.take_text(&after), "VALUE k5 0 5\r\nvvvvv\r\nEND\r\n");
+    slow.iter().for_each(|p| drop(core.take_all(p)));
     assert_eq!(core.stat("bytes_in_flight"), 0);
 }
 

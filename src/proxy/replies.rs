@@ -288,9 +288,8 @@ impl<S: Socket> Proxy<S> {
             status: whole.status,
             items: &scan.items,
         };
-        if let (Some(last), Status::ServerError | Status::ClientError | Status::Unknown) =
-            (scan.items.last(), whole.status)
-        {
+        let failed = super::settle::is_error(whole.status);
+        if let (Some(last), true, false) = (scan.items.last(), failed, *discarding) {
             // A server that fails behind a value has failed: an answer is one or the other.
             let values = last.at + last.line + last.value + b"\r\n".len();
             reply.at += values;

@@ -506,7 +506,7 @@ impl<S: Socket> Proxy<S> {
 }
 
 /// True for replies that are errors.
-fn is_error(status: Status) -> bool {
+pub(super) fn is_error(status: Status) -> bool {
     matches!(
         status,
         Status::Unknown | Status::ClientError | Status::ServerError
