@@ -2,7 +2,7 @@
 //! its turn.
 //!
 //! ```text
-//!  poll ─▶ now ─▶ note events ─▶ signals ─▶ accept ─▶ proxy.tick ─▶ connect ─▶ poll
+//!  poll ─▶ now ─▶ note events ─▶ signals ─▶ accept ─▶ proxy.tick ─▶ connect ─▶ (lull) ─▶ poll
 //! ```
 //!
 //! Readiness is state: every socket is registered once, for both directions, and an event is
@@ -35,6 +35,10 @@ const ACCEPTS: usize = 64;
 
 /// Connects started in one turn; a server that refuses at once may ask for the next.
 const CONNECTS: usize = 256;
+
+/// How long to sleep while a server is at work on many answers, so that one turn takes several of
+/// them. The kernel adds its timer slack, 50 µs.
+const LULL: Duration = Duration::from_micros(20);
 
 /// How long a stopping magent waits for what clients are owed.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -166,7 +170,11 @@ impl EventLoop {
         let mut events = Events::with_capacity(EVENTS);
         let mut now = read_clock();
         while self.phase != Phase::Over {
-            match self.poll.poll(&mut events, self.timeout(now)) {
+            let timeout = self.timeout(now);
+            if timeout != Some(Duration::ZERO) && self.proxy.lull() {
+                std::thread::sleep(LULL);
+            }
+            match self.poll.poll(&mut events, timeout) {
                 Ok(()) => {}
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),

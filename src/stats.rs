@@ -47,6 +47,8 @@ counters! {
         requests,
         /// Turns of the event loop.
         polls,
+        /// Times the loop slept a moment, so that a server at work could go on.
+        lulls,
         /// Reads from sockets, of clients and servers.
         reads,
         /// Writes to sockets, of clients and servers.

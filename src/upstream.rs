@@ -205,6 +205,8 @@ pub struct Link<S> {
     pub sent_count: usize,
     /// Stream offset behind the last of those.
     pub sent_end: u64,
+    /// When what was answered last had gone to the kernel.
+    pub answered: Time,
     /// Number of `pending[0]` in this link's life.
     pub first_seq: u64,
     /// Of the reply that is arriving: an unfinished line.
@@ -235,6 +237,10 @@ pub const MAX_IN_FLIGHT: usize = 64 * 1024;
 /// Bytes in flight to one server at which its clients are not read any more.
 pub const MAX_BYTES_IN_FLIGHT: usize = 64 * 1024 * 1024;
 
+/// Answers still to come of those that were asked for in one write, at which it pays to let the
+/// server go on before they are read: fewer cost it more time than they save.
+const AT_WORK: usize = 8;
+
 /// Slices handed to one `writev`; the kernel takes at most 1024.
 pub const SLICES: usize = 64;
 
@@ -252,6 +258,7 @@ impl<S: Socket> Link<S> {
             pending: VecDeque::new(),
             sent_count: 0,
             sent_end: 0,
+            answered: Time(0),
             first_seq: 0,
             partial: Vec::new(),
             arriving: None,
@@ -292,11 +299,26 @@ impl<S: Socket> Link<S> {
     pub fn pop(&mut self) -> Option<Pending> {
         let p = self.pending.pop_front()?;
         self.first_seq += 1;
+        self.answered = p.sent;
         match self.sent_count {
             0 => self.sent_end += u64::from(p.len),
             n => self.sent_count = n - 1,
         }
         Some(p)
+    }
+
+    /// True if the server is at work on answers for several clients: it has answered a part of
+    /// what went to it in one write, and owes [`AT_WORK`] or more of the same. The next of them
+    /// take microseconds, however far away it is.
+    pub fn is_at_work(&self) -> bool {
+        let client = |at: usize| match self.pending[at].to {
+            To::Client { client, .. } => Some(client),
+            _ => None,
+        };
+        const LAST: usize = AT_WORK - 1;
+        self.sent_count >= AT_WORK
+            && self.pending[LAST].sent == self.answered
+            && (client(0).is_none() || client(0) != client(LAST))
     }
 
     /// Forgets the bytes of the request that was popped, as far as they went out.

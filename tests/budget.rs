@@ -170,7 +170,10 @@ fn calls(magent: &mut Client) -> Calls {
     let number = |name: &str| all[name].parse::<f64>().expect("a number");
     Calls {
         requests: number("requests"),
-        calls: number("polls") + number("reads") + number("writes"),
+        calls: ["polls", "lulls", "reads", "writes"]
+            .map(number)
+            .iter()
+            .sum(),
     }
 }
 
@@ -252,7 +255,8 @@ fn cost_on_core(clients: usize, depth: usize) -> f64 {
         let number = |i: usize| seen[i][name].parse::<f64>().expect("a number");
         number(1) - number(0)
     };
-    (spent("polls") + spent("reads") + spent("writes")) / spent("requests")
+    let calls = ["polls", "lulls", "reads", "writes"].map(spent);
+    calls.iter().sum::<f64>() / spent("requests")
 }
 
 #[test]
@@ -316,4 +320,75 @@ fn the_parts_of_an_answer_go_together() {
     core.serve_late(2, format!("{last}END\r\n").as_bytes());
     assert_eq!(core.take_text(&client), format!("{last}END\r\n"));
     assert_eq!(core.stat("bytes_in_flight"), 0);
+}
+
+/// A server that has sent a part of what it was asked for in one write is at work on the rest:
+/// the loop lets it go on for a moment. Not for a few answers, not for a client that is alone,
+/// not for large answers, and not for what was asked later.
+#[test]
+fn a_server_at_work_may_go_on() {
+    let one = "VALUE k 0 1\r\nv\r\nEND\r\n";
+    // Requests of two clients, answers that come first, answers that come next, lulls.
+    let table = [
+        (5, 5, one.repeat(2), one.repeat(8), 1),
+        (5, 5, one.repeat(3), one.repeat(7), 0),
+        (0, 10, one.repeat(2), one.repeat(8), 0),
+        (10, 10, one.repeat(4), one.repeat(16), 1),
+        (10, 10, one.repeat(20), String::new(), 0),
+        (5, 5, large(10_000), one.repeat(9), 0),
+        (5, 5, large(1_000), one.repeat(9), 1),
+        // A part of an answer is no answer.
+        (
+            5,
+            5,
+            one[..20].to_string(),
+            format!("{}{}", &one[20..], one.repeat(9)),
+            0,
+        ),
+    ];
+    for (i, (a, b, first, next, lulls)) in table.into_iter().enumerate() {
+        let mut core = Core::new(&FARM[..2]);
+        let clients = [core.client(), core.client()];
+        core.step();
+        core.silent.insert(1);
+        for (client, n) in clients.iter().zip([a, b]) {
+            core.send(client, "get k\r\n".repeat(n));
+        }
+        core.step();
+        core.serve_late(1, first.as_bytes());
+        core.serve_late(1, next.as_bytes());
+        let got: String = clients.iter().map(|c| core.take_text(c)).collect();
+        assert_eq!(got, first + &next, "row {i}");
+        assert_eq!(core.stat("lulls"), lulls, "row {i}");
+    }
+}
+
+/// Requests that were under way before say nothing of those that went out later: over a network
+/// these may take long.
+#[test]
+fn what_was_asked_later_is_not_waited_for() {
+    let one = "VALUE k 0 1\r\nv\r\nEND\r\n";
+    let mut core = Core::new(&FARM[..2]);
+    let clients = [core.client(), core.client()];
+    core.step();
+    core.silent.insert(1);
+    for round in 0..3 {
+        for client in &clients {
+            core.send(client, "get k\r\n".repeat(5));
+        }
+        core.step();
+        core.advance(Duration::from_micros(1));
+        if round > 0 {
+            // All of one write, while those of the next are under way.
+            core.serve_late(1, one.repeat(10).as_bytes());
+        }
+    }
+    assert_eq!(core.stat("lulls"), 0);
+    core.serve_late(1, one.repeat(2).as_bytes());
+    assert_eq!(core.stat("lulls"), 1);
+}
+
+/// A value of so many bytes, as an answer to `get k`.
+fn large(len: usize) -> String {
+    format!("VALUE k 0 {len}\r\n{}\r\nEND\r\n", "v".repeat(len))
 }

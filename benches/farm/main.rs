@@ -202,10 +202,10 @@ fn run(mut options: Options) -> Result<()> {
         warm: millis(warm),
         time: millis(time),
     };
-    let (long, short, strace) = if options.quick {
-        (pace(3, 100, 300), pace(1, 100, 300), millis(300))
+    let (long, short, counts, strace) = if options.quick {
+        (pace(3, 100, 300), pace(1, 100, 300), 1, millis(300))
     } else {
-        (pace(7, 300, 1500), pace(3, 200, 800), millis(1500))
+        (pace(7, 300, 1500), pace(3, 200, 800), 5, millis(1500))
     };
     let mut report = Report::new(&options.setup, options.quick)?;
     let only = options.only.take();
@@ -226,10 +226,9 @@ fn run(mut options: Options) -> Result<()> {
     for case in call_cases() {
         if wanted(&case.title) {
             eprintln!("{} …", case.title);
-            report.calls.push((
-                case.title.clone(),
-                cases::count_calls(setup, &case, strace)?,
-            ));
+            let rounds = (0..counts).map(|_| cases::count_calls(setup, &case, strace));
+            let rounds = rounds.collect::<Result<Vec<_>>>()?;
+            report.calls.push((case.title.clone(), rounds));
         }
     }
     if wanted(report::IDLE) {

@@ -68,8 +68,8 @@ pub struct Report {
     pub headline: Vec<Outcome>,
     /// What is varied, and the outcome of each value.
     pub sweeps: Vec<(&'static str, Vec<Outcome>)>,
-    /// System calls a request.
-    pub calls: Vec<(String, Figures)>,
+    /// System calls a request, in each round.
+    pub calls: Vec<(String, Vec<Figures>)>,
     /// Bytes for an idle client.
     pub idle: Option<Figures>,
     /// The whole run.
@@ -85,6 +85,11 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
         return Some(upper);
     }
     Some((values[middle - 1] + upper) / 2.0)
+}
+
+/// What the rounds found for `target`.
+fn of_target(rounds: &[Figures], target: Target) -> Vec<f64> {
+    rounds.iter().filter_map(|r| r[target as usize]).collect()
 }
 
 impl Outcome {
@@ -115,7 +120,8 @@ fn show(value: Option<f64>) -> String {
         }
         Some(v) if v >= 100.0 => format!("{v:.0}"),
         Some(v) if v >= 10.0 => format!("{v:.1}"),
-        Some(v) => format!("{v:.2}"),
+        Some(v) if v >= 1.0 => format!("{v:.2}"),
+        Some(v) => format!("{v:.3}"),
     }
 }
 
@@ -244,7 +250,7 @@ impl Report {
         }
         for (title, goal) in [(CALLS_ONE, 2.3), (CALLS_DEEP, 0.10)] {
             let counted = self.calls.iter().find(|(t, _)| t == title);
-            let magent = counted.and_then(|(_, f)| f[Target::Magent as usize]);
+            let magent = counted.and_then(|(_, rounds)| median(of_target(rounds, Target::Magent)));
             push(title.to_string(), goal, magent);
         }
         let idle = self.idle.and_then(|f| f[Target::Magent as usize]);
@@ -389,15 +395,24 @@ impl Report {
 
     fn push_counts(&self, out: &mut String) {
         let mut rows = Vec::new();
-        let idle = self.idle.map(|f| (IDLE.to_string(), f));
-        for (title, figures) in self.calls.iter().chain(&idle) {
+        let idle = self.idle.map(|f| (IDLE.to_string(), vec![f]));
+        for (title, rounds) in self.calls.iter().chain(&idle) {
             let mut row = vec![title.clone()];
-            row.extend(figures.map(show));
+            row.extend(Target::ALL.map(|t| show(median(of_target(rounds, t)))));
+            let magent = of_target(rounds, Target::Magent);
+            let least = magent.iter().copied().reduce(f64::min);
+            let most = magent.iter().copied().reduce(f64::max);
+            row.push(format!("{} – {}", show(least), show(most)));
             rows.push(row);
         }
         if !rows.is_empty() {
             out.push_str("## Counted\n\n");
-            push_table(out, &["what", "memcached", "twemproxy", "magent"], &rows);
+            let range = "magent, least – most";
+            push_table(
+                out,
+                &["what", "memcached", "twemproxy", "magent", range],
+                &rows,
+            );
         }
     }
 
@@ -410,8 +425,9 @@ impl Report {
              comes from `/proc/PID/stat`, which is coarser.\n\
              - A client sends its requests in one write, waits for all answers, checks every byte of them, and \
              sends the next. All clients do so all the time.\n\
-             - System calls are counted by `strace -c` in a run of its own. It slows the process down, so \
-             more events meet in one wait than without it; for all alike.\n\
+             - System calls are counted by `strace -c` in runs of their own, of which the table \
+             has the median. It slows the process down, so more events meet in one wait than without it; for all \
+             alike.\n\
              - Idle clients were each served one hit, one after the other. Counted is anonymous memory; what \
              the kernel keeps for a socket is not in it.\n\
              - Both proxies use ketama with MD5 and one connection to each server; each memcached has one \

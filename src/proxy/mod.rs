@@ -154,6 +154,8 @@ pub struct Proxy<S> {
     ready_links: Vec<u32>,
     /// In the last turn clients were left for the next one.
     held_back: bool,
+    /// In the last turn a server at work sent little of what it owes.
+    trickles: bool,
     dirty_clients: Vec<usize>,
     /// Clients for whom a part of an answer waits for the rest, and since when; the oldest first.
     waiting_clients: VecDeque<(usize, Time)>,
@@ -214,6 +216,7 @@ impl<S: Socket> Proxy<S> {
             ready_clients: Vec::new(),
             ready_links: Vec::new(),
             held_back: false,
+            trickles: false,
             dirty_clients: Vec::new(),
             waiting_clients: VecDeque::new(),
             dirty_links: Vec::new(),
@@ -340,6 +343,7 @@ impl<S: Socket> Proxy<S> {
         // answered clients send meanwhile: more of them share a call to their server.
         self.held_back =
             !self.held_back && !self.ready_links.is_empty() && !self.ready_clients.is_empty();
+        self.trickles = false;
         self.serve_links();
         if !self.held_back {
             self.serve_clients();
@@ -419,6 +423,13 @@ impl<S: Socket> Proxy<S> {
                 .links
                 .iter()
                 .all(|l| l.pending.is_empty() || !self.servers[l.server as usize].health.is_up())
+    }
+
+    /// True, and counted, if the loop does well to sleep a moment before it waits, provided that
+    /// no work is left: a server is at work, and would wake it for every few answers.
+    pub fn lull(&mut self) -> bool {
+        self.counters.lulls += u64::from(self.trickles);
+        self.trickles
     }
 
     /// Counts one turn of the event loop.

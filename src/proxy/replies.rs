@@ -1,7 +1,7 @@
 //! From a server's bytes to replies: reading a link, finding where each reply ends.
 
 use super::Proxy;
-use crate::buffer::{Chunk, Source};
+use crate::buffer::{Chunk, SHARE, Source};
 use crate::health::Cause;
 use crate::net::Socket;
 use crate::protocol::reply::{Progress, uptime, version_at_least};
@@ -13,6 +13,9 @@ use std::rc::Rc;
 
 /// Reads of one link in one turn, so that a fast server does not hold up the others.
 const READS_PER_TURN: usize = 8;
+
+/// Bytes from one server in one turn below which the next ones are worth a moment's waiting.
+const TRICKLE: u64 = SHARE as u64;
 
 /// An answer of the handshake that is longer, in bytes, is given up; memcached's are below 4 KB.
 const MAX_GREETING: usize = 64 * 1024;
@@ -55,6 +58,10 @@ impl<S: Socket> Proxy<S> {
             self.finish_connect(id);
         }
         self.send_greeting(id);
+        let before = (
+            self.links[id as usize].first_seq,
+            self.counters.server_bytes_read,
+        );
         for _ in 0..READS_PER_TURN {
             if !self.fill_link(id) {
                 break;
@@ -65,6 +72,8 @@ impl<S: Socket> Proxy<S> {
             self.list_link(id);
         }
         let link = &self.links[id as usize];
+        let came = self.counters.server_bytes_read - before.1;
+        self.trickles |= link.first_seq != before.0 && came < TRICKLE && link.is_at_work();
         if link.ready.writable && link.written < link.queue.end() {
             self.dirty_link(id);
         }

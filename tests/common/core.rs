@@ -260,7 +260,12 @@ impl Core {
             (self.around)(&mut || proxy.tick(now));
             let opened = self.open();
             let served = self.serve();
-            if !opened && !served && self.proxy.wait(self.now) != Some(Duration::ZERO) {
+            if self.proxy.wait(self.now) == Some(Duration::ZERO) {
+                continue;
+            }
+            // What the event loop asks before it waits.
+            self.proxy.lull();
+            if !opened && !served {
                 return;
             }
         }
