@@ -80,6 +80,10 @@ pub struct Pace {
     pub rounds: usize,
     /// Unmeasured time at the start of a turn.
     pub warm: Duration,
+    /// Batches that each client has had answered, on average, before anything is measured. Linux
+    /// acknowledges the first 16 segments of a connection by themselves where the answer takes
+    /// long (`TCP_MAX_QUICKACKS`): with very many clients a short turn would measure little else.
+    pub exchanges: u64,
     /// Measured time of a turn.
     pub time: Duration,
 }
@@ -212,7 +216,11 @@ pub fn run(setup: &mut Setup, case: &Case, pace: Pace) -> Result<[Option<Measure
 
 fn take_turn(process: &Process, work: Work, data: &Data, pace: Pace) -> Result<Measure> {
     let mut load = Load::connect(process.address, work, data)?;
-    load.run(pace.warm)?;
+    let wanted = pace.exchanges * (work.clients * work.depth) as u64;
+    let mut had = load.run(pace.warm)?.requests;
+    while had < wanted {
+        had += load.run(pace.warm)?.requests;
+    }
     let before = process.cpu()?;
     let sample = load.run(pace.time)?;
     let (user, system) = process.cpu()?.since(before);

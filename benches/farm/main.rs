@@ -200,10 +200,11 @@ fn run(mut options: Options) -> Result<()> {
     let pace = |rounds, warm, time| Pace {
         rounds,
         warm: millis(warm),
+        exchanges: if options.quick { 0 } else { 20 },
         time: millis(time),
     };
     let (long, short, counts, strace) = if options.quick {
-        (pace(3, 100, 300), pace(1, 100, 300), 1, millis(300))
+        (pace(3, 100, 300), pace(1, 100, 300), 3, millis(300))
     } else {
         (pace(7, 300, 1500), pace(3, 200, 800), 5, millis(1500))
     };
