@@ -10,7 +10,7 @@
 //! The bytes of a request stay in the queue until its reply is settled, so that a request can
 //! go elsewhere when the link is lost, and so that its mirror can be made from it.
 
-use crate::buffer::{Queue, Source};
+use crate::buffer::{Queue, SHARE, Source};
 use crate::config::ServerSpec;
 use crate::health::{Health, Journal, SECOND, Time};
 use crate::net::Socket;
@@ -309,16 +309,18 @@ impl<S: Socket> Link<S> {
 
     /// True if the server is at work on answers for several clients: it has answered a part of
     /// what went to it in one write, and owes [`AT_WORK`] or more of the same. The next of them
-    /// take microseconds, however far away it is.
+    /// take microseconds, however far away it is: none of these requests is large.
     pub fn is_at_work(&self) -> bool {
         let client = |at: usize| match self.pending[at].to {
             To::Client { client, .. } => Some(client),
             _ => None,
         };
         const LAST: usize = AT_WORK - 1;
+        let lens = self.pending.iter().take(AT_WORK).map(|p| p.len as usize);
         self.sent_count >= AT_WORK
             && self.pending[LAST].sent == self.answered
             && (client(0).is_none() || client(0) != client(LAST))
+            && lens.sum::<usize>() < SHARE
     }
 
     /// Forgets the bytes of the request that was popped, as far as they went out.

@@ -3,12 +3,14 @@
 
 mod common;
 
-use common::{Client, Core, Magent, Memcached, Peer, wait_for};
+use common::{Client, Core, Fake, Magent, Memcached, Peer, wait_for};
 use magent::client;
 use magent::net::Stream;
 use nix::sys::signal::Signal;
 use std::cell::Cell;
 use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 thread_local! {
@@ -324,21 +326,26 @@ fn the_parts_of_an_answer_go_together() {
 
 /// A server that has sent a part of what it was asked for in one write is at work on the rest:
 /// the loop lets it go on for a moment. Not for a few answers, not for a client that is alone,
-/// not for large answers, and not for what was asked later.
+/// and not for large answers or requests.
 #[test]
 fn a_server_at_work_may_go_on() {
     let one = "VALUE k 0 1\r\nv\r\nEND\r\n";
-    // Requests of two clients, answers that come first, answers that come next, lulls.
+    let (get, small, big) = ("get k\r\n", set(100), set(2_000));
+    let stored = "STORED\r\n";
+    // A request, how often two clients send it, what is answered first and next, lulls.
     let table = [
-        (5, 5, one.repeat(2), one.repeat(8), 1),
-        (5, 5, one.repeat(3), one.repeat(7), 0),
-        (0, 10, one.repeat(2), one.repeat(8), 0),
-        (10, 10, one.repeat(4), one.repeat(16), 1),
-        (10, 10, one.repeat(20), String::new(), 0),
-        (5, 5, large(10_000), one.repeat(9), 0),
-        (5, 5, large(1_000), one.repeat(9), 1),
+        (get, 5, 5, one.repeat(2), one.repeat(8), 1),
+        (get, 5, 5, one.repeat(3), one.repeat(7), 0),
+        (get, 0, 10, one.repeat(2), one.repeat(8), 0),
+        (get, 10, 10, one.repeat(4), one.repeat(16), 1),
+        (get, 10, 10, one.repeat(20), String::new(), 0),
+        (get, 5, 5, large(10_000), one.repeat(9), 0),
+        (get, 5, 5, large(1_000), one.repeat(9), 1),
+        (&small, 5, 5, stored.repeat(2), stored.repeat(8), 1),
+        (&big, 5, 5, stored.repeat(2), stored.repeat(8), 0),
         // A part of an answer is no answer.
         (
+            get,
             5,
             5,
             one[..20].to_string(),
@@ -346,13 +353,13 @@ fn a_server_at_work_may_go_on() {
             0,
         ),
     ];
-    for (i, (a, b, first, next, lulls)) in table.into_iter().enumerate() {
+    for (i, (request, a, b, first, next, lulls)) in table.into_iter().enumerate() {
         let mut core = Core::new(&FARM[..2]);
         let clients = [core.client(), core.client()];
         core.step();
         core.silent.insert(1);
         for (client, n) in clients.iter().zip([a, b]) {
-            core.send(client, "get k\r\n".repeat(n));
+            core.send(client, request.repeat(n));
         }
         core.step();
         core.serve_late(1, first.as_bytes());
@@ -388,7 +395,43 @@ fn what_was_asked_later_is_not_waited_for() {
     assert_eq!(core.stat("lulls"), 1);
 }
 
+/// A `set` of so many bytes.
+fn set(len: usize) -> String {
+    format!("set k 0 0 {len}\r\n{}\r\n", "v".repeat(len))
+}
+
 /// A value of so many bytes, as an answer to `get k`.
 fn large(len: usize) -> String {
     format!("VALUE k 0 {len}\r\n{}\r\nEND\r\n", "v".repeat(len))
+}
+
+/// The same with a process and its sockets.
+#[test]
+fn the_loop_sleeps_while_a_server_is_at_work() {
+    const MISS: &str = "END\r\n";
+    let go = Arc::new(AtomicBool::new(false));
+    let may_go_on = go.clone();
+    let fake = Fake::start(move |link| {
+        if (0..20).all(|_| link.request().is_some()) {
+            link.send(MISS.repeat(4));
+            link.wait(|| may_go_on.load(Ordering::Relaxed));
+            link.send(MISS.repeat(16));
+            link.silence();
+        }
+    });
+    let magent = Magent::farm(&[&fake.name], &[], &[]);
+    let mut clients = [magent.client(), magent.client()];
+    for client in &mut clients {
+        client.send("version\r\n").read_line();
+    }
+    stopped(&magent, || {
+        for client in &mut clients {
+            client.send("get k\r\n".repeat(10));
+        }
+    });
+    clients[0].expect(MISS.repeat(4));
+    assert_eq!(magent.stat("lulls"), 1);
+    go.store(true, Ordering::Relaxed);
+    clients[0].expect(MISS.repeat(6));
+    clients[1].expect(MISS.repeat(10));
 }

@@ -19,6 +19,23 @@ fn resident(magent: &Magent) -> usize {
     number.expect("VmRSS in KB") * KB
 }
 
+/// What is done to `magent` makes it grow, within `-m 32m` and what goes with it.
+#[track_caller]
+fn assert_bounded(magent: &Magent, at_rest: usize) {
+    // A look at a window of time: there is no event that says that it will not grow any more.
+    let end = Instant::now() + Duration::from_secs(2);
+    let mut most = 0;
+    while Instant::now() < end {
+        most = most.max(resident(magent));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(
+        most < at_rest + 64 * MB,
+        "{at_rest} at rest, {most} at most"
+    );
+    assert!(most > at_rest + 16 * MB, "there was nothing to bound");
+}
+
 fn open_files(magent: &Magent) -> usize {
     let folder = format!("/proc/{}/fd", magent.pid());
     fs::read_dir(folder).expect("its descriptors").count()
@@ -48,17 +65,7 @@ fn slow_readers_of_large_values_do_not_make_it_grow() {
     for client in &mut slow {
         client.send("get big\r\n".repeat(10));
     }
-    let end = Instant::now() + Duration::from_secs(2);
-    let mut most = 0;
-    while Instant::now() < end {
-        most = most.max(resident(&magent));
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    assert!(
-        most < at_rest + 64 * MB,
-        "{at_rest} at rest, {most} at most"
-    );
-    assert!(most > at_rest + 16 * MB, "there was nothing to bound");
+    assert_bounded(&magent, at_rest);
     // One that takes what it is owed gets it all: values or the reason why not.
     let mut taker = slow.pop().expect("a client");
     for _ in 0..10 {
@@ -96,17 +103,7 @@ fn writers_of_large_values_to_a_stopped_server_do_not_make_it_grow() {
         // magent stops reading some of them; they end with the connection.
         std::thread::spawn(move || copy.try_send(&all));
     }
-    let end = Instant::now() + Duration::from_secs(2);
-    let mut most = 0;
-    while Instant::now() < end {
-        most = most.max(resident(&magent));
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    assert!(
-        most < at_rest + 64 * MB,
-        "{at_rest} at rest, {most} at most"
-    );
-    assert!(most > at_rest + 16 * MB, "there was nothing to bound");
+    assert_bounded(&magent, at_rest);
     server.cont();
     for mut writer in writers {
         for _ in 0..4 {
