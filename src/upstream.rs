@@ -237,8 +237,8 @@ pub const MAX_IN_FLIGHT: usize = 64 * 1024;
 /// Bytes in flight to one server at which its clients are not read any more.
 pub const MAX_BYTES_IN_FLIGHT: usize = 64 * 1024 * 1024;
 
-/// Answers still to come of those that were asked for in one write, at which it pays to let the
-/// server go on before they are read: fewer cost it more time than they save.
+/// Answers still to come of those that were asked for in one write, at which the server is let go
+/// on before they are read. With 2 or 4 nothing was measurably cheaper, and more answers would wait.
 const AT_WORK: usize = 8;
 
 /// Slices handed to one `writev`; the kernel takes at most 1024.
