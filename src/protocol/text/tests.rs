@@ -203,6 +203,37 @@ fn several_keys_stay_in_order() {
 }
 
 #[test]
+fn what_is_switched_off_is_refused_as_memcached_does() {
+    for (line, want) in [
+        ("shutdown\r\n", "ERROR: shutdown not enabled"),
+        (
+            "slabs reassign 1 2\r\n",
+            "CLIENT_ERROR slab reassignment disabled",
+        ),
+        ("slabs automove 1\r\n", "ERROR"),
+        (
+            "lru_crawler enable\r\n",
+            "CLIENT_ERROR lru crawler disabled",
+        ),
+        (
+            "lru_crawler metadump all\r\n",
+            "CLIENT_ERROR lru crawler disabled",
+        ),
+        ("lru_crawler\r\n", "ERROR"),
+        ("lru mode flat\r\n", "ERROR"),
+        ("cache_memlimit 64\r\n", "ERROR"),
+        (
+            "watch fetchers\r\n",
+            "CLIENT_ERROR watch commands not allowed",
+        ),
+        ("extstore item_age 5\r\n", "ERROR"),
+        ("refresh_certs\r\n", "Error TLS not enabled"),
+    ] {
+        assert_eq!(answer_of(line), (want.to_string(), 0, false), "{line:?}");
+    }
+}
+
+#[test]
 fn what_is_wrong_is_answered_as_memcached_does() {
     let bad = "CLIENT_ERROR bad command line format";
     let exptime = "CLIENT_ERROR invalid exptime argument";
@@ -247,29 +278,6 @@ fn what_is_wrong_is_answered_as_memcached_does() {
         ("flush_all x\r\n", exptime),
         ("flush_all noreply 5\r\n", exptime),
         ("flush_all 1 2 3\r\n", "ERROR"),
-        ("shutdown\r\n", "ERROR: shutdown not enabled"),
-        (
-            "slabs reassign 1 2\r\n",
-            "CLIENT_ERROR slab reassignment disabled",
-        ),
-        ("slabs automove 1\r\n", "ERROR"),
-        (
-            "lru_crawler enable\r\n",
-            "CLIENT_ERROR lru crawler disabled",
-        ),
-        (
-            "lru_crawler metadump all\r\n",
-            "CLIENT_ERROR lru crawler disabled",
-        ),
-        ("lru_crawler\r\n", "ERROR"),
-        ("lru mode flat\r\n", "ERROR"),
-        ("cache_memlimit 64\r\n", "ERROR"),
-        (
-            "watch fetchers\r\n",
-            "CLIENT_ERROR watch commands not allowed",
-        ),
-        ("extstore item_age 5\r\n", "ERROR"),
-        ("refresh_certs\r\n", "Error TLS not enabled"),
         ("mn\r\n", "MN"),
         ("mx k\r\n", "ERROR"),
     ] {
