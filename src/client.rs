@@ -458,7 +458,7 @@ impl<S: Socket> Client<S> {
     }
 
     /// Writes what it can. Returns bytes and calls.
-    pub fn flush(&mut self, now: Time) -> io::Result<(usize, u32)> {
+    pub fn flush(&mut self) -> io::Result<(usize, u32)> {
         let (mut bytes, mut calls) = (0, 0);
         let Some(active) = self.active.as_mut() else {
             return Ok((0, 0));
@@ -471,7 +471,6 @@ impl<S: Socket> Client<S> {
                 Some(n) => {
                     bytes += n;
                     active.out.release(active.out.start() + n as u64);
-                    self.last_moved = now;
                     if n < wanted {
                         self.ready.writable = false;
                     }

@@ -36,8 +36,7 @@ const ACCEPTS: usize = 64;
 /// Connects started in one turn; a server that refuses at once may ask for the next.
 const CONNECTS: usize = 256;
 
-/// How long to sleep while a server is at work on many answers, so that one turn takes several of
-/// them. The kernel adds its timer slack, 50 µs.
+/// How long to sleep before a wait so that it finds more. The kernel adds its timer slack, 50 µs.
 const LULL: Duration = Duration::from_micros(20);
 
 /// How long a stopping magent waits for what clients are owed.
@@ -171,6 +170,7 @@ impl EventLoop {
         let mut now = read_clock();
         while self.phase != Phase::Over {
             let timeout = self.timeout(now);
+            self.proxy.end_turn(Instant::now());
             if timeout != Some(Duration::ZERO) && self.proxy.lull() {
                 std::thread::sleep(LULL);
             }

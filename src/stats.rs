@@ -47,7 +47,7 @@ counters! {
         requests,
         /// Turns of the event loop.
         polls,
-        /// Times the loop slept a moment, so that a server at work could go on.
+        /// Times the loop slept a moment before it waited, so that one turn had more to do.
         lulls,
         /// Reads from sockets, of clients and servers.
         reads,

@@ -395,6 +395,43 @@ fn what_was_asked_later_is_not_waited_for() {
     assert_eq!(core.stat("lulls"), 1);
 }
 
+/// A loop that is busy with few of many clients at a time lets more of them come.
+#[test]
+fn a_busy_loop_lets_more_clients_come() {
+    let miss = "END\r\n";
+    // Clients, microseconds of a turn, those between two turns, and whether one request is then
+    // worth a lull.
+    let table = [
+        (32, 100, 200, true),
+        (31, 100, 200, false),
+        (32, 1, 2_000, false),
+    ];
+    for (n, turn, pause, is_worth_it) in table {
+        let mut core = Core::new(&FARM[..2]);
+        let clients: Vec<_> = (0..n).map(|_| core.client()).collect();
+        core.step();
+        core.silent.insert(1);
+        core.turn = Duration::from_micros(turn);
+        let all_send = |core: &mut Core| {
+            for client in &clients {
+                core.send(client, "get k\r\n");
+            }
+            core.step();
+        };
+        all_send(&mut core);
+        for _ in 0..30 {
+            core.advance(Duration::from_micros(pause));
+            core.serve_late(1, miss.repeat(n).as_bytes());
+            all_send(&mut core);
+        }
+        let before = core.stat("lulls");
+        core.send(&clients[0], "get k\r\n");
+        core.step();
+        let row = format!("{n} clients, turns of {turn} µs, {pause} µs between");
+        assert_eq!(core.stat("lulls") > before, is_worth_it, "{row}");
+    }
+}
+
 /// A `set` of so many bytes.
 fn set(len: usize) -> String {
     format!("set k 0 0 {len}\r\n{}\r\n", "v".repeat(len))

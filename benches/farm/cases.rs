@@ -76,16 +76,21 @@ impl Case {
 /// How long and how often.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
-    /// Turns of each target.
+    /// Farms, one after the other.
     pub rounds: usize,
-    /// Unmeasured time at the start of a turn.
+    /// Unmeasured time at the start of a target's load.
     pub warm: Duration,
     /// Batches that each client has had answered, on average, before anything is measured. Linux
     /// acknowledges the first 16 segments of a connection by themselves where the answer takes
     /// long (`TCP_MAX_QUICKACKS`): with very many clients a short turn would measure little else.
     pub exchanges: u64,
+    /// Turns of each target in a round. They alternate: a shared machine's speed changes within
+    /// seconds, and by half.
+    pub turns: usize,
     /// Measured time of a turn.
     pub time: Duration,
+    /// Measured time of the yardstick after each turn; zero where none is needed.
+    pub yardstick: Duration,
 }
 
 /// What one turn of one target gave.
@@ -109,6 +114,8 @@ pub struct Measure {
     pub own: f64,
     /// The load generator's share of one processor, 0 to 1.
     pub own_share: f64,
+    /// Processor time of the yardstick after it, microseconds a request.
+    pub yardstick: Option<f64>,
 }
 
 impl Measure {
@@ -118,12 +125,15 @@ impl Measure {
     }
 }
 
-/// A case and each round's measures, in the order of [`Target::ALL`]; `None` for a target left out.
+/// What targets that took turns gave, in the order of [`Target::ALL`]; `None` for one left out.
+pub type Measures = [Option<Measure>; 3];
+
+/// A case and what it gave.
 pub struct Outcome {
     /// What was done.
     pub case: Case,
-    /// What it gave.
-    pub rounds: Vec<[Option<Measure>; 3]>,
+    /// Each turn of each round.
+    pub turns: Vec<Measures>,
 }
 
 impl Outcome {
@@ -131,7 +141,7 @@ impl Outcome {
     pub fn new(case: Case) -> Outcome {
         Outcome {
             case,
-            rounds: Vec::new(),
+            turns: Vec::new(),
         }
     }
 }
@@ -151,6 +161,9 @@ struct Farm {
     targets: Vec<(Target, Process)>,
     servers: Vec<Process>,
     backups: Vec<Process>,
+    /// A memcached of its own that always has the same to do, [`PLAIN`]: what that costs tells
+    /// how fast the machine is at the moment.
+    yardstick: Process,
 }
 
 impl Farm {
@@ -176,23 +189,30 @@ impl Farm {
             targets,
             servers,
             backups,
+            yardstick: shop.memcached("yardstick")?,
         })
     }
 
     /// Runs `f` on target number `n`; an error names the target, and a process that died.
     fn on<T>(&mut self, n: usize, f: impl FnOnce(&Process) -> Result<T>) -> Result<T> {
         let (target, process) = &self.targets[n];
-        let name = target.name();
-        f(process).map_err(|e| match self.check() {
-            Ok(()) => format!("{name}: {e}").into(),
-            Err(death) => format!("{name}: {e}; {death}").into(),
+        let done = f(process).map_err(|e| format!("{}: {e}", target.name()).into());
+        self.or_death(done)
+    }
+
+    /// An error, and the process that died if one did.
+    fn or_death<T>(&mut self, done: Result<T>) -> Result<T> {
+        done.map_err(|e| match self.check() {
+            Ok(()) => e,
+            Err(death) => format!("{e}; {death}").into(),
         })
     }
 
     fn check(&mut self) -> Result<()> {
         let proxies = self.targets.iter_mut().map(|(_, process)| process);
         let servers = self.servers.iter_mut().chain(&mut self.backups);
-        proxies.chain(servers).try_for_each(Process::check)
+        let all = proxies.chain(servers).chain([&mut self.yardstick]);
+        all.into_iter().try_for_each(Process::check)
     }
 
     fn fill(&mut self, data: &Data) -> Result<()> {
@@ -200,43 +220,124 @@ impl Farm {
     }
 }
 
-/// One round: starts a farm for `case`, fills it, and gives each target its turn.
-pub fn run(setup: &mut Setup, case: &Case, pace: Pace) -> Result<[Option<Measure>; 3]> {
+/// At most so many clients are connected at once to targets that take turns; with more, one target
+/// has all its turns before the next. Each client takes a descriptor.
+const TOGETHER: usize = 5_000;
+
+/// One round: starts a farm for `case`, fills it, and lets the targets take turns.
+pub fn run(setup: &mut Setup, case: &Case, pace: Pace) -> Result<Vec<Measures>> {
     let mut farm = Farm::start(setup, case)?;
     let data = Data::new(case.work.size);
     farm.fill(&data)?;
-    let mut round = [None; 3];
-    for n in 0..farm.targets.len() {
-        let place = farm.targets[n].0 as usize;
-        round[place] = Some(farm.on(n, |p| take_turn(p, case.work, &data, pace))?);
-    }
+    let plain = Data::new(PLAIN.size);
+    plain.fill(farm.yardstick.address)?;
+    let mut turns = vec![[None; 3]; pace.turns];
+    let done = take_turns(&farm, case.work, &data, &plain, pace, &mut turns);
+    farm.or_death(done)?;
     farm.check()?;
-    Ok(round)
+    Ok(turns)
 }
 
-fn take_turn(process: &Process, work: Work, data: &Data, pace: Pace) -> Result<Measure> {
-    let mut load = Load::connect(process.address, work, data)?;
-    let wanted = pace.exchanges * (work.clients * work.depth) as u64;
-    let mut had = load.run(pace.warm)?.requests;
-    while had < wanted {
-        had += load.run(pace.warm)?.requests;
+/// Puts the targets under load, and lets them take turns.
+fn take_turns(
+    farm: &Farm,
+    work: Work,
+    data: &Data,
+    plain: &Data,
+    pace: Pace,
+    turns: &mut [Measures],
+) -> Result<()> {
+    let quick = Pace {
+        exchanges: 0,
+        ..pace
+    };
+    let mut yardstick = match pace.yardstick.is_zero() {
+        true => None,
+        false => Some(Bout::start(
+            "yardstick",
+            &farm.yardstick,
+            PLAIN,
+            plain,
+            quick,
+        )?),
+    };
+    let at_once = match work.clients * farm.targets.len() <= TOGETHER {
+        true => farm.targets.len(),
+        false => 1,
+    };
+    for some in farm.targets.chunks(at_once.max(1)) {
+        let mut bouts = Vec::new();
+        for (target, process) in some {
+            let bout = Bout::start(target.name(), process, work, data, pace)?;
+            bouts.push((*target, bout));
+        }
+        for turn in turns.iter_mut() {
+            for (target, bout) in &mut bouts {
+                let mut measure = bout.turn(pace.time)?;
+                if let Some(yardstick) = &mut yardstick {
+                    measure.yardstick = Some(yardstick.turn(pace.yardstick)?.cpu());
+                }
+                turn[*target as usize] = Some(measure);
+            }
+        }
     }
-    let before = process.cpu()?;
-    let sample = load.run(pace.time)?;
-    let (user, system) = process.cpu()?.since(before);
-    let requests = sample.requests as f64;
-    let percentile = |p| sample.latency.value_at_quantile(p) as f64 / 1e3;
-    Ok(Measure {
-        rate: requests / sample.time.as_secs_f64(),
-        user: user / requests / 1e3,
-        system: system / requests / 1e3,
-        p50: percentile(0.5),
-        p99: percentile(0.99),
-        p999: percentile(0.999),
-        peak: process.peak_memory()? as f64,
-        own: sample.own.as_secs_f64() * 1e6 / requests,
-        own_share: sample.own.as_secs_f64() / sample.time.as_secs_f64(),
-    })
+    Ok(())
+}
+
+/// A process under load.
+struct Bout<'a> {
+    name: &'static str,
+    process: &'a Process,
+    load: Load<'a>,
+}
+
+impl<'a> Bout<'a> {
+    /// Connects the clients and warms up.
+    fn start(
+        name: &'static str,
+        process: &'a Process,
+        work: Work,
+        data: &'a Data,
+        pace: Pace,
+    ) -> Result<Bout<'a>> {
+        let failed = |e| format!("{name}: {e}");
+        let mut load = Load::connect(process.address, work, data).map_err(failed)?;
+        let wanted = pace.exchanges * (work.clients * work.depth) as u64;
+        let mut had = 0;
+        loop {
+            had += load.run(pace.warm).map_err(failed)?.requests;
+            if had >= wanted {
+                break;
+            }
+        }
+        Ok(Bout {
+            name,
+            process,
+            load,
+        })
+    }
+
+    /// Keeps the process busy for `time`.
+    fn turn(&mut self, time: Duration) -> Result<Measure> {
+        let before = self.process.cpu()?;
+        let sample = self.load.run(time);
+        let sample = sample.map_err(|e| format!("{}: {e}", self.name))?;
+        let (user, system) = self.process.cpu()?.since(before);
+        let requests = sample.requests as f64;
+        let percentile = |p| sample.latency.value_at_quantile(p) as f64 / 1e3;
+        Ok(Measure {
+            rate: requests / sample.time.as_secs_f64(),
+            user: user / requests / 1e3,
+            system: system / requests / 1e3,
+            p50: percentile(0.5),
+            p99: percentile(0.99),
+            p999: percentile(0.999),
+            peak: self.process.peak_memory()? as f64,
+            own: sample.own.as_secs_f64() * 1e6 / requests,
+            own_share: sample.own.as_secs_f64() / sample.time.as_secs_f64(),
+            yardstick: None,
+        })
+    }
 }
 
 /// One figure for each target, in the order of [`Target::ALL`].

@@ -197,16 +197,20 @@ fn run(mut options: Options) -> Result<()> {
     let start = Instant::now();
     raise_descriptor_limit()?;
     let millis = Duration::from_millis;
-    let pace = |rounds, warm, time| Pace {
+    let pace = |rounds, warm, (turns, time), yardstick| Pace {
         rounds,
         warm: millis(warm),
         exchanges: if options.quick { 0 } else { 20 },
+        turns,
         time: millis(time),
+        yardstick: millis(yardstick),
     };
-    let (long, short, counts, strace) = if options.quick {
-        (pace(3, 100, 300), pace(1, 100, 300), 3, millis(300))
+    let (long, sweep, counts, strace) = if options.quick {
+        let sweep = pace(1, 100, (1, 300), 100);
+        (pace(3, 100, (2, 150), 0), sweep, 3, millis(300))
     } else {
-        (pace(7, 300, 1500), pace(3, 200, 800), 5, millis(1500))
+        let sweep = pace(3, 200, (4, 200), 100);
+        (pace(7, 300, (8, 200), 0), sweep, 5, millis(1500))
     };
     let mut report = Report::new(&options.setup, options.quick)?;
     let only = options.only.take();
@@ -220,7 +224,7 @@ fn run(mut options: Options) -> Result<()> {
     report.headline = measure(setup, "", cases, long)?;
     for (name, cases) in sweeps(options.quick) {
         if wanted(name) {
-            let outcomes = measure(setup, name, cases, short)?;
+            let outcomes = measure(setup, name, cases, sweep)?;
             report.sweeps.push((name, outcomes));
         }
     }
@@ -257,8 +261,8 @@ fn measure(setup: &mut Setup, sweep: &str, cases: Vec<Case>, pace: Pace) -> Resu
             eprintln!("{title}, round {round} of {} …", pace.rounds);
             let measures = cases::run(setup, &outcome.case, pace);
             outcome
-                .rounds
-                .push(measures.map_err(|e| format!("{title}: {e}"))?);
+                .turns
+                .extend(measures.map_err(|e| format!("{title}: {e}"))?);
         }
     }
     Ok(outcomes)

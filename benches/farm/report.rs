@@ -1,4 +1,4 @@
-//! The tables: medians over rounds, ratios to twemproxy in the same round, the goals beside them,
+//! The tables: medians over turns, ratios to twemproxy in the turn beside, the goals beside them,
 //! and `docs/performance.md` with what people wrote around them.
 
 use std::fmt::Write as _;
@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::Result;
-use crate::cases::{Figures, Measure, Outcome, Setup, Target};
+use crate::cases::{Figures, Measure, Measures, Outcome, Setup, Target};
 use crate::chart;
 
 /// Titles of the kinds of work that have a goal.
@@ -93,17 +93,17 @@ fn of_target(rounds: &[Figures], target: Target) -> Vec<f64> {
 }
 
 impl Outcome {
-    /// The median over rounds of `what` of `target`.
+    /// The median over turns of `what` of `target`.
     pub fn median(&self, target: Target, what: impl Fn(&Measure) -> f64) -> Option<f64> {
-        let rounds = self.rounds.iter().filter_map(|r| r[target as usize]);
-        median(rounds.map(|m| what(&m)).collect())
+        let turns = self.turns.iter().filter_map(|t| t[target as usize]);
+        median(turns.map(|m| what(&m)).collect())
     }
 
-    /// The median over rounds of `target`'s `what` to twemproxy's in the same round.
+    /// The median over turns of `target`'s `what` to twemproxy's in the turn beside it.
     pub fn ratio(&self, target: Target, what: impl Fn(&Measure) -> f64) -> Option<f64> {
-        let pairs = self.rounds.iter().filter_map(|r| {
-            let twemproxy = r[Target::Twemproxy as usize]?;
-            Some(what(&r[target as usize]?) / what(&twemproxy))
+        let pairs = self.turns.iter().filter_map(|t| {
+            let twemproxy = t[Target::Twemproxy as usize]?;
+            Some(what(&t[target as usize]?) / what(&twemproxy))
         });
         median(pairs.collect())
     }
@@ -222,7 +222,7 @@ impl Report {
 
     fn push_goals(&self, out: &mut String) {
         out.push_str(
-            "## Goals\n\nRatios are magent's figure to twemproxy's in the same round.\n\n",
+            "## Goals\n\nRatios are magent's figure to twemproxy's in the turn beside it.\n\n",
         );
         let mut rows = Vec::new();
         let mut push = |what: String, goal: f64, measured: Option<f64>| {
@@ -267,22 +267,16 @@ impl Report {
         push_table(out, &["what", "goal", "measured", ""], &rows);
     }
 
-    /// magent's processor time a request in each case of a sweep, relative to each other: each
-    /// round's figures by their mean, since the machine drifts from round to round.
+    /// magent's processor time a request in each case of a sweep, as a multiple of the
+    /// yardstick's between its turns: the machine's speed changes from case to case.
     fn costs(&self, sweep: &str) -> Option<Vec<f64>> {
         let (_, outcomes) = self.sweeps.iter().find(|(name, _)| *name == sweep)?;
-        let rounds = outcomes.first()?.rounds.len();
-        let cost = |o: &Outcome, r: usize| o.rounds[r][Target::Magent as usize].map(|m| m.cpu());
-        let mean = |r| -> Option<f64> {
-            let sum: Option<f64> = outcomes.iter().map(|o| cost(o, r)).sum();
-            Some(sum? / outcomes.len() as f64)
+        let cost = |turn: &Measures| {
+            let magent = turn[Target::Magent as usize]?;
+            Some(magent.cpu() / magent.yardstick?)
         };
-        let means: Vec<f64> = (0..rounds).map(mean).collect::<Option<_>>()?;
-        let relative = |o: &Outcome| -> Option<f64> {
-            let shares = means.iter().enumerate().map(|(r, m)| Some(cost(o, r)? / m));
-            median(shares.collect::<Option<_>>()?)
-        };
-        outcomes.iter().map(relative).collect()
+        let of_case = |o: &Outcome| median(o.turns.iter().map(cost).collect::<Option<_>>()?);
+        outcomes.iter().map(of_case).collect()
     }
 
     fn push_headline(&self, out: &mut String) {
@@ -422,8 +416,13 @@ impl Report {
     fn push_method(&self, out: &mut String) {
         out.push_str(
             "## How it is measured\n\n\
-             - The targets take turns, several rounds; figures are medians over the rounds, ratios medians of \
-             each round's ratio. Absolute figures drift with the machine; on a busy one ratios do too.\n\
+             - The targets take turns of 0.2 s (0.15 to 0.3 s in quick runs), in several farms one after \
+             the other; figures are medians \
+             over the turns, ratios medians of the ratios of turns beside each other. A shared machine's speed \
+             changes within seconds, and by half: absolute figures drift with it.\n\
+             - With 10,000 clients one target has all its turns before the next: its descriptors would not do \
+             for all. In the sweeps a memcached that always has the same to do has a turn of 0.1 s after each \
+             turn, as a yardstick; the goals for clients and servers compare costs as multiples of its.\n\
              - CPU is the process' own, from `/proc/PID/task/*/schedstat`; how it divides into user and system \
              comes from `/proc/PID/stat`, which is coarser.\n\
              - A client sends its requests in one write, waits for all answers, checks every byte of them, and \

@@ -168,6 +168,7 @@ impl<S: Socket> Proxy<S> {
                 return false;
             }
         };
+        self.lulls.client_read(client.last_moved);
         client.last_moved = self.now;
         self.counters.bytes_read += n as u64;
         // A short read means drained, unless the end is already there too.

@@ -23,6 +23,7 @@ mod eject;
 mod expire;
 mod flush_all;
 mod intake;
+mod lull;
 mod reload;
 mod replies;
 mod route;
@@ -42,6 +43,7 @@ use crate::stats::Counters;
 use crate::upstream::{Drain, Link, LinkState, Server, ServerId};
 pub use admin::Holdings;
 use flush_all::FlushOp;
+use lull::Lulls;
 use slab::Slab;
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -154,8 +156,7 @@ pub struct Proxy<S> {
     ready_links: Vec<u32>,
     /// In the last turn clients were left for the next one.
     held_back: bool,
-    /// In the last turn a server at work sent little of what it owes.
-    trickles: bool,
+    lulls: Lulls,
     dirty_clients: Vec<usize>,
     /// Clients for whom a part of an answer waits for the rest, and since when; the oldest first.
     waiting_clients: VecDeque<(usize, Time)>,
@@ -216,7 +217,7 @@ impl<S: Socket> Proxy<S> {
             ready_clients: Vec::new(),
             ready_links: Vec::new(),
             held_back: false,
-            trickles: false,
+            lulls: Lulls::default(),
             dirty_clients: Vec::new(),
             waiting_clients: VecDeque::new(),
             dirty_links: Vec::new(),
@@ -242,9 +243,12 @@ impl<S: Socket> Proxy<S> {
     }
 
     fn set_now(&mut self, now: Now) {
-        let nanos = now.at.saturating_duration_since(self.start).as_nanos();
-        self.now = Time(u64::try_from(nanos).unwrap_or(u64::MAX)).max(self.now);
+        self.now = self.time(now.at).max(self.now);
         self.unix = now.unix;
+    }
+
+    fn time(&self, at: Instant) -> Time {
+        Time(nanos(at.saturating_duration_since(self.start)))
     }
 
     /// A place for one more client, or the line to send before closing. `entrance` is the
@@ -343,7 +347,7 @@ impl<S: Socket> Proxy<S> {
         // answered clients send meanwhile: more of them share a call to their server.
         self.held_back =
             !self.held_back && !self.ready_links.is_empty() && !self.ready_clients.is_empty();
-        self.trickles = false;
+        self.lulls.begin_turn();
         self.serve_links();
         if !self.held_back {
             self.serve_clients();
@@ -381,10 +385,9 @@ impl<S: Socket> Proxy<S> {
         {
             return Some(Duration::ZERO);
         }
-        let nanos = now.at.saturating_duration_since(self.start).as_nanos() as u64;
         match self.next_alarm() {
             Time::NEVER => None,
-            at => Some(Duration::from_nanos(at.since(Time(nanos)))),
+            at => Some(Duration::from_nanos(at.since(self.time(now.at)))),
         }
     }
 
@@ -425,11 +428,18 @@ impl<S: Socket> Proxy<S> {
                 .all(|l| l.pending.is_empty() || !self.servers[l.server as usize].health.is_up())
     }
 
+    /// The turn is over, and with it what the loop did besides.
+    pub fn end_turn(&mut self, at: Instant) {
+        let end = self.time(at);
+        self.lulls.end_turn(self.now, end);
+    }
+
     /// True, and counted, if the loop does well to sleep a moment before it waits, provided that
-    /// no work is left: a server is at work, and would wake it for every few answers.
+    /// no work is left.
     pub fn lull(&mut self) -> bool {
-        self.counters.lulls += u64::from(self.trickles);
-        self.trickles
+        let is_due = self.lulls.is_due();
+        self.counters.lulls += u64::from(is_due);
+        is_due
     }
 
     /// Counts one turn of the event loop.
@@ -583,10 +593,14 @@ impl<S: Socket> Proxy<S> {
         match client.waits_since(self.now) {
             Some(since) if since == self.now => self.waiting_clients.push_back((key, since)),
             Some(_) => {}
-            None => match client.flush(self.now) {
+            None => match client.flush() {
                 Ok((bytes, calls)) => {
                     self.counters.writes += u64::from(calls);
                     self.counters.bytes_written += bytes as u64;
+                    if bytes > 0 {
+                        self.lulls.client_moved(client.last_moved);
+                        client.last_moved = self.now;
+                    }
                 }
                 Err(_) => return self.end_client(key, Ending::Dead),
             },

@@ -73,7 +73,9 @@ impl<S: Socket> Proxy<S> {
         }
         let link = &self.links[id as usize];
         let came = self.counters.server_bytes_read - before.1;
-        self.trickles |= link.first_seq != before.0 && came < TRICKLE && link.is_at_work();
+        if link.first_seq != before.0 && came < TRICKLE && link.is_at_work() {
+            self.lulls.trickle();
+        }
         if link.ready.writable && link.written < link.queue.end() {
             self.dirty_link(id);
         }

@@ -139,6 +139,8 @@ pub struct Core {
     pub silent: BTreeSet<u16>,
     /// Servers, by port, that refuse connections.
     pub refusing: BTreeSet<u16>,
+    /// How long each turn takes.
+    pub turn: Duration,
     /// What runs around every turn of magent's own code.
     pub around: fn(&mut dyn FnMut()),
     request: Vec<u8>,
@@ -163,6 +165,7 @@ impl Core {
             links: Vec::new(),
             silent: BTreeSet::new(),
             refusing: BTreeSet::new(),
+            turn: Duration::ZERO,
             around: |turn| turn(),
             request: Vec::new(),
             answer: Vec::new(),
@@ -260,6 +263,8 @@ impl Core {
             (self.around)(&mut || proxy.tick(now));
             let opened = self.open();
             let served = self.serve();
+            self.now.at += self.turn;
+            self.proxy.end_turn(self.now.at);
             if self.proxy.wait(self.now) == Some(Duration::ZERO) {
                 continue;
             }
