@@ -60,6 +60,9 @@ const CPU_GOALS: [(&str, f64); 6] = [
     (MIRRORED, 1.1),
 ];
 
+/// Sweeps in which the cost of a request must stay flat, and how flat.
+const GROWTH_GOALS: [(&str, f64); 2] = [(CLIENTS, 1.5), (SERVERS, 1.3)];
+
 /// Everything that one run found.
 pub struct Report {
     machine: Vec<(&'static str, String)>,
@@ -107,6 +110,21 @@ impl Outcome {
         });
         median(pairs.collect())
     }
+}
+
+/// What a request costs `target` in the dearest case of a sweep, to its first case and to its
+/// cheapest. Costs are taken as multiples of the yardstick's in the turn beside: the machine's
+/// speed changes from case to case.
+fn growth(cases: &[Outcome], target: Target) -> Option<(f64, f64)> {
+    let of_turn = |turn: &Measures| {
+        let measure = turn[target as usize]?;
+        Some(measure.cpu() / measure.yardstick?)
+    };
+    let of_case = |o: &Outcome| median(o.turns.iter().filter_map(of_turn).collect());
+    let costs: Vec<f64> = cases.iter().map(of_case).collect::<Option<_>>()?;
+    let dearest = costs.iter().copied().reduce(f64::max)?;
+    let cheapest = costs.iter().copied().reduce(f64::min)?;
+    Some((dearest / costs.first()?, dearest / cheapest))
 }
 
 /// `value` with three digits that count, or a dash.
@@ -255,28 +273,15 @@ impl Report {
         }
         let idle = self.idle.and_then(|f| f[Target::Magent as usize]);
         push(IDLE.to_string(), 256.0, idle);
-        for (title, goal) in [(CLIENTS, 1.5), (SERVERS, 1.3)] {
-            let costs = self.costs(title).unwrap_or_default();
-            let dearest = costs.iter().copied().reduce(f64::max);
-            let to = |other: Option<f64>| Some(dearest? / other?);
+        for (title, goal) in GROWTH_GOALS {
+            let sweep = self.sweeps.iter().find(|(name, _)| *name == title);
+            let growth = sweep.and_then(|(_, cases)| growth(cases, Target::Magent));
             let what = format!("processor time, dearest number of {title} to fewest");
-            push(what, goal, to(costs.first().copied()));
+            push(what, goal, growth.map(|(fewest, _)| fewest));
             let what = format!("processor time, dearest number of {title} to cheapest");
-            push(what, goal, to(costs.iter().copied().reduce(f64::min)));
+            push(what, goal, growth.map(|(_, cheapest)| cheapest));
         }
         push_table(out, &["what", "goal", "measured", ""], &rows);
-    }
-
-    /// magent's processor time a request in each case of a sweep, as a multiple of the
-    /// yardstick's between its turns: the machine's speed changes from case to case.
-    fn costs(&self, sweep: &str) -> Option<Vec<f64>> {
-        let (_, outcomes) = self.sweeps.iter().find(|(name, _)| *name == sweep)?;
-        let cost = |turn: &Measures| {
-            let magent = turn[Target::Magent as usize]?;
-            Some(magent.cpu() / magent.yardstick?)
-        };
-        let of_case = |o: &Outcome| median(o.turns.iter().map(cost).collect::<Option<_>>()?);
-        outcomes.iter().map(of_case).collect()
     }
 
     fn push_headline(&self, out: &mut String) {
@@ -387,6 +392,19 @@ impl Report {
                 rows.push(row);
             }
             push_table(out, &head, &rows);
+            if !GROWTH_GOALS.iter().any(|(title, _)| title == name) {
+                continue;
+            }
+            let shown = Target::ALL.iter().filter_map(|&target| {
+                let (fewest, cheapest) = growth(outcomes, target)?;
+                Some(format!("{} {fewest:.2} and {cheapest:.2}", target.name()))
+            });
+            let shown: Vec<String> = shown.collect();
+            let _ = writeln!(
+                out,
+                "CPU of the dearest to that of the first, and to the cheapest, by the yardstick: {}.\n",
+                shown.join(", ")
+            );
         }
     }
 
