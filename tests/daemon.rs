@@ -10,23 +10,17 @@ mod signals;
 #[path = "daemon/start.rs"]
 mod start;
 
+use common::magent::free_port;
 use common::{Client, DEADLINE, TempDir, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Instant;
 
 const MAGENT: &str = env!("CARGO_BIN_EXE_magent");
-
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    let free = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    free.local_addr().expect("its number").port()
-}
 
 /// Runs a command that must end soon.
 #[track_caller]

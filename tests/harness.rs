@@ -2,8 +2,11 @@
 
 mod common;
 
+use common::magent::free_port;
 use common::{Client, Fake, Memcached, show};
 use std::net::TcpStream;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 #[test]
 fn a_memcached_starts_dies_and_comes_back_empty_on_its_port() {
@@ -103,4 +106,21 @@ fn a_fake_runs_its_script_and_counts() {
         ]
     );
     assert_eq!((fake.count("set"), fake.links()), (2, 1));
+}
+
+/// A process that is being started has copies of what was open at that moment.
+#[test]
+fn nobody_listens_on_a_free_port() {
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                Command::new("true").status().expect("a process");
+            }
+        });
+        let taken = (0..3000).filter(|_| TcpStream::connect(("127.0.0.1", free_port())).is_ok());
+        let taken = taken.count();
+        over.store(true, Ordering::Relaxed);
+        assert_eq!(taken, 0);
+    });
 }

@@ -3,10 +3,11 @@
 use super::{Client, DEADLINE, Memcached, TempDir, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use socket2::{Domain, Socket, Type};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -276,7 +277,12 @@ pub fn free_port() -> u16 {
     loop {
         let n = (std::process::id() % 1_000_000) * 257 + NEXT.fetch_add(1, Ordering::Relaxed);
         let port = 10_000 + (n % 22_000) as u16;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        // Bound, but not listened on: a process that another thread starts meanwhile has the
+        // socket too until it runs its program, and would take connections that are magent's.
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        socket.set_reuse_address(true).expect("SO_REUSEADDR");
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        if socket.bind(&address.into()).is_ok() {
             return port;
         }
     }
