@@ -33,6 +33,9 @@ const EVENTS: usize = 1024;
 /// Clients accepted in one turn, so that a rush of new ones does not stop the old.
 const ACCEPTS: usize = 64;
 
+/// More clients than this can't wait to be accepted by one listener.
+const MAX_BACKLOG: usize = u16::MAX as usize;
+
 /// Connects started in one turn; a server that refuses at once may ask for the next.
 const CONNECTS: usize = 256;
 
@@ -187,7 +190,7 @@ impl EventLoop {
             if std::mem::take(&mut self.signalled) {
                 self.take_signals(now);
             }
-            self.accept(now);
+            self.accept(ACCEPTS, now);
             self.proxy.tick(now);
             self.connect(now);
             self.leave(now);
@@ -225,9 +228,9 @@ impl EventLoop {
         }
     }
 
-    fn accept(&mut self, now: Now) {
+    fn accept(&mut self, most: usize, now: Now) {
         self.entrances.expire(now.at);
-        for _ in 0..ACCEPTS {
+        for _ in 0..most {
             let Some((entrance, stream)) = self.entrances.next(now.at) else {
                 break;
             };
@@ -295,6 +298,8 @@ impl EventLoop {
     fn stop(&mut self, now: Now) {
         log::info!("stopping");
         tell_systemd(State::Stopping);
+        // Who has connected is a client, though it was not looked at yet.
+        self.accept(MAX_BACKLOG, now);
         self.entrances.close();
         self.proxy.drain(now);
         self.phase = Phase::Draining(now.at + DRAIN);

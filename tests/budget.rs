@@ -3,12 +3,10 @@
 
 mod common;
 
-use common::{Client, Core, Fake, Magent, Memcached, Peer, wait_for};
+use common::{Client, Core, Fake, Magent, Memcached, Peer};
 use magent::client;
 use magent::net::Stream;
-use nix::sys::signal::Signal;
 use std::cell::Cell;
-use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -206,7 +204,7 @@ fn farm_of_four() -> (Magent, Vec<Memcached>) {
 fn together(magent: &Magent, clients: usize, depth: usize, rounds: usize) {
     let mut all: Vec<Client> = (0..clients).map(|_| magent.client()).collect();
     for round in 0..rounds {
-        stopped(magent, || {
+        magent.while_stopped(|| {
             for (i, client) in all.iter_mut().enumerate() {
                 let gets = (0..depth).map(|d| format!("get k{}\r\n", (i * 7 + d + round) % 64));
                 client.send(gets.collect::<String>());
@@ -220,18 +218,6 @@ fn together(magent: &Magent, clients: usize, depth: usize, rounds: usize) {
             client.expect(answers.collect::<String>());
         }
     }
-}
-
-/// Does something while magent can do nothing, so that it finds all of it at once.
-fn stopped(magent: &Magent, work: impl FnOnce()) {
-    magent.signal(Signal::SIGSTOP);
-    let file = format!("/proc/{}/stat", magent.pid());
-    wait_for("magent to stop", || {
-        let stat = fs::read_to_string(&file).expect("its state");
-        stat.rsplit(") ").next()?.starts_with('T').then_some(())
-    });
-    work();
-    magent.signal(Signal::SIGCONT);
 }
 
 /// Calls per request where every server answers at once what it has read.
@@ -461,7 +447,7 @@ fn the_loop_sleeps_while_a_server_is_at_work() {
     for client in &mut clients {
         client.send("version\r\n").read_line();
     }
-    stopped(&magent, || {
+    magent.while_stopped(|| {
         for client in &mut clients {
             client.send("get k\r\n".repeat(10));
         }

@@ -185,8 +185,9 @@ impl Magent {
         self.terminate_while(|| ()).0
     }
 
+    /// Its status at its end.
     #[track_caller]
-    fn wait_end(&mut self) -> ExitStatus {
+    pub fn wait_end(&mut self) -> ExitStatus {
         wait_for("magent to end", || {
             self.child.try_wait().expect("its status")
         })
@@ -198,6 +199,19 @@ impl Magent {
         self.signal(Signal::SIGTERM);
         let got = meanwhile();
         (self.wait_end(), got)
+    }
+
+    /// Does something while magent can do nothing, so that it finds all of it at once.
+    pub fn while_stopped<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.signal(Signal::SIGSTOP);
+        let file = format!("/proc/{}/stat", self.pid());
+        wait_for("magent to stop", || {
+            let stat = fs::read_to_string(&file).expect("its state");
+            stat.rsplit(") ").next()?.starts_with('T').then_some(())
+        });
+        let done = work();
+        self.signal(Signal::SIGCONT);
+        done
     }
 
     /// Any signal.

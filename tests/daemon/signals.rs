@@ -86,6 +86,26 @@ fn term_under_load_loses_no_answer() {
     }
 }
 
+/// Who has connected is a client, though magent has not looked at it yet.
+#[test]
+fn term_answers_those_who_have_just_connected() {
+    let (mut magent, _servers) = farm(true, &[]);
+    magent.client().set("k", "x");
+    let mut clients = magent.while_stopped(|| {
+        let mut clients: Vec<Client> = (0..100).map(|_| magent.client()).collect();
+        for client in &mut clients {
+            client.send("get k\r\n");
+        }
+        magent.signal(Signal::SIGTERM);
+        clients
+    });
+    for client in &mut clients {
+        let got = client.read_to_end();
+        assert_eq!(String::from_utf8_lossy(&got), "VALUE k 0 1\r\nx\r\nEND\r\n");
+    }
+    assert!(magent.wait_end().success());
+}
+
 /// Written on the primary and answered, so the backup gets it too, whatever happens to magent.
 #[test]
 fn term_tells_the_backup_what_was_written() {
