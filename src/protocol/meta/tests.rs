@@ -87,35 +87,50 @@ fn wire_lines_and_traits() {
     }
 }
 
+/// `want` is the answer, `swallow` the length of the value that is thrown away.
+fn assert_refused(line: &str, want: &str, swallow: usize) {
+    let wanted = (want.to_string(), swallow, false);
+    assert_eq!(answer_of(line), wanted, "{line:?}");
+}
+
 #[test]
-fn refusals() {
-    let bad = "CLIENT_ERROR bad command line format";
-    let duplicate = "CLIENT_ERROR duplicate flag";
-    let either = "CLIENT_ERROR invalid or duplicate flag";
-    let token = "CLIENT_ERROR bad token in command line format";
+fn too_much_of_anything_is_refused() {
     let opaque = "CLIENT_ERROR opaque token too long";
-    let decoding = "CLIENT_ERROR error decoding key";
+    let options = "CLIENT_ERROR options flags too long";
+    let bad = "CLIENT_ERROR bad command line format";
     let many = " s t c f l h v u k q I P L b Oa E G H";
     let too_many = ["mg Zm9v", "ms Zm9v 5", "md Zm9v", "ma Zm9v"].map(|s| format!("{s}{many}\r\n"));
     let long = format!("mg {}\r\n", "k".repeat(251));
     let wide = format!("ms k 5 E{}\r\n", "1".repeat(2040));
     let opaque_33 = format!("O{}", "x".repeat(32));
     let opaques = ["mg k", "ms k 5", "md k", "ma k"].map(|s| format!("{s} {opaque_33}\r\n"));
-    let large = "SERVER_ERROR object too large for cache";
     for (line, want, swallow) in [
-        ("mg\r\n", "ERROR", 0),
-        ("ms\r\n", "ERROR", 0),
-        ("me\r\n", bad, 0),
         (&long, bad, 0),
         (&wide, bad, 7),
         (&too_many[0], "CLIENT_ERROR options flags are too long", 0),
-        (&too_many[1], "CLIENT_ERROR options flags too long", 0),
-        (&too_many[2], "CLIENT_ERROR options flags too long", 0),
-        (&too_many[3], "CLIENT_ERROR options flags too long", 0),
+        (&too_many[1], options, 0),
+        (&too_many[2], options, 0),
+        (&too_many[3], options, 0),
         (&opaques[0], opaque, 0),
         (&opaques[1], opaque, 7),
         (&opaques[2], opaque, 0),
         (&opaques[3], opaque, 0),
+    ] {
+        assert_refused(line, want, swallow);
+    }
+}
+
+#[test]
+fn refusals() {
+    let bad = "CLIENT_ERROR bad command line format";
+    let duplicate = "CLIENT_ERROR duplicate flag";
+    let either = "CLIENT_ERROR invalid or duplicate flag";
+    let token = "CLIENT_ERROR bad token in command line format";
+    let decoding = "CLIENT_ERROR error decoding key";
+    for (line, want, swallow) in [
+        ("mg\r\n", "ERROR", 0),
+        ("ms\r\n", "ERROR", 0),
+        ("me\r\n", bad, 0),
         ("mg k v v\r\n", duplicate, 0),
         ("mg k x x\r\n", duplicate, 0),
         ("mg k \u{7f}\r\n", duplicate, 0),
@@ -161,15 +176,16 @@ fn refusals() {
             "CLIENT_ERROR invalid mode for ms M token",
             7,
         ),
-        ("ms k 1001 ME\r\n", large, 1003),
-        ("ms k 1001 MA q\r\n", large, 1003),
     ] {
-        assert_eq!(
-            answer_of(line),
-            (want.to_string(), swallow, false),
-            "{line:?}"
-        );
+        assert_refused(line, want, swallow);
     }
+}
+
+#[test]
+fn a_value_that_is_too_large_is_refused_and_a_set_drops_the_old_one() {
+    let large = "SERVER_ERROR object too large for cache";
+    assert_refused("ms k 1001 ME\r\n", large, 1003);
+    assert_refused("ms k 1001 MA q\r\n", large, 1003);
     for (line, wire, key) in [
         ("ms k 1001\r\n", "delete k\r\n", "k"),
         ("ms Zm9v! 1001 q b MS\r\n", "md Zm9v b\r\n", "foo"),
