@@ -207,7 +207,7 @@ fn run(mut options: Options) -> Result<()> {
     };
     let (long, sweep, counts, strace) = if options.quick {
         let sweep = pace(1, 100, (1, 300), 100);
-        (pace(3, 100, (2, 150), 0), sweep, 3, millis(300))
+        (pace(2, 100, (3, 150), 0), sweep, 3, millis(300))
     } else {
         let sweep = pace(3, 200, (4, 200), 100);
         (pace(7, 300, (8, 200), 0), sweep, 7, millis(1500))
