@@ -244,6 +244,11 @@ impl EventLoop {
         }
     }
 
+    /// Before listeners go: who has connected is a client, though it was not looked at yet.
+    fn accept_all(&mut self, now: Now) {
+        self.accept(MAX_BACKLOG, now);
+    }
+
     fn welcome(&mut self, token: usize, mut stream: Stream, entrance: usize, now: Now) {
         let watched = self.watch(token, &mut stream);
         if let Err(e) = &watched {
@@ -298,8 +303,7 @@ impl EventLoop {
     fn stop(&mut self, now: Now) {
         log::info!("stopping");
         tell_systemd(State::Stopping);
-        // Who has connected is a client, though it was not looked at yet.
-        self.accept(MAX_BACKLOG, now);
+        self.accept_all(now);
         self.entrances.close();
         self.proxy.drain(now);
         self.phase = Phase::Draining(now.at + DRAIN);
@@ -327,7 +331,7 @@ impl EventLoop {
             return;
         }
         tell_systemd(State::Reloading);
-        match self.reload() {
+        match self.reload(now) {
             Ok(()) => {
                 log::info!("the configuration was reloaded");
                 self.proxy.reload(&self.config, now);
@@ -341,10 +345,11 @@ impl EventLoop {
     }
 
     /// All or nothing: what can fail comes first.
-    fn reload(&mut self) -> Result<(), String> {
+    fn reload(&mut self, now: Now) -> Result<(), String> {
         let config = self.config.reload()?;
         sys::raise_nofile(descriptors(&config))?;
         let plan = plan(&mut self.entrances, &config, self.owner)?;
+        self.accept_all(now);
         self.entrances
             .apply(plan, self.poll.registry())
             .map_err(|e| sys::reason(&e))?;

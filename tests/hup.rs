@@ -4,6 +4,7 @@
 mod common;
 
 use common::{Client, Magent, Memcached, wait_for};
+use nix::sys::signal::Signal;
 use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -218,7 +219,15 @@ fn a_listener_that_goes_lets_its_clients_finish() {
     wait_for("the first of beta's sets", || {
         (server.stat("cmd_set") > 1).then_some(())
     });
-    assert!(magent.reload(&text("")));
+    // One has connected there, and magent has not looked at it yet.
+    let mut late = magent.while_stopped(|| {
+        let mut late = Client::unix(&magent.dir().join("b"));
+        late.send("get none\r\n");
+        magent.write_file(&text(""));
+        magent.signal(Signal::SIGHUP);
+        late
+    });
+    assert_eq!(late.read_to_end(), b"END\r\n");
     let answers = beta.read_to_end();
     let _ = sent.join();
     assert!(!answers.is_empty() && answers.len() % 8 == 0);

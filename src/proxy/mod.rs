@@ -395,14 +395,7 @@ impl<S: Socket> Proxy<S> {
     pub fn drain(&mut self, now: Now) {
         self.set_now(now);
         self.draining = true;
-        let clients: Vec<usize> = self.clients.keys().collect();
-        for key in &clients {
-            // The event for what has arrived may not have come yet.
-            if let Some(client) = self.clients.get_mut(*key) {
-                client.ready.readable = true;
-            }
-        }
-        self.see_off(clients);
+        self.see_off(self.clients.keys().collect());
     }
 
     /// Of the clients that are to go: one that is owed nothing and has nothing there to read

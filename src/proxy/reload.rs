@@ -381,6 +381,10 @@ impl<S: Socket> Proxy<S> {
     /// These clients are to finish and go: what has arrived is still answered.
     pub(super) fn see_off(&mut self, clients: Vec<usize>) {
         for key in &clients {
+            // The event for what has arrived may not have come yet.
+            if let Some(client) = self.clients.get_mut(*key) {
+                client.ready.readable = true;
+            }
             self.list_client(*key);
         }
         if !clients.is_empty() {
