@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Client, Fake, FakeLink, Magent, Memcached, keys, show, wait_for};
+use common::{Client, Core, Fake, FakeLink, Magent, Memcached, keys, show, wait_for};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -569,4 +569,106 @@ fn an_error_behind_a_value_is_an_error() {
     let mut client = magent.client();
     client.ask("get a\r\n", ERROR).ask("get a b\r\n", ERROR);
     assert_eq!(fake.links(), 1);
+}
+
+// --- what was in time and was not looked at in time
+
+/// A core before a server on port 1.
+fn core() -> Core {
+    Core::new(&["-s", "127.0.0.1:1"])
+}
+
+#[test]
+fn an_answer_is_in_time_though_its_event_comes_late() {
+    let mut core = core();
+    let client = core.client();
+    assert!(core.ask(&client, "get k1.a\r\n").starts_with("VALUE k1.a"));
+    core.unseen.insert(1);
+    assert_eq!(core.ask(&client, "get k1.b\r\n"), "");
+    core.advance(Duration::from_secs(1));
+    assert_eq!(core.take_text(&client), "VALUE k1.b 0 1\r\nv\r\nEND\r\n");
+    core.unseen.clear();
+    let servers = core.stats("stats servers\r\n");
+    assert_eq!(servers["127.0.0.1:1:timeouts"], "0");
+}
+
+#[test]
+fn a_connect_is_in_time_though_its_event_comes_late() {
+    let mut core = core();
+    core.unseen.insert(1);
+    let client = core.client();
+    core.send(&client, "get k1\r\n");
+    core.step();
+    core.advance(Duration::from_millis(500));
+    core.unseen.clear();
+    core.advance(Duration::from_millis(500));
+    assert_eq!(core.take_text(&client), "VALUE k1 0 1\r\nv\r\nEND\r\n");
+}
+
+/// A turn reads a bounded amount; what it left is in time too.
+#[test]
+fn answers_that_one_turn_cannot_read_are_in_time() {
+    let mut core = core();
+    let client = core.client();
+    core.ask(&client, "get k1\r\n");
+    core.unseen.insert(1);
+    core.ask(&client, "get k60000\r\n".repeat(100));
+    core.advance(Duration::from_secs(1));
+    let answers = core.take_text(&client);
+    assert_eq!(answers.matches("END\r\n").count(), 100);
+    assert_eq!(answers.matches("SERVER_ERROR").count(), 0);
+}
+
+/// But a client does not wait for ever for what magent itself is too slow to read.
+#[test]
+fn answers_that_take_too_long_to_read_are_late() {
+    let mut core = core();
+    let client = core.client();
+    core.ask(&client, "get k1\r\n");
+    core.unseen.insert(1);
+    core.ask(&client, "get k60000\r\n".repeat(100));
+    core.turn = Duration::from_millis(60);
+    core.advance(Duration::from_secs(1));
+    let answers = core.take_text(&client);
+    let late = answers
+        .matches("SERVER_ERROR 127.0.0.1:1 timed out\r\n")
+        .count();
+    let whole = answers.matches("END\r\n").count();
+    assert_eq!(late + whole, 100);
+    assert!(late > 0 && whole > 0, "{late} late, {whole} whole");
+}
+
+/// When the whole machine stood still, its servers did too.
+#[test]
+fn a_standstill_of_magent_is_not_held_against_servers() {
+    let mut core = Core::new(&["-s", "127.0.0.1:1", "--timeout", "500"]);
+    let client = core.client();
+    core.ask(&client, "get k1\r\n");
+    core.advance(Duration::from_secs(1));
+    core.silent.insert(1);
+    for _ in 0..3 {
+        core.ask(&client, "get k2\r\n");
+        core.stand_still(Duration::from_secs(2));
+        core.step();
+        core.stand_still(Duration::from_millis(99));
+        core.step();
+        assert_eq!(core.take_text(&client), "");
+        let mut answer = Vec::new();
+        common::core::answer(b"get k2\r\n", &mut answer);
+        core.serve_late(1, &answer);
+        assert_eq!(core.take(&client), answer);
+    }
+    // One that stays silent is late all the same.
+    core.ask(&client, "get k3\r\n");
+    core.stand_still(Duration::from_secs(2));
+    core.step();
+    core.stand_still(Duration::from_millis(100));
+    core.step();
+    let late = "SERVER_ERROR 127.0.0.1:1 timed out\r\n";
+    assert_eq!(core.take_text(&client), late);
+    // A loop that comes late time and again is not patient each time.
+    core.ask(&client, "get k4\r\n");
+    core.stand_still(Duration::from_millis(550));
+    core.step();
+    assert_eq!(core.take_text(&client), late);
 }

@@ -7,7 +7,7 @@
 
 use super::intake::HALF_LINE;
 use super::route::Ask;
-use super::{LOOK_OVER, Proxy, nanos};
+use super::{LOOK_OVER, Pool, Proxy, nanos};
 use crate::buffer::{Queue, Source};
 use crate::client::{Ending, Intake, MAX_WAIT, Pause};
 use crate::health::{Cause, SECOND, Time};
@@ -23,6 +23,14 @@ const WORTH_GIVING_BACK: usize = 16 * 1024 * 1024;
 
 /// A half-sent request up to this size, in bytes, may take for ever: people type slowly.
 const HALF_SENT: usize = 64 * 1024;
+
+/// A server that may have answered in time is heard for so long, in nanoseconds, before it is
+/// called late.
+const HEARING: u64 = SECOND / 10;
+
+/// A loop that sees an alarm so much too late, in nanoseconds, stood still: as a rule the whole
+/// machine did, and servers on it too.
+const STANDSTILL: u64 = SECOND / 20;
 
 /// A request whose answer did not come in time.
 struct Late {
@@ -85,6 +93,7 @@ impl<S: Socket> Proxy<S> {
     /// Does what is due.
     pub(super) fn expire(&mut self) {
         self.end_waits();
+        self.note_standstill();
         for id in 0..self.links.len() {
             if self.links[id].alarm <= self.now {
                 self.expire_link(id as u32);
@@ -106,6 +115,16 @@ impl<S: Socket> Proxy<S> {
             self.looked_over = self.now;
             self.look_over_clients();
             self.give_memory_back();
+        }
+    }
+
+    /// What magent's own standstill made late is not held against the servers. But not for ever: a
+    /// loop with too much to do is late time and again.
+    fn note_standstill(&mut self) {
+        let alarm = self.links.iter().map(|l| l.alarm).min();
+        let stood_still = alarm.is_some_and(|at| at.plus(STANDSTILL) <= self.now);
+        if stood_still && self.patient_until.plus(SECOND) <= self.now {
+            self.patient_until = self.now.plus(HEARING);
         }
     }
 
@@ -155,21 +174,64 @@ impl<S: Socket> Proxy<S> {
         }
     }
 
-    fn expire_link(&mut self, id: u32) {
+    fn pool_of(&self, id: u32) -> &Pool {
+        &self.pools[self.servers[self.links[id as usize].server as usize].pool]
+    }
+
+    /// Until when a link must be open; `None` if it is, or is not to be.
+    fn open_by(&self, id: u32) -> Option<Time> {
         let link = &self.links[id as usize];
-        let server = &self.servers[link.server as usize];
-        let config = &self.pools[server.pool].config;
-        let (connect, timeout) = (nanos(config.connect_timeout), nanos(config.timeout));
-        let opening = match link.state {
-            LinkState::Wanted | LinkState::Connecting(_) => Some(link.since.plus(connect)),
-            LinkState::Greeting(..) => Some(link.since.plus(connect + timeout)),
+        let pool = self.pool_of(id);
+        let connected = link.since.plus(nanos(pool.config.connect_timeout));
+        match link.state {
+            LinkState::Wanted | LinkState::Connecting(_) => Some(connected),
+            LinkState::Greeting(..) => Some(connected.plus(pool.timeout())),
             LinkState::Idle | LinkState::Up(_) => None,
-        };
-        if opening.is_some_and(|at| at <= self.now) {
+        }
+    }
+
+    /// When the first thing on this link is late that was not counted as such.
+    fn due(&self, id: u32) -> Time {
+        let timeout = self.pool_of(id).timeout();
+        let pending = self.links[id as usize].pending.iter();
+        let answers = pending
+            .filter(|p| !p.counted)
+            .map(|p| p.deadline.min(p.sent.plus(timeout)));
+        answers.chain(self.open_by(id)).min().unwrap_or(Time::NEVER)
+    }
+
+    /// The server's events may stand behind thousands of others, and a turn reads a bounded
+    /// amount: what the kernel has got from it is in time. True if it had something.
+    fn hear_out(&mut self, id: u32) -> bool {
+        let link = &mut self.links[id as usize];
+        match link.state {
+            LinkState::Idle | LinkState::Wanted => return false,
+            LinkState::Connecting(_) => link.ready.writable = true,
+            LinkState::Greeting(..) | LinkState::Up(_) => link.ready.readable = true,
+        }
+        let before = self.counters.server_bytes_read;
+        self.serve_link(id);
+        self.counters.server_bytes_read > before
+    }
+
+    fn expire_link(&mut self, id: u32) {
+        let due = self.due(id);
+        if due <= self.now {
+            // Who was kept from sending has more to say now.
+            let until = match self.hear_out(id) {
+                true => due.plus(HEARING).max(self.patient_until),
+                false => self.patient_until,
+            };
+            if self.now < until {
+                self.links[id as usize].alarm = until.min(self.now.plus(HEARING / 10));
+                return;
+            }
+        }
+        if self.open_by(id).is_some_and(|at| at <= self.now) {
             return self.connect_failed(id, Cause::TimedOut);
         }
-        let server = link.server;
-        let expired = self.find_expired(id, timeout);
+        let server = self.links[id as usize].server;
+        let expired = self.find_expired(id, self.pool_of(id).timeout());
         for late in &expired {
             let s = &mut self.servers[server as usize];
             s.stats.timeouts += 1;
@@ -180,14 +242,7 @@ impl<S: Socket> Proxy<S> {
         for late in expired {
             self.expire_pending(id, &late);
         }
-        let link = &mut self.links[id as usize];
-        let mut alarm = opening.unwrap_or(Time::NEVER);
-        for p in &link.pending {
-            if !p.counted {
-                alarm = alarm.min(p.deadline).min(p.sent.plus(timeout));
-            }
-        }
-        link.alarm = alarm;
+        self.links[id as usize].alarm = self.due(id);
     }
 
     /// The requests that are overdue and not yet counted. There may be tens of thousands at

@@ -174,6 +174,8 @@ pub struct Proxy<S> {
     most_bytes: usize,
     /// When clients were last looked over.
     looked_over: Time,
+    /// After a standstill of magent's own nothing is called late before this.
+    patient_until: Time,
     draining: bool,
     /// Clients that are to finish and go.
     leaving: Vec<usize>,
@@ -230,6 +232,7 @@ impl<S: Socket> Proxy<S> {
             bytes: 0,
             most_bytes: 0,
             looked_over: Time(0),
+            patient_until: Time(0),
             draining: false,
             leaving: Vec::new(),
             leave_by: Time::NEVER,

@@ -139,6 +139,9 @@ pub struct Core {
     pub silent: BTreeSet<u16>,
     /// Servers, by port, that refuse connections.
     pub refusing: BTreeSet<u16>,
+    /// Servers, by port, whose events magent is not told, as if thousands of others stood before
+    /// them.
+    pub unseen: BTreeSet<u16>,
     /// How long each turn takes.
     pub turn: Duration,
     /// What runs around every turn of magent's own code.
@@ -165,6 +168,7 @@ impl Core {
             links: Vec::new(),
             silent: BTreeSet::new(),
             refusing: BTreeSet::new(),
+            unseen: BTreeSet::new(),
             turn: Duration::ZERO,
             around: |turn| turn(),
             request: Vec::new(),
@@ -290,6 +294,11 @@ impl Core {
         }
     }
 
+    /// Time passes, and magent stands still.
+    pub fn stand_still(&mut self, time: Duration) {
+        self.now.at += time;
+    }
+
     fn open(&mut self) -> bool {
         let mut opened = false;
         while let Some(wanted) = self.proxy.next_connect() {
@@ -306,7 +315,9 @@ impl Core {
             let line = Shared::new();
             self.proxy
                 .connecting(wanted.token, Ok(End(line.clone())), now);
-            self.ready(wanted.token, false, true, false);
+            if !self.unseen.contains(&address.port()) {
+                self.ready(wanted.token, false, true, false);
+            }
             self.links.push(ServerLink {
                 token: wanted.token,
                 port: address.port(),
@@ -345,7 +356,8 @@ impl Core {
             }
             link.line.0.borrow_mut().to_magent.extend(&self.answer);
             let (token, answered) = (link.token, !self.answer.is_empty());
-            if answered || blocked {
+            let is_seen = !self.unseen.contains(&link.port);
+            if is_seen && (answered || blocked) {
                 self.ready(token, answered, blocked, false);
             }
         }

@@ -98,7 +98,7 @@ pub struct Conn {
 }
 
 /// Events that epoll has ready for one socket.
-#[derive(Clone, Copy, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
 pub struct Edges {
     pub readable: bool,
     pub writable: bool,
@@ -164,14 +164,14 @@ impl Net {
         e.closed |= more.closed;
     }
 
-    /// Takes out the events that wait, with the tokens of their sockets.
+    /// Takes out the connections for which events wait.
     pub fn edges(&mut self) -> Vec<(usize, Edges)> {
         let conns = &mut self.conns;
         let mut found = Vec::new();
         for conn in self.edged.drain(..) {
             let c = &mut conns[conn];
             match c.edges.take() {
-                Some(edges) if !c.gone => found.push((c.token, edges)),
+                Some(edges) if !c.gone => found.push((conn, edges)),
                 _ => {}
             }
         }

@@ -38,6 +38,9 @@ pub struct Plan {
     pub length: u64,
     /// Reads and writes may be cut short.
     pub choppy: bool,
+    /// What a server says may be seen late, as if it stood behind thousands of others. It is there
+    /// in time, so not together with `choppy`.
+    pub tardy: bool,
     /// Clients may stall, leave and close their half.
     pub rude: bool,
     /// Servers may speak nonsense, and fail to store.
@@ -62,6 +65,7 @@ impl Plan {
         let backups = r.pick(&[0, 1, 1, 2, 2]) as usize;
         let keys = r.pick(&[7, 20, 40, 90]) as usize;
         let memory = r.pick(&[256 << 20, 256 << 20, 256 << 10]) as usize;
+        let choppy = r.often(500);
         Plan {
             mode,
             primaries: r.range(1, 4) as usize,
@@ -85,9 +89,10 @@ impl Plan {
                 max_value: 64 << 10,
             },
             length: r.range(10, 40) * 1_000_000_000,
-            choppy: r.often(500),
+            choppy,
             rude: r.often(600),
             mad: r.often(300),
+            tardy: !choppy && r.often(500),
         }
     }
 

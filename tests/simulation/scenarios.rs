@@ -25,7 +25,8 @@ impl Scene {
         plan.connections = connections;
         plan.memory = 256 << 20;
         plan.journal = "64m";
-        (plan.choppy, plan.rude, plan.mad) = (false, false, false);
+        (plan.choppy, plan.tardy) = (false, false);
+        (plan.rude, plan.mad) = (false, false);
         plan.pace = 20_000;
         let mut world = World::new(1, plan);
         world.exact = true;

@@ -41,8 +41,8 @@ pub enum Event {
     Reply(usize),
     /// A connect comes to its end.
     Connected(usize),
-    /// The rest of what was cut short.
-    Edge(usize, bool, bool),
+    /// The rest of what was cut short; or magent sees only now what was there long ago.
+    Edge(usize, Edges),
     /// Something goes wrong, or well again.
     Fault,
     Heal(usize),
@@ -231,7 +231,14 @@ impl World {
     pub fn turn_now(&mut self) -> Result<(), String> {
         self.play()?;
         let edges = self.net.borrow_mut().edges();
-        for (token, e) in edges {
+        for (conn, e) in edges {
+            let says = e.readable && !e.writable;
+            if self.plan.tardy && says && !self.by_conn.contains_key(&conn) && self.rng.often(5) {
+                let late = 2 * self.plan.timeout * MS;
+                self.after(MS, late, Event::Edge(conn, e));
+                continue;
+            }
+            let token = self.net.borrow().conns[conn].token;
             self.proxy
                 .ready(token, e.readable || e.closed, e.writable, e.closed);
         }
@@ -256,14 +263,7 @@ impl World {
                 Event::Serve(conn) => self.serve(conn)?,
                 Event::Reply(conn) => self.reply(conn),
                 Event::Connected(conn) => self.connected(conn),
-                Event::Edge(conn, readable, writable) => self.net.borrow_mut().edge(
-                    conn,
-                    Edges {
-                        readable,
-                        writable,
-                        closed: false,
-                    },
-                ),
+                Event::Edge(conn, edges) => self.net.borrow_mut().edge(conn, edges),
                 Event::Fault => self.fault(),
                 Event::Heal(server) => self.heal(server),
             }
@@ -318,7 +318,7 @@ impl World {
             }
         }
         for (conn, e) in later {
-            self.after(1_000, MS, Event::Edge(conn, e.readable, e.writable));
+            self.after(1_000, MS, Event::Edge(conn, e));
         }
     }
 
