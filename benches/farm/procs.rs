@@ -155,6 +155,9 @@ impl Workshop {
         let mut command = guarded(program);
         command.args(["-D", "-k", "-n", "12000", "-l", "127.0.0.1", "-p"]);
         command.arg(address.port().to_string());
+        // twemproxy waits for ever, the load generator 10 s: a machine that stands still for a
+        // second does not end the run.
+        command.args(["--timeout", "10000"]);
         for (option, farm) in [("-s", servers), ("-b", backups)] {
             for server in farm {
                 command.arg(option).arg(server.address.to_string());
