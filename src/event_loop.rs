@@ -9,6 +9,7 @@
 //! only noted. Tokens with the top bit set are the loop's own, the others are the proxy's.
 
 mod entrance;
+mod reading;
 
 use crate::config::{Address, Config, ListenSpec, PoolConfig};
 use crate::logger;
@@ -18,6 +19,7 @@ use crate::sys::{self, Signal, Signals, State};
 use entrance::{Entrances, Plan};
 use mio::event::Event;
 use mio::{Events, Interest, Poll, Token};
+use reading::Reading;
 use std::io::{self, ErrorKind};
 use std::net::Shutdown;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -25,7 +27,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// Set in the tokens that are the loop's own.
 const LOOP: usize = 1 << (usize::BITS - 1);
 const SIGNALS: Token = Token(LOOP);
-const FIRST_LISTENER: usize = LOOP + 1;
+const READING: Token = Token(LOOP + 1);
+const FIRST_LISTENER: usize = LOOP + 2;
 
 /// Events taken in one turn; more wait in the kernel.
 const EVENTS: usize = 1024;
@@ -68,6 +71,9 @@ pub struct EventLoop {
     signals: Signals,
     /// The signals' stream has something to read.
     signalled: bool,
+    reading: Reading,
+    /// A configuration was read, or could not be.
+    has_read: bool,
     /// Connects may be wanted that no turn has started yet: the last one started as many as it
     /// may, or there was none yet.
     more_connects: bool,
@@ -150,6 +156,7 @@ impl EventLoop {
         poll.registry()
             .register(signals.source(), SIGNALS, Interest::READABLE)?;
         entrances.apply(plan, poll.registry())?;
+        let reading = Reading::new(poll.registry(), READING)?;
         let proxy = Proxy::new(&config, read_clock());
         Ok(EventLoop {
             poll,
@@ -159,6 +166,8 @@ impl EventLoop {
             entrances,
             signals,
             signalled: false,
+            reading,
+            has_read: false,
             more_connects: true,
             phase: Phase::Serving,
         })
@@ -190,6 +199,9 @@ impl EventLoop {
             if std::mem::take(&mut self.signalled) {
                 self.take_signals(now);
             }
+            if std::mem::take(&mut self.has_read) {
+                self.take_configuration(now);
+            }
             self.accept(ACCEPTS, now);
             self.proxy.tick(now);
             self.connect(now);
@@ -217,6 +229,8 @@ impl EventLoop {
         let token = event.token();
         if token == SIGNALS {
             self.signalled = true;
+        } else if token == READING {
+            self.has_read = true;
         } else if token.0 & LOOP != 0 {
             self.entrances.note(token);
         } else {
@@ -331,7 +345,21 @@ impl EventLoop {
             return;
         }
         tell_systemd(State::Reloading);
-        match self.reload(now) {
+        if let Err(e) = self.reading.begin(&self.config) {
+            self.reload(Err(sys::reason(&e)), now);
+        }
+    }
+
+    fn take_configuration(&mut self, now: Now) {
+        match self.reading.take(&self.config) {
+            Some(read) if self.phase == Phase::Serving => self.reload(read, now),
+            _ => {}
+        }
+    }
+
+    /// The configuration was read again, or could not be.
+    fn reload(&mut self, read: Result<Config, String>, now: Now) {
+        match read.and_then(|config| self.take_over(config, now)) {
             Ok(()) => {
                 log::info!("the configuration was reloaded");
                 self.proxy.reload(&self.config, now);
@@ -345,8 +373,7 @@ impl EventLoop {
     }
 
     /// All or nothing: what can fail comes first.
-    fn reload(&mut self, now: Now) -> Result<(), String> {
-        let config = self.config.reload()?;
+    fn take_over(&mut self, config: Config, now: Now) -> Result<(), String> {
         sys::raise_nofile(descriptors(&config))?;
         let plan = plan(&mut self.entrances, &config, self.owner)?;
         self.accept_all(now);

@@ -5,7 +5,10 @@ mod common;
 
 use common::{Client, Magent, Memcached, wait_for};
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use std::fs;
+use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Open descriptors of a process.
@@ -244,4 +247,38 @@ fn a_listener_that_goes_lets_its_clients_finish() {
         "{why}"
     );
     alpha.ask("get none\r\n", "END\r\n");
+}
+
+/// The file may lie on a disk that hangs, and its names may wait for a name server that does.
+#[test]
+fn nobody_waits_while_the_file_is_read() {
+    let server = Memcached::start();
+    let text = format!(
+        "alpha:\n  listen: 127.0.0.1:PORT\n  servers:\n  - {}:1\n",
+        server.name
+    );
+    let magent = Magent::with_file(&text);
+    let mut client = magent.client();
+    client.ask("get none\r\n", "END\r\n");
+    let file = magent.dir().join("pools.yml");
+    fs::remove_file(&file).expect("the file was there");
+    mkfifo(&file, Mode::S_IRUSR | Mode::S_IWUSR).expect("a pipe in its place");
+    magent.signal(Signal::SIGHUP);
+    // Waits until it is being read.
+    let mut slow = fs::File::options().write(true).open(&file).expect("a pipe");
+    client.ask("get none\r\n", "END\r\n");
+    // Another one while it is: the file is read once more, and what was read first is not used.
+    magent.write_file(&text);
+    magent.signal(Signal::SIGHUP);
+    client.ask("get none\r\n", "END\r\n");
+    let reloads = || (magent.stat("reloads"), magent.stat("reloads_failed"));
+    assert_eq!(reloads(), (0, 0));
+    slow.write_all(b"alpha: [").expect("a reader");
+    drop(slow);
+    wait_for("a reload", || (reloads() == (1, 0)).then_some(()));
+    assert!(
+        !magent.log().contains("stays as it was"),
+        "{}",
+        magent.log()
+    );
 }
