@@ -672,3 +672,80 @@ fn a_standstill_of_magent_is_not_held_against_servers() {
     core.step();
     assert_eq!(core.take_text(&client), late);
 }
+
+/// Nor against clients: what they have sent meanwhile is read before they count as silent, and
+/// what they are owed is written before they count as stalled.
+#[test]
+fn a_standstill_of_magent_is_not_held_against_clients() {
+    let mut core = Core::new(&["-s", "127.0.0.1:1", "--idle-timeout", "2"]);
+    let client = core.client();
+    core.ask(&client, "get k1\r\n");
+    core.advance(Duration::from_secs(1));
+    core.stand_still(Duration::from_secs(40));
+    // As after a signal: this turn is told of nothing.
+    core.step();
+    assert_eq!(core.ask(&client, "get k2\r\n").lines().count(), 3);
+    core.advance(Duration::from_millis(1500));
+    assert!(!client.is_closed());
+    core.advance(Duration::from_millis(1500));
+    assert!(client.is_closed(), "it says nothing, and magent is awake");
+
+    let client = core.client();
+    core.ask(&client, "get k1\r\n");
+    core.unseen.insert(1);
+    core.ask(&client, "get k2\r\n");
+    core.stand_still(Duration::from_secs(40));
+    core.step();
+    assert_eq!(core.take_text(&client).lines().count(), 3);
+    assert!(!client.is_closed());
+}
+
+/// However often it is heard before its answers are late.
+#[test]
+fn a_turn_reads_a_bounded_amount_of_a_server() {
+    let mut core = core();
+    let client = core.client();
+    core.ask(&client, "get k1\r\n");
+    core.unseen.insert(1);
+    core.ask(&client, "get k900000\r\n".repeat(20));
+    core.turn = Duration::from_millis(5);
+    let before = core.stat("reads");
+    let polls = core.stat("polls");
+    core.advance(Duration::from_secs(1));
+    let reads = core.stat("reads") - before;
+    let turns = core.stat("polls") - polls;
+    assert!(reads > 200, "{reads}");
+    assert!(reads <= 9 * turns, "{reads} reads in {turns} turns");
+}
+
+/// A server that goes on sending and never ends an answer is no silent one; still it must not hold
+/// its clients for ever.
+#[test]
+fn a_server_that_never_ends_an_answer_is_down_when_its_link_is_full() {
+    let mut core = core();
+    let others: Vec<_> = (0..70).map(|_| core.client()).collect();
+    core.ask(&others[0], "get k1\r\n");
+    core.silent.insert(1);
+    for other in &others {
+        core.send(other, "get k1\r\n".repeat(1000));
+    }
+    core.step();
+    core.serve_late(1, b"VALUE k1 0 1000000\r\n");
+    let late = core.client();
+    let mut asked = 0;
+    for _ in 0..20 {
+        core.advance(Duration::from_millis(500));
+        for other in &others {
+            core.take(other);
+        }
+        if core.ask(&late, "get k1\r\n").is_empty() {
+            asked += 1;
+            core.serve_late(1, b"x");
+        } else {
+            break;
+        }
+    }
+    assert!((2..=8).contains(&asked), "{asked}");
+    let servers = core.stats("stats servers\r\n");
+    assert_eq!(servers["127.0.0.1:1:state"], "down", "{servers:?}");
+}

@@ -25,11 +25,11 @@ const WORTH_GIVING_BACK: usize = 16 * 1024 * 1024;
 const HALF_SENT: usize = 64 * 1024;
 
 /// A server that may have answered in time is heard for so long, in nanoseconds, before it is
-/// called late.
+/// called late; or for its timeout, if that is shorter.
 const HEARING: u64 = SECOND / 10;
 
 /// A loop that sees an alarm so much too late, in nanoseconds, stood still: as a rule the whole
-/// machine did, and servers on it too.
+/// machine did, and servers and clients on it too.
 const STANDSTILL: u64 = SECOND / 20;
 
 /// A request whose answer did not come in time.
@@ -65,12 +65,17 @@ impl<S: Socket> Proxy<S> {
         let waits = self.waiting_clients.front();
         let waits = waits.map(|(_, since)| since.plus(MAX_WAIT));
         let look = self.clients.len() > 0 || self.most_bytes >= WORTH_GIVING_BACK;
-        let clients = look.then(|| self.looked_over.plus(LOOK_OVER));
+        let clients = look.then(|| self.look_over_at());
         [links, probes, drains, leaving, waits, clients]
             .into_iter()
             .flatten()
             .min()
             .unwrap_or(Time::NEVER)
+    }
+
+    /// When clients are to be looked over.
+    fn look_over_at(&self) -> Time {
+        self.looked_over.plus(LOOK_OVER).max(self.patient_until)
     }
 
     /// True if a server has not answered all that it was asked.
@@ -111,17 +116,18 @@ impl<S: Socket> Proxy<S> {
                 self.probe(id as ServerId);
             }
         }
-        if self.now >= self.looked_over.plus(LOOK_OVER) {
+        if self.now >= self.look_over_at() {
             self.looked_over = self.now;
             self.look_over_clients();
             self.give_memory_back();
         }
     }
 
-    /// What magent's own standstill made late is not held against the servers. But not for ever: a
-    /// loop with too much to do is late time and again.
+    /// What magent's own standstill made late is not held against servers and clients. But not for
+    /// ever: a loop with too much to do is late time and again.
     fn note_standstill(&mut self) {
-        let alarm = self.links.iter().map(|l| l.alarm).min();
+        let clients = (self.clients.len() > 0).then(|| self.look_over_at());
+        let alarm = self.links.iter().map(|l| l.alarm).chain(clients).min();
         let stood_still = alarm.is_some_and(|at| at.plus(STANDSTILL) <= self.now);
         if stood_still && self.patient_until.plus(SECOND) <= self.now {
             self.patient_until = self.now.plus(HEARING);
@@ -197,14 +203,28 @@ impl<S: Socket> Proxy<S> {
         let answers = pending
             .filter(|p| !p.counted)
             .map(|p| p.deadline.min(p.sent.plus(timeout)));
-        answers.chain(self.open_by(id)).min().unwrap_or(Time::NEVER)
+        let others = [self.open_by(id), self.clogged_at(id)];
+        let all = answers.chain(others.into_iter().flatten());
+        all.min().unwrap_or(Time::NEVER)
+    }
+
+    /// When a link that can take nothing more is given up, though its server goes on sending: the
+    /// first of what it owes was asked for as long ago as makes a silent server count as down.
+    fn clogged_at(&self, id: u32) -> Option<Time> {
+        let link = &self.links[id as usize];
+        let first = link.pending.front().filter(|_| link.is_full())?;
+        let pool = self.pool_of(id);
+        let limit = u64::from(pool.config.failure_limit);
+        Some(first.sent.plus(pool.timeout().saturating_mul(limit)))
     }
 
     /// The server's events may stand behind thousands of others, and a turn reads a bounded
-    /// amount: what the kernel has got from it is in time. True if it had something.
+    /// amount: what the kernel has got from it is in time. True if it had something, or will be
+    /// read in the next turn anyway.
     fn hear_out(&mut self, id: u32) -> bool {
         let link = &mut self.links[id as usize];
         match link.state {
+            _ if link.listed => return true,
             LinkState::Idle | LinkState::Wanted => return false,
             LinkState::Connecting(_) => link.ready.writable = true,
             LinkState::Greeting(..) | LinkState::Up(_) => link.ready.readable = true,
@@ -219,7 +239,9 @@ impl<S: Socket> Proxy<S> {
         if due <= self.now {
             // Who was kept from sending has more to say now.
             let until = match self.hear_out(id) {
-                true => due.plus(HEARING).max(self.patient_until),
+                true => due
+                    .plus(HEARING.min(self.pool_of(id).timeout()))
+                    .max(self.patient_until),
                 false => self.patient_until,
             };
             if self.now < until {
@@ -231,6 +253,9 @@ impl<S: Socket> Proxy<S> {
             return self.connect_failed(id, Cause::TimedOut);
         }
         let server = self.links[id as usize].server;
+        if self.clogged_at(id).is_some_and(|at| at <= self.now) {
+            return self.server_down(server, Cause::TimedOut, false);
+        }
         let expired = self.find_expired(id, self.pool_of(id).timeout());
         for late in &expired {
             let s = &mut self.servers[server as usize];

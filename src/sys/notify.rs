@@ -46,7 +46,12 @@ fn notify_at(socket: &OsStr, state: State) -> io::Result<()> {
     };
     let socket = UnixDatagram::unbound()?;
     socket.set_write_timeout(Some(NOTIFY_PATIENCE))?;
-    socket.send_to_addr(line.as_bytes(), &address).map(|_| ())
+    loop {
+        match socket.send_to_addr(line.as_bytes(), &address) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            sent => return sent.map(|_| ()),
+        }
+    }
 }
 
 #[cfg(test)]
