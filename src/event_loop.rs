@@ -345,13 +345,13 @@ impl EventLoop {
             return;
         }
         tell_systemd(State::Reloading);
-        if let Err(e) = self.reading.begin(&self.config) {
+        if let Err(e) = self.reading.begin(&self.config, now.at) {
             self.reload(Err(sys::reason(&e)), now);
         }
     }
 
     fn take_configuration(&mut self, now: Now) {
-        match self.reading.take(&self.config) {
+        match self.reading.take(&self.config, now.at) {
             Some(read) if self.phase == Phase::Serving => self.reload(read, now),
             _ => {}
         }
@@ -369,7 +369,9 @@ impl EventLoop {
                 self.proxy.reload_failed(&why, now);
             }
         }
-        tell_systemd(State::Ready);
+        if !self.reading.is_under_way() {
+            tell_systemd(State::Ready);
+        }
     }
 
     /// All or nothing: what can fail comes first.

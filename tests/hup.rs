@@ -267,7 +267,7 @@ fn nobody_waits_while_the_file_is_read() {
     // Waits until it is being read.
     let mut slow = fs::File::options().write(true).open(&file).expect("a pipe");
     client.ask("get none\r\n", "END\r\n");
-    // Another one while it is: the file is read once more, and what was read first is not used.
+    // Another one while it is: the file is read once more.
     magent.write_file(&text);
     magent.signal(Signal::SIGHUP);
     client.ask("get none\r\n", "END\r\n");
@@ -275,10 +275,7 @@ fn nobody_waits_while_the_file_is_read() {
     assert_eq!(reloads(), (0, 0));
     slow.write_all(b"alpha: [").expect("a reader");
     drop(slow);
-    wait_for("a reload", || (reloads() == (1, 0)).then_some(()));
-    assert!(
-        !magent.log().contains("stays as it was"),
-        "{}",
-        magent.log()
-    );
+    wait_for("both reloads", || (reloads() == (1, 1)).then_some(()));
+    let settings = client.stats("stats settings\r\n");
+    assert_eq!(settings["last_reload_result"], "ok");
 }

@@ -8,13 +8,23 @@ use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::Builder;
+use std::time::{Duration, Instant};
+
+/// A file that takes longer than this is read anew if that is asked for: the disk or the name server
+/// may have come back, and the old attempt may never end.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The configuration as a thread reads it, if one does.
 pub struct Reading {
     waker: Arc<Waker>,
-    result: Option<Receiver<Result<Config, String>>>,
+    current: Option<Attempt>,
     /// The file may have changed since it was read.
     again: bool,
+}
+
+struct Attempt {
+    result: Receiver<Result<Config, String>>,
+    since: Instant,
 }
 
 impl Reading {
@@ -25,38 +35,129 @@ impl Reading {
     pub fn new(registry: &Registry, token: Token) -> io::Result<Reading> {
         Ok(Reading {
             waker: Arc::new(Waker::new(registry, token)?),
-            result: None,
+            current: None,
             again: false,
         })
     }
 
-    /// Reads the file of `config` again; once more if it is being read already.
+    /// Reads the file of `config` again; if it is being read already, once more after that.
     ///
     /// # Errors
     /// There is no thread to be had.
-    pub fn begin(&mut self, config: &Config) -> io::Result<()> {
-        if self.result.is_some() {
-            self.again = true;
-            return Ok(());
+    pub fn begin(&mut self, config: &Config, now: Instant) -> io::Result<()> {
+        if let Some(attempt) = &self.current {
+            let taken = now.duration_since(attempt.since);
+            self.again = taken < PATIENCE;
+            if self.again {
+                return Ok(());
+            }
+            let seconds = taken.as_secs();
+            log::warn!("the configuration was not read in {seconds} s; it is read anew");
         }
-        let (sender, receiver) = channel();
+        let (sender, result) = channel();
         let (config, waker) = (config.clone(), self.waker.clone());
         Builder::new().name("reload".into()).spawn(move || {
             // Neither can fail as long as there is a loop that cares.
             let _ = sender.send(config.reload());
             let _ = waker.wake();
         })?;
-        self.result = Some(receiver);
+        self.current = Some(Attempt { result, since: now });
         Ok(())
     }
 
     /// What was read; `None` if nothing is read, or not to its end.
-    pub fn take(&mut self, config: &Config) -> Option<Result<Config, String>> {
-        let read = self.result.as_ref()?.try_recv().ok()?;
-        self.result = None;
-        if !std::mem::take(&mut self.again) {
-            return Some(read);
+    pub fn take(&mut self, config: &Config, now: Instant) -> Option<Result<Config, String>> {
+        let read = self.current.as_ref()?.result.try_recv().ok()?;
+        self.current = None;
+        if std::mem::take(&mut self.again) {
+            if let Err(e) = self.begin(config, now) {
+                return Some(Err(sys::reason(&e)));
+            }
         }
-        self.begin(config).err().map(|e| Err(sys::reason(&e)))
+        Some(read)
+    }
+
+    /// True while the file is read.
+    pub fn is_under_way(&self) -> bool {
+        self.current.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Action;
+    use mio::{Events, Poll};
+    use std::ffi::OsString;
+    use std::fs;
+    use std::io::Write;
+    use std::path::Path;
+    use std::process::Command;
+
+    /// A configuration in a file of this name.
+    fn config(path: &Path) -> Config {
+        fs::write(
+            path,
+            "a:\n  listen: 127.0.0.1:1\n  servers:\n  - 127.0.0.1:2:1\n",
+        )
+        .unwrap();
+        let args: Vec<OsString> = vec!["-D".into(), "-c".into(), path.into()];
+        match Config::from_args(&args) {
+            Ok(Action::Run(config)) => config,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Waits for what is read.
+    fn wait(poll: &mut Poll, reading: &mut Reading, config: &Config, now: Instant) -> String {
+        let mut events = Events::with_capacity(8);
+        loop {
+            poll.poll(&mut events, Some(Duration::from_secs(30)))
+                .unwrap();
+            assert!(!events.is_empty(), "nothing was read");
+            match reading.take(config, now) {
+                None => {}
+                Some(Ok(read)) => return read.pools[0].name.clone(),
+                Some(Err(why)) => return why,
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_that_hangs_is_read_anew_when_that_is_asked_for() {
+        let dir = std::env::temp_dir().join(format!("magent-reading-{}", std::process::id()));
+        fs::create_dir(&dir).unwrap();
+        let path = dir.join("pools.yml");
+        let config = config(&path);
+        let text = fs::read(&path).unwrap();
+        let mut poll = Poll::new().unwrap();
+        let mut reading = Reading::new(poll.registry(), Token(1)).unwrap();
+        let now = Instant::now();
+
+        fs::remove_file(&path).unwrap();
+        assert!(
+            Command::new("mkfifo")
+                .arg(&path)
+                .status()
+                .unwrap()
+                .success()
+        );
+        reading.begin(&config, now).unwrap();
+        let mut slow = fs::File::options().write(true).open(&path).unwrap();
+        fs::rename(&path, dir.join("slow")).unwrap();
+        fs::write(&path, &text).unwrap();
+        // Not yet.
+        reading.begin(&config, now + PATIENCE / 2).unwrap();
+        assert!(reading.take(&config, now).is_none() && reading.is_under_way());
+        reading.begin(&config, now + PATIENCE).unwrap();
+        assert_eq!(wait(&mut poll, &mut reading, &config, now), "a");
+        assert!(!reading.is_under_way());
+        // The first attempt ends at last, and nobody cares.
+        slow.write_all(b"b: [").unwrap();
+        drop(slow);
+        assert!(reading.take(&config, now).is_none());
+        reading.begin(&config, now).unwrap();
+        assert_eq!(wait(&mut poll, &mut reading, &config, now), "a");
+        fs::remove_dir_all(&dir).unwrap();
     }
 }
