@@ -202,6 +202,9 @@ impl EventLoop {
             if std::mem::take(&mut self.has_read) {
                 self.take_configuration(now);
             }
+            if self.reading.wait(now.at) == Some(Duration::ZERO) {
+                self.read_configuration(now);
+            }
             self.accept(ACCEPTS, now);
             self.proxy.tick(now);
             self.connect(now);
@@ -219,7 +222,9 @@ impl EventLoop {
             Phase::Draining(until) => Some(until.saturating_duration_since(now.at)),
             Phase::Serving | Phase::Over => None,
         };
-        [self.proxy.wait(now), self.entrances.wait(now.at), drain]
+        let reading = self.reading.wait(now.at);
+        let entrances = self.entrances.wait(now.at);
+        [self.proxy.wait(now), entrances, reading, drain]
             .into_iter()
             .flatten()
             .min()
@@ -345,6 +350,10 @@ impl EventLoop {
             return;
         }
         tell_systemd(State::Reloading);
+        self.read_configuration(now);
+    }
+
+    fn read_configuration(&mut self, now: Now) {
         if let Err(e) = self.reading.begin(&self.config, now.at) {
             self.reload(Err(sys::reason(&e)), now);
         }

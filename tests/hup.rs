@@ -249,6 +249,17 @@ fn a_listener_that_goes_lets_its_clients_finish() {
     alpha.ask("get none\r\n", "END\r\n");
 }
 
+/// A reload of a file that has no end yet; it comes through what is returned.
+fn begin_a_slow_reload(magent: &Magent) -> fs::File {
+    let file = magent.dir().join("pools.yml");
+    fs::remove_file(&file).expect("the file was there");
+    mkfifo(&file, Mode::S_IRUSR | Mode::S_IWUSR).expect("a pipe in its place");
+    magent.signal(Signal::SIGHUP);
+    // Waits until it is being read.
+    let pipe = fs::File::options().write(true).open(&file);
+    pipe.expect("the other end")
+}
+
 /// The file may lie on a disk that hangs, and its names may wait for a name server that does.
 #[test]
 fn nobody_waits_while_the_file_is_read() {
@@ -260,12 +271,7 @@ fn nobody_waits_while_the_file_is_read() {
     let magent = Magent::with_file(&text);
     let mut client = magent.client();
     client.ask("get none\r\n", "END\r\n");
-    let file = magent.dir().join("pools.yml");
-    fs::remove_file(&file).expect("the file was there");
-    mkfifo(&file, Mode::S_IRUSR | Mode::S_IWUSR).expect("a pipe in its place");
-    magent.signal(Signal::SIGHUP);
-    // Waits until it is being read.
-    let mut slow = fs::File::options().write(true).open(&file).expect("a pipe");
+    let mut slow = begin_a_slow_reload(&magent);
     client.ask("get none\r\n", "END\r\n");
     // Another one while it is: the file is read once more.
     magent.write_file(&text);
@@ -278,4 +284,18 @@ fn nobody_waits_while_the_file_is_read() {
     wait_for("both reloads", || (reloads() == (1, 1)).then_some(()));
     let settings = client.stats("stats settings\r\n");
     assert_eq!(settings["last_reload_result"], "ok");
+}
+
+#[test]
+fn a_reload_that_hangs_does_not_prevent_the_next_one() {
+    let server = Memcached::start();
+    let text = format!(
+        "alpha:\n  listen: 127.0.0.1:PORT\n  servers:\n  - {}:1\n",
+        server.name
+    );
+    let magent = Magent::with_file(&text);
+    let _never_ends = begin_a_slow_reload(&magent);
+    assert!(magent.reload(&text));
+    let log = magent.log();
+    assert!(log.contains("it is read anew"), "{log}");
 }

@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread::Builder;
 use std::time::{Duration, Instant};
 
-/// A file that takes longer than this is read anew if that is asked for: the disk or the name server
+/// A file that takes longer than this is read anew if that was asked for: the disk or the name server
 /// may have come back, and the old attempt may never end.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -40,7 +40,8 @@ impl Reading {
         })
     }
 
-    /// Reads the file of `config` again; if it is being read already, once more after that.
+    /// Reads the file of `config` again; if it is being read already, once more after that, or after
+    /// [`Reading::wait`].
     ///
     /// # Errors
     /// There is no thread to be had.
@@ -75,6 +76,12 @@ impl Reading {
             }
         }
         Some(read)
+    }
+
+    /// How long until [`Reading::begin`] is to be called again; `None` if that is not wanted.
+    pub fn wait(&self, now: Instant) -> Option<Duration> {
+        let attempt = self.current.as_ref().filter(|_| self.again)?;
+        Some((attempt.since + PATIENCE).saturating_duration_since(now))
     }
 
     /// True while the file is read.
@@ -147,9 +154,13 @@ mod tests {
         fs::rename(&path, dir.join("slow")).unwrap();
         fs::write(&path, &text).unwrap();
         // Not yet.
+        assert_eq!(reading.wait(now), None);
         reading.begin(&config, now + PATIENCE / 2).unwrap();
         assert!(reading.take(&config, now).is_none() && reading.is_under_way());
+        assert_eq!(reading.wait(now), Some(PATIENCE));
+        assert_eq!(reading.wait(now + PATIENCE), Some(Duration::ZERO));
         reading.begin(&config, now + PATIENCE).unwrap();
+        assert_eq!(reading.wait(now + PATIENCE), None);
         assert_eq!(wait(&mut poll, &mut reading, &config, now), "a");
         assert!(!reading.is_under_way());
         // The first attempt ends at last, and nobody cares.
