@@ -72,8 +72,6 @@ pub struct EventLoop {
     /// The signals' stream has something to read.
     signalled: bool,
     reading: Reading,
-    /// A configuration was read, or could not be.
-    has_read: bool,
     /// Connects may be wanted that no turn has started yet: the last one started as many as it
     /// may, or there was none yet.
     more_connects: bool,
@@ -167,7 +165,6 @@ impl EventLoop {
             signals,
             signalled: false,
             reading,
-            has_read: false,
             more_connects: true,
             phase: Phase::Serving,
         })
@@ -199,11 +196,8 @@ impl EventLoop {
             if std::mem::take(&mut self.signalled) {
                 self.take_signals(now);
             }
-            if std::mem::take(&mut self.has_read) {
+            if self.reading.is_under_way() {
                 self.take_configuration(now);
-            }
-            if self.reading.wait(now.at) == Some(Duration::ZERO) {
-                self.read_configuration(now);
             }
             self.accept(ACCEPTS, now);
             self.proxy.tick(now);
@@ -235,7 +229,7 @@ impl EventLoop {
         if token == SIGNALS {
             self.signalled = true;
         } else if token == READING {
-            self.has_read = true;
+            // It is asked in each turn as long as it is under way.
         } else if token.0 & LOOP != 0 {
             self.entrances.note(token);
         } else {
@@ -363,6 +357,9 @@ impl EventLoop {
         match self.reading.take(&self.config, now.at) {
             Some(read) if self.phase == Phase::Serving => self.reload(read, now),
             _ => {}
+        }
+        if self.reading.wait(now.at) == Some(Duration::ZERO) {
+            self.read_configuration(now);
         }
     }
 

@@ -249,6 +249,12 @@ fn a_listener_that_goes_lets_its_clients_finish() {
     alpha.ask("get none\r\n", "END\r\n");
 }
 
+/// A file: one pool with one server.
+fn one_pool(server: &Memcached) -> String {
+    let listen = "  listen: 127.0.0.1:PORT";
+    format!("alpha:\n{listen}\n  servers:\n  - {}:1\n", server.name)
+}
+
 /// A reload of a file that has no end yet; it comes through what is returned.
 fn begin_a_slow_reload(magent: &Magent) -> fs::File {
     let file = magent.dir().join("pools.yml");
@@ -264,10 +270,7 @@ fn begin_a_slow_reload(magent: &Magent) -> fs::File {
 #[test]
 fn nobody_waits_while_the_file_is_read() {
     let server = Memcached::start();
-    let text = format!(
-        "alpha:\n  listen: 127.0.0.1:PORT\n  servers:\n  - {}:1\n",
-        server.name
-    );
+    let text = one_pool(&server);
     let magent = Magent::with_file(&text);
     let mut client = magent.client();
     client.ask("get none\r\n", "END\r\n");
@@ -289,10 +292,7 @@ fn nobody_waits_while_the_file_is_read() {
 #[test]
 fn a_reload_that_hangs_does_not_prevent_the_next_one() {
     let server = Memcached::start();
-    let text = format!(
-        "alpha:\n  listen: 127.0.0.1:PORT\n  servers:\n  - {}:1\n",
-        server.name
-    );
+    let text = one_pool(&server);
     let magent = Magent::with_file(&text);
     let _never_ends = begin_a_slow_reload(&magent);
     assert!(magent.reload(&text));
