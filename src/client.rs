@@ -483,6 +483,11 @@ impl<S: Socket> Client<S> {
         Ok((bytes, calls))
     }
 
+    /// Bytes that it is owed and that are there.
+    pub fn owed(&self) -> usize {
+        self.active.as_ref().map_or(0, |a| a.owed())
+    }
+
     /// Copied bytes that it holds.
     pub fn own_bytes(&self) -> usize {
         self.active.as_ref().map_or(0, |a| a.own_bytes())

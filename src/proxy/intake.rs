@@ -99,20 +99,24 @@ impl<S: Socket> Proxy<S> {
         go_on
     }
 
-    /// Reads a client that is paused for memory in the middle of a request no further than to the
-    /// end of that. Requests that are half there could hold the memory for ever, all waiting for
-    /// each other.
-    pub(super) fn read_half(&mut self, key: usize) {
+    /// Reads a client that is paused for memory, little more than the next request or the rest of
+    /// one. Requests that are half there could hold the memory for ever, all waiting for each
+    /// other; and clients that take their answers a byte at a time could keep all others waiting.
+    pub(super) fn read_paused(&mut self, key: usize) {
         let Some(client) = self.clients.get(key) else {
             return;
         };
         let active = client.active.as_ref();
         let (half, wants) = active.map_or((0, 0), |a| (a.partial.len(), a.wants));
-        if client.pause != Pause::MEMORY || !client.ready.readable || half == 0 {
+        if client.pause != Pause::MEMORY || !client.ready.readable {
             return;
         }
         if wants == 0 && half > HALF_LINE && self.over_memory(0, 100) {
             return self.no_memory_to_read(key);
+        }
+        // It holds little so far, and may wait.
+        if wants > 0 && half <= HALF_LINE && self.over_memory(wants, 100) {
+            return;
         }
         if let Some(client) = self.clients.get_mut(key) {
             client.pause.remove(Pause::MEMORY);

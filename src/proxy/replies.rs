@@ -1,12 +1,13 @@
 //! From a server's bytes to replies: reading a link, finding where each reply ends.
 
-use super::Proxy;
+use super::{Proxy, SOFT_MEMORY};
 use crate::buffer::{Chunk, SHARE, Source};
+use crate::client::Client;
 use crate::health::Cause;
 use crate::net::Socket;
 use crate::protocol::reply::{Progress, uptime, version_at_least};
 use crate::protocol::{Reply, Status, Verb};
-use crate::upstream::{Arriving, GREETING, Greeting, LinkState};
+use crate::upstream::{Arriving, GREETING, Greeting, LinkState, To};
 use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::rc::Rc;
@@ -19,6 +20,9 @@ const TRICKLE: u64 = SHARE as u64;
 
 /// An answer of the handshake that is longer, in bytes, is given up; memcached's are below 4 KB.
 const MAX_GREETING: usize = 64 * 1024;
+
+/// What a client may be owed, in bytes, and one value besides, however little memory is left.
+const OWED_LITTLE: usize = 64 * 1024;
 
 /// What the scan of a whole reply came to.
 struct Whole {
@@ -285,10 +289,11 @@ impl<S: Socket> Proxy<S> {
             scan,
             discarding,
         } = arriving;
-        let (source, at, len) = if message.is_empty() {
+        let earlier = message.len();
+        let (source, at, len) = if earlier == 0 {
             (Source::Chunk(chunk), range.start, range.len())
         } else {
-            message.push(Source::Chunk(chunk), range);
+            message.push(Source::Chunk(chunk), range.clone());
             (Source::Queue(message, message.start()), 0, message.len())
         };
         let mut reply = Reply {
@@ -310,7 +315,11 @@ impl<S: Socket> Proxy<S> {
         }
         match whole.greeting {
             Some(version_seen) => self.greeted(id, version_seen, &reply),
-            None if *discarding || self.no_memory_for(whole.verb, &reply) => {
+            // A lone line (a miss, the answer to a probe) is small.
+            None if *discarding
+                || reply.len > reply.line
+                    && self.no_memory_for(id, whole.verb, earlier, range.len()) =>
+            {
                 self.counters.limit_memory_gets += 1;
                 self.settle(id, &out_of_memory());
             }
@@ -331,7 +340,7 @@ impl<S: Socket> Proxy<S> {
         chunk: &Rc<Chunk>,
         range: Range<usize>,
     ) {
-        let full = !range.is_empty() && has_values(verb) && self.over_memory(range.len(), 100);
+        let full = self.no_memory_for(id, verb, arriving.message.len(), range.len());
         if full && !matches!(self.links[id as usize].state, LinkState::Greeting(..)) {
             arriving.discarding = true;
         }
@@ -342,11 +351,25 @@ impl<S: Socket> Proxy<S> {
         }
     }
 
-    /// True if a reply would pass `-m` with its values.
-    fn no_memory_for(&mut self, verb: Verb, reply: &Reply<'_>) -> bool {
-        // A lone line (a miss, the answer to a probe) is small.
-        let values = has_values(verb) && reply.len > reply.line;
-        values && self.over_memory(reply.len, 100)
+    /// True if so many bytes more of a reply must not be kept: with its values they would pass
+    /// `-m`, or its client would hold too much of it. Of that reply so many came `earlier`.
+    ///
+    /// A client that takes nothing must not fill the memory for all. What one alone holds
+    /// therefore counts twice: that is a threshold which falls as memory fills, so that however
+    /// many hold much they never take all (Choudhury and Hahne, "Dynamic queue length thresholds
+    /// for shared-memory packet switches", 1998).
+    fn no_memory_for(&mut self, id: u32, verb: Verb, earlier: usize, more: usize) -> bool {
+        if more == 0 || !has_values(verb) {
+            return false;
+        }
+        let link = &self.links[id as usize];
+        let owed = match link.pending.front().map(|p| &p.to) {
+            Some(To::Client { client, .. }) => self.clients.get(*client).map_or(0, Client::owed),
+            _ => 0,
+        };
+        let pool = self.servers[link.server as usize].pool;
+        let much = owed > OWED_LITTLE || earlier > self.pools[pool].config.max_value;
+        self.over_memory(more, 100) || much && self.over_memory(owed + earlier + more, SOFT_MEMORY)
     }
 
     /// One answer of the handshake.
