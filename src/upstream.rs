@@ -192,6 +192,8 @@ pub struct Link<S> {
     pub generation: u32,
     /// When the connect began.
     pub since: Time,
+    /// Bytes in flight at which it is full.
+    pub most_bytes: usize,
     /// Requests, from the oldest unanswered on.
     pub queue: Queue,
     /// Stream offset behind the last byte that went to the kernel.
@@ -234,8 +236,12 @@ pub struct Link<S> {
 /// Requests in flight to one server at which its clients are not read any more.
 pub const MAX_IN_FLIGHT: usize = 64 * 1024;
 
-/// Bytes in flight to one server at which its clients are not read any more.
+/// Bytes in flight to one server at which its clients are not read any more, if that is not more
+/// than a quarter of `-m`. Its links share them.
 pub const MAX_BYTES_IN_FLIGHT: usize = 64 * 1024 * 1024;
+
+/// An empty list of what is owed keeps room for so many.
+const KEEP_PENDING: usize = 16 * 1024;
 
 /// Answers still to come of those that were asked for in one write, at which the server is let go
 /// on before they are read. With 2 or 4 nothing was measurably cheaper, and more answers would wait.
@@ -245,13 +251,14 @@ const AT_WORK: usize = 8;
 pub const SLICES: usize = 64;
 
 impl<S: Socket> Link<S> {
-    /// A link without a socket.
-    pub fn new(server: ServerId) -> Link<S> {
+    /// A link without a socket, that is full at so many bytes in flight.
+    pub fn new(server: ServerId, most_bytes: usize) -> Link<S> {
         Link {
             server,
             state: LinkState::Idle,
             generation: 0,
             since: Time(0),
+            most_bytes,
             queue: Queue::new(),
             written: 0,
             settled: 0,
@@ -298,6 +305,9 @@ impl<S: Socket> Link<S> {
     /// Takes the oldest request out; its bytes stay at `settled` until [`Link::release`].
     pub fn pop(&mut self) -> Option<Pending> {
         let p = self.pending.pop_front()?;
+        if self.pending.is_empty() && self.pending.capacity() > KEEP_PENDING {
+            self.pending = VecDeque::new();
+        }
         self.first_seq += 1;
         self.answered = p.sent;
         match self.sent_count {
@@ -336,12 +346,12 @@ impl<S: Socket> Link<S> {
 
     /// True if it holds as much as a server may be asked at once.
     pub fn is_full(&self) -> bool {
-        self.pending.len() >= MAX_IN_FLIGHT || self.queue.len() >= MAX_BYTES_IN_FLIGHT
+        self.pending.len() >= MAX_IN_FLIGHT || self.queue.len() >= self.most_bytes
     }
 
     /// True if clients that waited for it may go on.
     pub fn has_room(&self) -> bool {
-        self.pending.len() <= MAX_IN_FLIGHT / 2 && self.queue.len() <= MAX_BYTES_IN_FLIGHT / 2
+        self.pending.len() <= MAX_IN_FLIGHT / 2 && self.queue.len() <= self.most_bytes / 2
     }
 
     /// Copied bytes that it holds, and the entries of what is owed: of a small request they are

@@ -99,6 +99,49 @@ fn clients_that_take_their_answers_a_byte_at_a_time_do_not_keep_others_waiting_f
     assert!(!slow.iter().any(Peer::is_closed));
 }
 
+/// Whoever is paused is served slowly, but whatever it is in the middle of.
+#[test]
+fn what_comes_while_memory_is_short_is_served_within_seconds() {
+    for (holding, told) in [(13, "STORED\r\n"), (16, OUT_OF_MEMORY_STORING)] {
+        let mut core = core(&["-m", "1m", "-I", "256k"]);
+        let slow = holders(&mut core, holding);
+        let (writer, other, last) = (core.client(), core.client(), core.client());
+        let value = "v".repeat(100_000);
+        core.send(
+            &writer,
+            format!("set k 0 0 100000\r\n{value}\r\nget k5\r\n"),
+        );
+        core.send(&other, "get k5\r\nflush_all\r\nget k5\r\n");
+        core.send(&last, "get k5\r\nflush_all\r\nget k5\r\n");
+        core.step();
+        core.end(&last);
+        core.advance(Duration::from_secs(4));
+        let got = "VALUE k5 0 5\r\nvvvvv\r\nEND\r\n";
+        assert_eq!(core.take_text(&writer), format!("{told}{got}"));
+        assert_eq!(core.take_text(&other), format!("{got}OK\r\n{got}"));
+        assert_eq!(core.take_text(&last), format!("{got}OK\r\n{got}"));
+        core.advance(Duration::from_secs(2));
+        assert!(last.is_closed());
+        assert!(!slow.iter().any(Peer::is_closed));
+    }
+}
+
+/// The bytes of a request that waits for a fetch count like those of any other.
+#[test]
+fn requests_that_wait_for_a_warming_primary_are_counted_with_their_values() {
+    let farm = ["-s", "127.0.0.1:1", "-b", "127.0.0.1:2", "--warm", "200000"];
+    let mut core = Core::new(&[&farm[..], &PATIENT].concat());
+    let writer = core.client();
+    core.ask(&writer, "get k1\r\n");
+    core.silent.insert(1);
+    let add = format!("add k 0 0 4000\r\n{}\r\n", "v".repeat(4000));
+    core.send(&writer, add.repeat(100));
+    core.step();
+    let held = core.stat("bytes_in_flight") as usize;
+    assert!((400 * KB..500 * KB).contains(&held), "{held}");
+    core.serve_late(1, b"NF\r\n");
+}
+
 #[test]
 fn a_get_that_memory_has_no_room_for_is_told_so() {
     let mut core = core(&["-m", "1m", "-I", "256k"]);
@@ -570,6 +613,41 @@ fn a_server_that_owes_64_mb_pauses_the_clients_that_want_more_of_it() {
     core.serve_late(1, "STORED\r\n".repeat(sent).as_bytes());
     assert!(core.requests(1) > sent);
     assert!(core.stat("limit_server_paused") >= 70);
+}
+
+/// With little memory it is a quarter of that: a server that hangs must not pause everybody, and
+/// must not count as up because nobody asks it any more.
+#[test]
+fn a_server_that_owes_a_quarter_of_the_memory_stops_nobody_else_and_is_down_in_the_end() {
+    let two = ["-s", "127.0.0.1:1", "-s", "127.0.0.1:2", "-m", "16m"];
+    for links in ["1", "4"] {
+        let mut core = Core::new(&[&two[..], &["-i", links]].concat());
+        let (here, there) = (key_on(0, 5, 0), key_on(1, 5, 0));
+        let (writer, other) = (core.client(), core.client());
+        let get = format!("get {there}\r\n");
+        assert!(
+            core.ask(&writer, format!("get {here}\r\n"))
+                .ends_with("END\r\n")
+        );
+        core.silent.insert(1);
+        let value = "v".repeat(1_000_000);
+        let set = format!("set {here} 0 0 1000000\r\n{value}\r\n");
+        core.send(&writer, set.repeat(40));
+        for _ in 0..12 {
+            core.advance(Duration::from_millis(500));
+            let answer = core.ask(&other, &get);
+            assert!(
+                answer.ends_with("END\r\n"),
+                "{answer:?} {links} {:?}",
+                core.stats("stats proxy\r\n")
+            );
+        }
+        let servers = core.stats("stats servers\r\n");
+        assert_eq!(servers["127.0.0.1:1:state"], "down", "{servers:?}");
+        assert_eq!(core.take_text(&writer).matches("SERVER_ERROR").count(), 40);
+        assert_eq!(core.stat("limit_memory_paused"), 0);
+        assert_eq!(core.stat("bytes_in_flight"), 0);
+    }
 }
 
 #[test]

@@ -322,7 +322,7 @@ impl<S: Socket> Proxy<S> {
         let keys: Vec<usize> = self.clients.keys().collect();
         for key in keys {
             self.look_over(key);
-            self.read_paused(key);
+            self.serve_paused(key);
         }
     }
 

@@ -3,7 +3,7 @@
 use super::Proxy;
 use super::route::Ask;
 use crate::buffer::{CHUNK, Chunk, Queue, Source};
-use crate::client::{Ending, Gathering, Intake, Pause, Slot};
+use crate::client::{Client, Ending, Gathering, Intake, Pause, Slot};
 use crate::net::Socket;
 use crate::protocol::{self, Dialect, Dress, Limits, Local, Parsed, Request, Scratch, Verb};
 use crate::upstream::NOBODY;
@@ -13,6 +13,10 @@ use std::rc::Rc;
 
 /// Reads of one client in one turn, so that a fast one does not hold up the others.
 const READS_PER_TURN: usize = 4;
+
+/// Reads of a client in the middle of a request while it is paused for memory, each second: enough
+/// for a value of a megabyte.
+const PAUSED_READS: usize = 16;
 
 /// A request with its value up to this size, in bytes, waits whole among the unparsed bytes; a
 /// larger one gathers in pieces.
@@ -99,33 +103,59 @@ impl<S: Socket> Proxy<S> {
         go_on
     }
 
-    /// Reads a client that is paused for memory, little more than the next request or the rest of
-    /// one. Requests that are half there could hold the memory for ever, all waiting for each
-    /// other; and clients that take their answers a byte at a time could keep all others waiting.
-    pub(super) fn read_paused(&mut self, key: usize) {
+    /// Serves a client that is paused for memory: what was left unparsed, or the rest of what it is
+    /// sending, or little more than its next request. Requests that are half there could hold the
+    /// memory for ever, all waiting for each other; and clients that take their answers a byte at a
+    /// time could keep all others waiting.
+    pub(super) fn serve_paused(&mut self, key: usize) {
+        let is_paused = |c: &Client<S>| c.pause == Pause::MEMORY;
+        for _ in 0..PAUSED_READS {
+            let Some(client) = self.clients.get_mut(key).filter(|c| is_paused(c)) else {
+                return;
+            };
+            client.pause.remove(Pause::MEMORY);
+            let goes_on = self.fill_paused(key);
+            if let Some(client) = self.clients.get_mut(key) {
+                client.pause.add(Pause::MEMORY);
+            }
+            self.account_client(key);
+            if !goes_on {
+                return;
+            }
+        }
+    }
+
+    /// [`Proxy::fill_client`] for one that is paused for memory. True if more of the same request
+    /// may be there.
+    fn fill_paused(&mut self, key: usize) -> bool {
         let Some(client) = self.clients.get(key) else {
-            return;
+            return false;
         };
-        let active = client.active.as_ref();
-        let (half, wants) = active.map_or((0, 0), |a| (a.partial.len(), a.wants));
-        if client.pause != Pause::MEMORY || !client.ready.readable {
-            return;
+        let (mut half, mut wants) = (0, 0);
+        if let Some(active) = &client.active {
+            half = active.partial.len();
+            wants = match &active.intake {
+                Intake::Head => active.wants,
+                Intake::Value(value) => value.missing,
+                Intake::Swallow(bytes) => *bytes,
+            };
+        }
+        if client.is_unparsed() {
+            self.parse_partial(key);
+            return false;
+        }
+        if !client.ready.readable {
+            return false;
         }
         if wants == 0 && half > HALF_LINE && self.over_memory(0, 100) {
-            return self.no_memory_to_read(key);
+            self.no_memory_to_read(key);
+            return false;
         }
         // It holds little so far, and may wait.
-        if wants > 0 && half <= HALF_LINE && self.over_memory(wants, 100) {
-            return;
+        if wants > 0 && (1..=HALF_LINE).contains(&half) && self.over_memory(wants, 100) {
+            return false;
         }
-        if let Some(client) = self.clients.get_mut(key) {
-            client.pause.remove(Pause::MEMORY);
-        }
-        self.read_some(key, if wants > 0 { wants } else { HALF_LINE });
-        if let Some(client) = self.clients.get_mut(key) {
-            client.pause.add(Pause::MEMORY);
-        }
-        self.account_client(key);
+        self.read_some(key, if wants > 0 { wants } else { HALF_LINE }) && wants > CHUNK
     }
 
     fn pause_for_memory(&mut self, key: usize) {
@@ -411,7 +441,15 @@ impl<S: Socket> Proxy<S> {
         } else {
             (Source::Slice(&scratch.line[..]), 0..scratch.line.len())
         };
+        let buf = source.slice(*at..*at + request.head);
+        let name = match request.key {
+            Some((from, to)) => &buf[from as usize..to as usize],
+            None => &scratch.key[..],
+        };
         if here < total {
+            if !self.may_arrive(key, name) {
+                return Step::Stop;
+            }
             let line = line.0.slice(line.1);
             let value = *at + request.head..len;
             *at = len;
@@ -423,16 +461,11 @@ impl<S: Socket> Proxy<S> {
             self.bad_data_chunk(key, request);
             return Step::Next;
         }
-        let buf = source.slice(*at..*at + request.head);
         if request.key.is_none() && !scratch.keys.is_empty() {
             if !self.route_keys(key, request, buf, scratch) {
                 return Step::Stop;
             }
         } else {
-            let name = match request.key {
-                Some((from, to)) => &buf[from as usize..to as usize],
-                None => &scratch.key[..],
-            };
             let ask = Ask {
                 verb: request.verb,
                 traits: request.traits,

@@ -136,6 +136,8 @@ pub struct Proxy<S> {
     fetching: HashMap<(ServerId, Box<[u8]>), usize>,
     /// Requests that wait for a fetch, or for the `mg` before they may create a key.
     waiters: Slab<Waiter>,
+    /// Copied bytes of all waiters.
+    waiting_bytes: usize,
     creating: Creating,
     /// Per warming link: number of the last write of each key hash, to drop late copies.
     recent_writes: HashMap<(u32, u64), u64>,
@@ -205,6 +207,7 @@ impl<S: Socket> Proxy<S> {
             fetches: Slab::default(),
             fetching: HashMap::new(),
             waiters: Slab::default(),
+            waiting_bytes: 0,
             creating: Creating::default(),
             recent_writes: HashMap::new(),
             prune_at: 0,
@@ -463,7 +466,8 @@ impl<S: Socket> Proxy<S> {
 
     /// All but the shared ones: copied bytes, and what waits for a fetch.
     fn own_bytes(&self) -> usize {
-        self.bytes + (self.fetches.len() + self.waiters.len()) * warm::FETCH_COST
+        let waiting = (self.fetches.len() + self.waiters.len()) * warm::FETCH_COST;
+        self.bytes + waiting + self.waiting_bytes
     }
 
     /// True if so many bytes more would pass `percent` of `-m`.

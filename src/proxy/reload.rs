@@ -14,7 +14,7 @@ use crate::farm::{Farm, FarmSpec};
 use crate::health::{Cause, Health, Journal, Policy, SECOND};
 use crate::net::Socket;
 use crate::stats::ServerStats;
-use crate::upstream::{DRAIN_WAIT, Link, LinkState, Server, ServerId};
+use crate::upstream::{DRAIN_WAIT, Link, LinkState, MAX_BYTES_IN_FLIGHT, Server, ServerId};
 
 /// Clients of a listener that is gone get so long to finish, in nanoseconds: as when stopping.
 pub(super) const LEAVE: u64 = 5 * SECOND;
@@ -194,6 +194,8 @@ impl<S: Socket> Proxy<S> {
     }
 
     fn add_links(&mut self, id: ServerId, count: usize) {
+        // Three servers that hang must not take what pauses all clients.
+        let most_bytes = MAX_BYTES_IN_FLIGHT.min(self.config.memory / 4) / count;
         for _ in 0..count {
             let used = |at: &u32| {
                 let owner = &self.servers[self.links[*at as usize].server as usize];
@@ -202,8 +204,8 @@ impl<S: Socket> Proxy<S> {
             let vacant = (0..self.links.len() as u32).find(|at| !used(at));
             let at = vacant.unwrap_or(self.links.len() as u32);
             match self.links.get_mut(at as usize) {
-                Some(link) => link.server = id,
-                None => self.links.push(Link::new(id)),
+                Some(link) => (link.server, link.most_bytes) = (id, most_bytes),
+                None => self.links.push(Link::new(id, most_bytes)),
             }
             self.servers[id as usize].links.push(at);
         }

@@ -130,18 +130,36 @@ impl<S: Socket> Proxy<S> {
             return true;
         };
         let place = self.place(c.pool as usize, key);
-        // A backup that stands in is bounded too.
-        let asked = [place.primary, place.backup]
-            .into_iter()
-            .find(|id| *id != NOBODY && self.servers[*id as usize].health.is_up());
-        if let Some(id) = asked.map(|id| self.servers[id as usize].link_for(place.hash)) {
-            if self.links[id as usize].is_full() {
-                self.pause_for_server(client, id);
-                return false;
-            }
+        if let Some(link) = self.full_link_of(place) {
+            self.pause_for_server(client, link);
+            return false;
         }
         self.route(client, dress, place, key, ask);
         true
+    }
+
+    /// False if the server of a key has too much in flight for a value that starts to arrive: the
+    /// client is paused.
+    pub(super) fn may_arrive(&mut self, client: usize, key: &[u8]) -> bool {
+        let Some(c) = self.clients.get(client) else {
+            return true;
+        };
+        let place = self.place(c.pool as usize, key);
+        let full = self.full_link_of(place);
+        if let Some(link) = full {
+            self.pause_for_server(client, link);
+        }
+        full.is_none()
+    }
+
+    /// The link that a key would be asked on, if it has as much in flight as it may. A backup that
+    /// stands in is bounded too.
+    fn full_link_of(&self, place: Place) -> Option<u32> {
+        let id = [place.primary, place.backup]
+            .into_iter()
+            .find(|id| *id != NOBODY && self.servers[*id as usize].health.is_up())?;
+        let link = self.servers[id as usize].link_for(place.hash);
+        self.links[link as usize].is_full().then_some(link)
     }
 
     /// Routes a request that has arrived whole and cannot wait.

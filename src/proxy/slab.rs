@@ -7,7 +7,12 @@ pub struct Slab<T> {
     entries: Vec<(u32, Option<T>)>,
     free: Vec<u32>,
     len: usize,
+    /// How often a new place counts as reused: more often than any that was given back.
+    first: u32,
 }
+
+/// An empty table keeps at most so many places.
+const KEEP: usize = 4096;
 
 /// Bits of a key that hold the generation; the rest of the upper half is the owner's.
 const GENERATION: u32 = (1 << 28) - 1;
@@ -18,6 +23,7 @@ impl<T> Default for Slab<T> {
             entries: Vec::new(),
             free: Vec::new(),
             len: 0,
+            first: 0,
         }
     }
 }
@@ -32,7 +38,7 @@ impl<T> Slab<T> {
     pub fn next_key(&self) -> usize {
         match self.free.last() {
             Some(&i) => key(i, self.entries[i as usize].0),
-            None => key(self.entries.len() as u32, 0),
+            None => key(self.entries.len() as u32, self.first),
         }
     }
 
@@ -46,8 +52,8 @@ impl<T> Slab<T> {
                 key(i, entry.0)
             }
             None => {
-                self.entries.push((0, Some(value)));
-                key(self.entries.len() as u32 - 1, 0)
+                self.entries.push((self.first, Some(value)));
+                key(self.entries.len() as u32 - 1, self.first)
             }
         }
     }
@@ -80,7 +86,18 @@ impl<T> Slab<T> {
         entry.0 = (entry.0 + 1) & GENERATION;
         self.free.push((key & 0xffff_ffff) as u32);
         self.len -= 1;
+        if self.len == 0 && self.entries.len() > KEEP {
+            self.give_back();
+        }
         Some(value)
+    }
+
+    /// Gives the memory of an empty table back.
+    fn give_back(&mut self) {
+        let most = self.entries.iter().map(|e| e.0).max();
+        self.first = most.unwrap_or(self.first);
+        self.entries = Vec::new();
+        self.free = Vec::new();
     }
 
     /// All entries.
@@ -120,5 +137,18 @@ mod tests {
         assert_eq!(s.remove(a), None);
         assert_eq!(s.keys().collect::<Vec<_>>(), [b]);
         assert_eq!(s.len(), 1);
+    }
+
+    #[test]
+    fn an_empty_table_gives_its_memory_back_and_still_knows_who_left() {
+        let mut s = Slab::default();
+        let all: Vec<usize> = (0..=KEEP).map(|i| s.insert(i)).collect();
+        for k in &all {
+            s.remove(*k);
+        }
+        assert_eq!(s.entries.capacity(), 0);
+        let next = s.next_key();
+        assert_eq!(s.insert(7), next);
+        assert_eq!((s.get(all[0]), s.get(next)), (None, Some(&7)));
     }
 }

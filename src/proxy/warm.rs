@@ -46,8 +46,8 @@ pub(super) struct Waiter {
 /// waits, so that a client that pipelines reads what it wrote.
 pub(super) type Creating = HashMap<(ServerId, u64), Vec<usize>>;
 
-/// What a fetch takes, and what a request that waits takes, in bytes: entry, key, line, and the
-/// allocator's share. A get of 1 MiB may start a hundred thousand of each.
+/// What a fetch takes, and what a request that waits takes beside its own bytes: entry, key, and
+/// the allocator's share. A get of 1 MiB may start a hundred thousand of each.
 pub(super) const FETCH_COST: usize = 512;
 
 /// Recent writes are looked through for old ones when there are so many.
@@ -175,7 +175,7 @@ impl<S: Socket> Proxy<S> {
         // creates the key has no extension.
         let left = waiter.pending.deadline.since(self.now);
         let deadline = self.now.plus(left / 2);
-        let waiter = self.waiters.insert(waiter);
+        let waiter = self.put_waiter(waiter);
         let under_way = self.fetching.get(&(primary, Box::from(key))).copied();
         let joins = |f: &usize| self.fetches.get(*f).is_some_and(|f| !self.is_outdated(f));
         let joined = under_way.filter(joins);
@@ -288,7 +288,7 @@ impl<S: Socket> Proxy<S> {
         if self.waiters.get(waiter).is_some_and(creates) {
             return self.ask_again(waiter);
         }
-        let Some(w) = self.waiters.remove(waiter) else {
+        let Some(w) = self.take_waiter(waiter) else {
             return;
         };
         let ask = Ask::wire(&w.pending, &w.wire, w.wire.start());
@@ -334,7 +334,7 @@ impl<S: Socket> Proxy<S> {
             let creates = |w: &Waiter| w.pending.traits.has(Traits::CREATES);
             if self.waiters.get(waiter).is_some_and(creates) {
                 self.ask_again(waiter);
-            } else if let Some(w) = self.waiters.remove(waiter) {
+            } else if let Some(w) = self.take_waiter(waiter) {
                 if let To::Client { client, seq } = w.pending.to {
                     let ask = Ask::wire(&w.pending, &w.wire, w.wire.start());
                     self.answer_absent(client, seq, w.pending.verb, &ask);
@@ -358,7 +358,7 @@ impl<S: Socket> Proxy<S> {
 
     /// Sends a request that waited to its primary; what comes back now is the answer.
     fn ask_again(&mut self, waiter: usize) {
-        let Some(w) = self.waiters.remove(waiter) else {
+        let Some(w) = self.take_waiter(waiter) else {
             return;
         };
         let ask = Ask::wire(&w.pending, &w.wire, w.wire.start());
@@ -404,7 +404,7 @@ impl<S: Socket> Proxy<S> {
     /// The request that creates the key is on its way: what waited for it follows.
     fn created(&mut self, primary: ServerId, hash: u64) {
         for waiter in self.creating.remove(&(primary, hash)).unwrap_or_default() {
-            if let Some(w) = self.waiters.remove(waiter) {
+            if let Some(w) = self.take_waiter(waiter) {
                 let ask = Ask::wire(&w.pending, &w.wire, w.wire.start());
                 self.dispatch(primary, w.pending.again(), &ask);
             }
@@ -414,7 +414,7 @@ impl<S: Socket> Proxy<S> {
     fn keep_waiting(&mut self, primary: ServerId, pending: Pending, ask: &Ask<'_>) -> usize {
         let mut wire = Queue::new();
         let (line, len) = ask.push_to(&mut wire);
-        self.waiters.insert(Waiter {
+        self.put_waiter(Waiter {
             pending: Pending {
                 line,
                 len,
@@ -423,6 +423,17 @@ impl<S: Socket> Proxy<S> {
             primary,
             wire,
         })
+    }
+
+    fn put_waiter(&mut self, waiter: Waiter) -> usize {
+        self.waiting_bytes += waiter.wire.own_bytes();
+        self.waiters.insert(waiter)
+    }
+
+    fn take_waiter(&mut self, waiter: usize) -> Option<Waiter> {
+        let waiter = self.waiters.remove(waiter)?;
+        self.waiting_bytes -= waiter.wire.own_bytes();
+        Some(waiter)
     }
 
     /// A request that creates its key: a warming primary is asked for the key first.
@@ -457,14 +468,14 @@ impl<S: Socket> Proxy<S> {
         let mut key = Vec::new();
         let line = Source::Queue(&w.wire, w.wire.start()).slice(0..w.pending.line as usize);
         forms::raw_key(w.pending.verb, line, &mut key);
-        if let Some(w) = self.waiters.remove(waiter) {
+        if let Some(w) = self.take_waiter(waiter) {
             self.fetch(w, &key, id, since);
         }
     }
 
     /// The primary was lost while it was asked for the key.
     pub(super) fn probe_lost(&mut self, waiter: usize, cause: Cause) {
-        if let Some(w) = self.waiters.remove(waiter) {
+        if let Some(w) = self.take_waiter(waiter) {
             let ask = Ask::wire(&w.pending, &w.wire, w.wire.start());
             self.lost(w.primary, w.pending.again(), &ask, cause);
             self.created(w.primary, w.pending.hash);

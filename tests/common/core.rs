@@ -211,6 +211,11 @@ impl Core {
 
     /// A client goes away.
     pub fn leave(&mut self, peer: Peer) {
+        self.end(&peer);
+    }
+
+    /// A client sends nothing more, and takes what it is owed.
+    pub fn end(&mut self, peer: &Peer) {
         peer.line.0.borrow_mut().ended = true;
         self.ready(peer.token, true, false, true);
         self.step();
@@ -463,7 +468,7 @@ pub fn answer(request: &[u8], out: &mut Vec<u8>) {
             out.extend_from_slice(format!("VA {}\r\n", value_len(key)).as_bytes());
             value(out, key);
         }
-        "set" => out.extend_from_slice(b"STORED\r\n"),
+        "set" | "add" => out.extend_from_slice(b"STORED\r\n"),
         "ms" | "md" => out.extend_from_slice(b"HD\r\n"),
         "delete" => out.extend_from_slice(b"DELETED\r\n"),
         "flush_all" => out.extend_from_slice(b"OK\r\n"),
