@@ -223,6 +223,8 @@ pub struct Link<S> {
     pub alarm: Time,
     /// On the list of links to flush.
     pub dirty: bool,
+    /// On the list of links to flush once clients have been written: it got mirrors.
+    pub told: bool,
     /// On the list of links to serve.
     pub listed: bool,
     /// Clients that wait until half of what is in flight is answered.
@@ -273,6 +275,7 @@ impl<S: Socket> Link<S> {
             ready: Ready::default(),
             alarm: Time::NEVER,
             dirty: false,
+            told: false,
             listed: false,
             waiting: Vec::new(),
             accounted: 0,

@@ -163,6 +163,7 @@ pub struct Proxy<S> {
     /// Clients for whom a part of an answer waits for the rest, and since when; the oldest first.
     waiting_clients: VecDeque<(usize, Time)>,
     dirty_links: Vec<u32>,
+    told_links: Vec<u32>,
     /// Where a list is gathered while another one is worked off.
     spare_clients: Vec<usize>,
     spare_dirty: Vec<usize>,
@@ -226,6 +227,7 @@ impl<S: Socket> Proxy<S> {
             dirty_clients: Vec::new(),
             waiting_clients: VecDeque::new(),
             dirty_links: Vec::new(),
+            told_links: Vec::new(),
             spare_clients: Vec::new(),
             spare_dirty: Vec::new(),
             spare_links: Vec::new(),
@@ -388,6 +390,7 @@ impl<S: Socket> Proxy<S> {
             || !self.ready_links.is_empty()
             || !self.dirty_clients.is_empty()
             || !self.dirty_links.is_empty()
+            || !self.told_links.is_empty()
         {
             return Some(Duration::ZERO);
         }
@@ -514,6 +517,15 @@ impl<S: Socket> Proxy<S> {
         }
     }
 
+    /// A link got a mirror: nobody waits for it.
+    fn tell_link(&mut self, id: u32) {
+        let link = &mut self.links[id as usize];
+        if !link.told {
+            link.told = true;
+            self.told_links.push(id);
+        }
+    }
+
     /// Brings the total of bytes up to date for one link.
     fn account_link(&mut self, id: u32) {
         let link = &mut self.links[id as usize];
@@ -536,14 +548,21 @@ impl<S: Socket> Proxy<S> {
     }
 
     /// Writes each connection that gained output, once: servers first, so that they can work
-    /// while clients are written.
+    /// while clients are written. What only tells a backup goes last: it would wake it, and a
+    /// processor that clients' answers need.
     fn flush(&mut self) {
-        let mut links = swap_lists(&mut self.dirty_links, &mut self.spare_links);
+        let links = swap_lists(&mut self.dirty_links, &mut self.spare_links);
+        self.spare_links = self.flush_links(links);
+        self.flush_clients();
+        let links = swap_lists(&mut self.told_links, &mut self.spare_links);
+        self.spare_links = self.flush_links(links);
+    }
+
+    fn flush_links(&mut self, mut links: Vec<u32>) -> Vec<u32> {
         for id in links.drain(..) {
             self.flush_link(id);
         }
-        self.spare_links = links;
-        self.flush_clients();
+        links
     }
 
     fn flush_clients(&mut self) {
@@ -571,7 +590,7 @@ impl<S: Socket> Proxy<S> {
 
     fn flush_link(&mut self, id: u32) {
         let link = &mut self.links[id as usize];
-        link.dirty = false;
+        (link.dirty, link.told) = (false, false);
         let server = &mut self.servers[link.server as usize];
         let timeout = self.pools[server.pool].timeout();
         match link.flush(self.now, timeout) {

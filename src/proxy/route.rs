@@ -256,6 +256,7 @@ impl<S: Socket> Proxy<S> {
         }
         server.stats.requests += 1;
         let (verb, hash, len) = (pending.verb, pending.hash, pending.line);
+        let is_mirror = pending.to == To::Mirror;
         let writes = pending.traits.has(Traits::WRITES) && pending.to != To::Copy;
         let at = link.queue.end() - u64::from(pending.len);
         let seq = link.owe(pending);
@@ -271,7 +272,10 @@ impl<S: Socket> Proxy<S> {
             self.open_link(id);
         }
         self.account_link(id);
-        self.dirty_link(id);
+        match is_mirror {
+            true => self.tell_link(id),
+            false => self.dirty_link(id),
+        }
     }
 
     fn pause_for_server(&mut self, client: usize, id: u32) {
