@@ -210,7 +210,7 @@ fn run(mut options: Options) -> Result<()> {
         (pace(1, 100, (4, 150), 0), sweep, 3, millis(200))
     } else {
         let sweep = pace(3, 200, (4, 200), 100);
-        (pace(7, 300, (8, 200), 0), sweep, 7, millis(1500))
+        (pace(7, 300, (16, 200), 0), sweep, 7, millis(1500))
     };
     let mut report = Report::new(&options.setup, options.quick)?;
     let only = options.only.take();

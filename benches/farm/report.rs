@@ -90,6 +90,19 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
     Some((values[middle - 1] + upper) / 2.0)
 }
 
+/// Where the median of what is measured lies with 95% probability, whatever its distribution: the
+/// values as many places below and above the middle as heads may differ from half of the throws.
+fn interval(mut values: Vec<f64>) -> Option<(f64, f64)> {
+    values.sort_by(f64::total_cmp);
+    let (half, off) = (
+        values.len() as f64 / 2.0,
+        0.98 * (values.len() as f64).sqrt(),
+    );
+    let (low, high) = ((half - off).floor(), (half + off).ceil());
+    let low = values.get(low.max(1.0) as usize - 1)?;
+    Some((*low, *values.get(high as usize - 1)?))
+}
+
 /// What the rounds found for `target`.
 fn of_target(rounds: &[Figures], target: Target) -> Vec<f64> {
     rounds.iter().filter_map(|r| r[target as usize]).collect()
@@ -104,11 +117,16 @@ impl Outcome {
 
     /// The median over turns of `target`'s `what` to twemproxy's in the turn beside it.
     pub fn ratio(&self, target: Target, what: impl Fn(&Measure) -> f64) -> Option<f64> {
+        median(self.ratios(target, what))
+    }
+
+    /// The same of each turn.
+    fn ratios(&self, target: Target, what: impl Fn(&Measure) -> f64) -> Vec<f64> {
         let pairs = self.turns.iter().filter_map(|t| {
             let twemproxy = t[Target::Twemproxy as usize]?;
             Some(what(&t[target as usize]?) / what(&twemproxy))
         });
-        median(pairs.collect())
+        pairs.collect()
     }
 }
 
@@ -240,10 +258,11 @@ impl Report {
 
     fn push_goals(&self, out: &mut String) {
         out.push_str(
-            "## Goals\n\nRatios are magent's figure to twemproxy's in the turn beside it.\n\n",
+            "## Goals\n\nRatios are magent's figure to twemproxy's in the turn beside it; the noise of a \
+             run leaves the medians of more runs within the interval, 19 times of 20.\n\n",
         );
         let mut rows = Vec::new();
-        let mut push = |what: String, goal: f64, measured: Option<f64>| {
+        let mut push = |what: String, goal: f64, measured: Option<f64>, noise: String| {
             let met = match measured {
                 None => "not measured",
                 Some(m) if m <= goal => "met",
@@ -251,21 +270,30 @@ impl Report {
             };
             // One digit more than elsewhere: it must show on which side of the goal it is.
             let shown = measured.map_or("–".into(), |m| format!("{m:.3}"));
-            rows.push(vec![what, format!("≤ {goal}"), shown, met.into()]);
+            rows.push(vec![what, format!("≤ {goal}"), shown, noise, met.into()]);
+        };
+        let mut push_ratios = |what: String, goal: f64, ratios: Vec<f64>| {
+            let noise = interval(ratios.clone()).map(|(low, high)| format!("{low:.3} – {high:.3}"));
+            push(what, goal, median(ratios), noise.unwrap_or_default());
         };
         for (title, goal) in CPU_GOALS {
-            let ratio = self
+            let ratios = self
                 .find(title)
-                .and_then(|o| o.ratio(Target::Magent, Measure::cpu));
-            push(format!("processor time, {title}"), goal, ratio);
+                .map(|o| o.ratios(Target::Magent, Measure::cpu));
+            push_ratios(
+                format!("processor time, {title}"),
+                goal,
+                ratios.unwrap_or_default(),
+            );
         }
-        for outcome in self.headline.iter().filter(|o| o.case.backups == 0) {
+        for outcome in &self.headline {
             let title = &outcome.case.title;
-            let median = outcome.ratio(Target::Magent, |m| m.p50);
-            push(format!("median latency, {title}"), 1.0, median);
-            let p99 = outcome.ratio(Target::Magent, |m| m.p99);
-            push(format!("p99 latency, {title}"), 1.0, p99);
+            let ratios = outcome.ratios(Target::Magent, |m| m.p50);
+            push_ratios(format!("median latency, {title}"), 1.0, ratios);
+            let ratios = outcome.ratios(Target::Magent, |m| m.p99);
+            push_ratios(format!("p99 latency, {title}"), 1.0, ratios);
         }
+        let mut push = |what, goal, measured| push(what, goal, measured, String::new());
         for (title, goal) in [(CALLS_ONE, 2.3), (CALLS_DEEP, 0.10)] {
             let counted = self.calls.iter().find(|(t, _)| t == title);
             let magent = counted.and_then(|(_, rounds)| median(of_target(rounds, Target::Magent)));
@@ -281,7 +309,7 @@ impl Report {
             let what = format!("processor time, dearest number of {title} to cheapest");
             push(what, goal, growth.map(|(_, cheapest)| cheapest));
         }
-        push_table(out, &["what", "goal", "measured", ""], &rows);
+        push_table(out, &["what", "goal", "measured", "interval", ""], &rows);
     }
 
     fn push_headline(&self, out: &mut String) {

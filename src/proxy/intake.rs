@@ -202,7 +202,7 @@ impl<S: Socket> Proxy<S> {
                 return false;
             }
         };
-        self.lulls.client_read(client.last_moved);
+        self.lulls.client_read(client.last_moved, n);
         client.last_moved = self.now;
         self.counters.bytes_read += n as u64;
         // A short read means drained, unless the end is already there too.

@@ -5,6 +5,7 @@
 //! the loop is busy with little at a time: a turn for each of many clients leaves less time for
 //! all of them. Interrupt moderation in network cards is the same idea.
 
+use crate::buffer::SHARE;
 use crate::health::Time;
 
 /// How long load is looked at before it says something about the next turns, in nanoseconds.
@@ -23,6 +24,10 @@ pub struct Lulls {
     trickles: bool,
     /// Clients that were read in this turn.
     read: u32,
+    /// Bytes that they sent.
+    bytes: usize,
+    /// What clients sent when they were last read was large.
+    large_reads: bool,
     /// When the present window began.
     since: Time,
     /// Of that window, the time that turns took, in nanoseconds.
@@ -36,8 +41,11 @@ pub struct Lulls {
 impl Lulls {
     /// A turn begins.
     pub fn begin_turn(&mut self) {
+        if let Some(mean) = self.bytes.checked_div(self.read as usize) {
+            self.large_reads = mean >= SHARE;
+        }
         self.trickles = false;
-        self.read = 0;
+        (self.read, self.bytes) = (0, 0);
     }
 
     /// A server at work sent little of what it owes.
@@ -45,10 +53,11 @@ impl Lulls {
         self.trickles = true;
     }
 
-    /// Something was read from a client; it last sent or took something at `last`.
+    /// So many bytes were read from a client; it last sent or took something at `last`.
     #[inline]
-    pub fn client_read(&mut self, last: Time) {
+    pub fn client_read(&mut self, last: Time, bytes: usize) {
         self.read += 1;
+        self.bytes += bytes;
         self.client_moved(last);
     }
 
@@ -69,6 +78,12 @@ impl Lulls {
         }
     }
 
+    /// True if calls to servers cost little beside the bytes that clients send: there is nothing to
+    /// be shared by waiting then.
+    pub fn large_reads(&self) -> bool {
+        self.large_reads
+    }
+
     /// True if a moment's sleep after the last turn is worth it.
     pub fn is_due(&self) -> bool {
         let is_small = self.read > 0 && self.read <= self.busy / SMALL;
@@ -79,6 +94,20 @@ impl Lulls {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn reads_are_large_until_others_are_seen() {
+        let mut lulls = Lulls::default();
+        for (bytes, large) in [
+            (&[SHARE, SHARE][..], true),
+            (&[], true),
+            (&[30, SHARE], false),
+        ] {
+            bytes.iter().for_each(|n| lulls.client_read(Time(1), *n));
+            lulls.begin_turn();
+            assert_eq!(lulls.large_reads(), large, "{bytes:?}");
+        }
+    }
 
     /// Turns of so many microseconds, each so long after the one before, that read all clients;
     /// then one that reads the first `last` of them. Is a lull due?
@@ -91,7 +120,7 @@ mod tests {
             let read = if at < end { clients } else { last };
             lulls.begin_turn();
             for client in &mut moved[..read] {
-                lulls.client_read(*client);
+                lulls.client_read(*client, 30);
                 *client = at;
             }
             lulls.end_turn(at, Time(at.0 + turn * 1000));

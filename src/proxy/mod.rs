@@ -351,11 +351,12 @@ impl<S: Socket> Proxy<S> {
             .draw
             .wrapping_mul(1_664_525)
             .wrapping_add(1_013_904_223);
-        // Requests that come together with answers wait for one turn, and go with those that the
-        // answered clients send meanwhile: more of them share a call to their server.
-        self.held_back =
-            !self.held_back && !self.ready_links.is_empty() && !self.ready_clients.is_empty();
         self.lulls.begin_turn();
+        // Requests that come together with answers wait for one turn, and go with those that the
+        // answered clients send meanwhile: more of them share a call to their server. Large ones
+        // cost more than the call.
+        let both = !self.ready_links.is_empty() && !self.ready_clients.is_empty();
+        self.held_back = both && !self.held_back && !self.lulls.large_reads();
         self.serve_links();
         if !self.held_back {
             self.serve_clients();
