@@ -561,3 +561,21 @@ impl Server {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::Stream;
+
+    #[test]
+    fn a_long_list_of_what_is_owed_gives_its_memory_back() {
+        let mut link: Link<Stream> = Link::new(0, 1);
+        for (owed, kept) in [(1000, true), (KEEP_PENDING + 1, false)] {
+            for _ in 0..owed {
+                link.owe(Pending::own(To::Ghost, Verb::Get, 0, Time::NEVER));
+            }
+            while link.pop().is_some() {}
+            assert_eq!(link.pending.capacity() > 0, kept, "{owed}");
+        }
+    }
+}
