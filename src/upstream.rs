@@ -223,7 +223,7 @@ pub struct Link<S> {
     pub alarm: Time,
     /// On the list of links to flush.
     pub dirty: bool,
-    /// On the list of links to flush once clients have been written: it got mirrors.
+    /// It got mirrors, which wait until clients have been written.
     pub told: bool,
     /// On the list of links to serve.
     pub listed: bool,

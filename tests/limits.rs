@@ -650,6 +650,14 @@ fn a_server_that_owes_a_quarter_of_the_memory_stops_nobody_else_and_is_down_in_t
     }
 }
 
+/// However little that is for each of many links.
+#[test]
+fn with_next_to_no_memory_and_many_links_requests_are_served() {
+    let mut core = core(&["-I", "1k", "-m", "4k", "-i", "1024"]);
+    let client = core.client();
+    assert!(core.ask(&client, "get k1\r\n").ends_with("END\r\n"));
+}
+
 #[test]
 fn mirrors_for_a_full_backup_go_to_its_journal() {
     let farm = ["-s", "127.0.0.1:1", "-b", "127.0.0.1:2"];

@@ -605,14 +605,20 @@ fn a_connect_is_in_time_though_its_event_comes_late() {
     assert_eq!(core.take_text(&client), "VALUE k1 0 1\r\nv\r\nEND\r\n");
 }
 
-/// A turn reads a bounded amount; what it left is in time too.
-#[test]
-fn answers_that_one_turn_cannot_read_are_in_time() {
+/// A server that was asked this, and of whose answers magent is not told.
+fn asked_unseen(requests: &str) -> (Core, common::Peer) {
     let mut core = core();
     let client = core.client();
     core.ask(&client, "get k1\r\n");
     core.unseen.insert(1);
-    core.ask(&client, "get k60000\r\n".repeat(100));
+    core.ask(&client, requests);
+    (core, client)
+}
+
+/// A turn reads a bounded amount; what it left is in time too.
+#[test]
+fn answers_that_one_turn_cannot_read_are_in_time() {
+    let (mut core, client) = asked_unseen(&"get k60000\r\n".repeat(100));
     core.advance(Duration::from_secs(1));
     let answers = core.take_text(&client);
     assert_eq!(answers.matches("END\r\n").count(), 100);
@@ -622,11 +628,7 @@ fn answers_that_one_turn_cannot_read_are_in_time() {
 /// But a client does not wait for ever for what magent itself is too slow to read.
 #[test]
 fn answers_that_take_too_long_to_read_are_late() {
-    let mut core = core();
-    let client = core.client();
-    core.ask(&client, "get k1\r\n");
-    core.unseen.insert(1);
-    core.ask(&client, "get k60000\r\n".repeat(100));
+    let (mut core, client) = asked_unseen(&"get k60000\r\n".repeat(100));
     core.turn = Duration::from_millis(60);
     core.advance(Duration::from_secs(1));
     let answers = core.take_text(&client);
@@ -703,11 +705,7 @@ fn a_standstill_of_magent_is_not_held_against_clients() {
 /// However often it is heard before its answers are late.
 #[test]
 fn a_turn_reads_a_bounded_amount_of_a_server() {
-    let mut core = core();
-    let client = core.client();
-    core.ask(&client, "get k1\r\n");
-    core.unseen.insert(1);
-    core.ask(&client, "get k900000\r\n".repeat(20));
+    let (mut core, _client) = asked_unseen(&"get k900000\r\n".repeat(20));
     core.turn = Duration::from_millis(5);
     let before = core.stat("reads");
     let polls = core.stat("polls");

@@ -340,9 +340,10 @@ impl<S: Socket> Proxy<S> {
         chunk: &Rc<Chunk>,
         range: Range<usize>,
     ) {
-        let full = self.no_memory_for(id, verb, arriving.message.len(), range.len());
-        if full && !matches!(self.links[id as usize].state, LinkState::Greeting(..)) {
-            arriving.discarding = true;
+        let greeting = matches!(self.links[id as usize].state, LinkState::Greeting(..));
+        if !arriving.discarding && !greeting {
+            let earlier = arriving.message.len();
+            arriving.discarding = self.no_memory_for(id, verb, earlier, range.len());
         }
         if arriving.discarding {
             arriving.message.free();

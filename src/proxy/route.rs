@@ -130,12 +130,11 @@ impl<S: Socket> Proxy<S> {
             return true;
         };
         let place = self.place(c.pool as usize, key);
-        if let Some(link) = self.full_link_of(place) {
-            self.pause_for_server(client, link);
-            return false;
+        let goes_on = self.has_room_for(client, place);
+        if goes_on {
+            self.route(client, dress, place, key, ask);
         }
-        self.route(client, dress, place, key, ask);
-        true
+        goes_on
     }
 
     /// False if the server of a key has too much in flight for a value that starts to arrive: the
@@ -144,22 +143,21 @@ impl<S: Socket> Proxy<S> {
         let Some(c) = self.clients.get(client) else {
             return true;
         };
-        let place = self.place(c.pool as usize, key);
-        let full = self.full_link_of(place);
+        self.has_room_for(client, self.place(c.pool as usize, key))
+    }
+
+    /// False if the link that a key would be asked on has as much in flight as it may: the client is
+    /// paused. A backup that stands in is bounded too.
+    fn has_room_for(&mut self, client: usize, place: Place) -> bool {
+        let asked = [place.primary, place.backup]
+            .into_iter()
+            .find(|id| *id != NOBODY && self.servers[*id as usize].health.is_up());
+        let link = asked.map(|id| self.servers[id as usize].link_for(place.hash));
+        let full = link.filter(|l| self.links[*l as usize].is_full());
         if let Some(link) = full {
             self.pause_for_server(client, link);
         }
         full.is_none()
-    }
-
-    /// The link that a key would be asked on, if it has as much in flight as it may. A backup that
-    /// stands in is bounded too.
-    fn full_link_of(&self, place: Place) -> Option<u32> {
-        let id = [place.primary, place.backup]
-            .into_iter()
-            .find(|id| *id != NOBODY && self.servers[*id as usize].health.is_up())?;
-        let link = self.servers[id as usize].link_for(place.hash);
-        self.links[link as usize].is_full().then_some(link)
     }
 
     /// Routes a request that has arrived whole and cannot wait.
