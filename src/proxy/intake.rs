@@ -84,7 +84,7 @@ impl<S: Socket> Proxy<S> {
         if !client.ready.readable {
             return false;
         }
-        if at_head && half <= SMALL_PARTIAL && self.over_memory(0, super::SOFT_MEMORY) {
+        if at_head && half <= SMALL_PARTIAL && self.over_memory(0, super::memory::SOFT_MEMORY) {
             self.pause_for_memory(key);
             return false;
         }
@@ -156,16 +156,6 @@ impl<S: Socket> Proxy<S> {
             return false;
         }
         self.read_some(key, if wants > 0 { wants } else { HALF_LINE }) && wants > CHUNK
-    }
-
-    fn pause_for_memory(&mut self, key: usize) {
-        if let Some(client) = self.clients.get_mut(key) {
-            client.pause.add(Pause::MEMORY);
-            // It has sent something; that it is not read is not its fault.
-            client.last_moved = self.now;
-            self.memory_paused.push(key);
-            self.counters.limit_memory_paused += 1;
-        }
     }
 
     /// Reads at most so many bytes.

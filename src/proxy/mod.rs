@@ -24,6 +24,7 @@ mod expire;
 mod flush_all;
 mod intake;
 mod lull;
+mod memory;
 mod reload;
 mod replies;
 mod route;
@@ -33,7 +34,7 @@ mod slab;
 mod warm;
 
 use crate::buffer::{Chunk, ChunkPool};
-use crate::client::{Client, Ending, Pause, Spares};
+use crate::client::{Client, Ending, Spares};
 use crate::config::{Address, Config, PoolConfig};
 use crate::farm::Farm;
 use crate::health::{Cause, SECOND, Time};
@@ -103,9 +104,6 @@ impl Pool {
 fn nanos(d: Duration) -> u64 {
     u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
 }
-
-/// A client that is paused for memory is read again below this share of `-m`, in percent.
-const SOFT_MEMORY: usize = 75;
 
 /// Clients are looked over for stalls this often, in nanoseconds.
 const LOOK_OVER: u64 = SECOND;
@@ -462,28 +460,6 @@ impl<S: Socket> Proxy<S> {
         self.counters.limit_accept_paused += 1;
     }
 
-    /// Bytes of all connections together; exact for copied ones, and for shared ones as of the
-    /// last sweep.
-    fn bytes_in_flight(&self) -> usize {
-        self.own_bytes() + self.chunks.lent_bytes()
-    }
-
-    /// All but the shared ones: copied bytes, and what waits for a fetch.
-    fn own_bytes(&self) -> usize {
-        let waiting = (self.fetches.len() + self.waiters.len()) * warm::FETCH_COST;
-        self.bytes + waiting + self.waiting_bytes
-    }
-
-    /// True if so many bytes more would pass `percent` of `-m`.
-    fn over_memory(&mut self, more: usize, percent: usize) -> bool {
-        let limit = self.config.memory / 100 * percent;
-        if self.bytes_in_flight() + more <= limit {
-            return false;
-        }
-        self.chunks.sweep();
-        self.bytes_in_flight() + more > limit
-    }
-
     fn list_client(&mut self, key: usize) {
         if let Some(client) = self.clients.get_mut(key) {
             if !client.listed {
@@ -524,27 +500,6 @@ impl<S: Socket> Proxy<S> {
         if !link.told {
             link.told = true;
             self.told_links.push(id);
-        }
-    }
-
-    /// Brings the total of bytes up to date for one link.
-    fn account_link(&mut self, id: u32) {
-        let link = &mut self.links[id as usize];
-        let own = link.own_bytes();
-        self.bytes = self.bytes + own - link.accounted;
-        link.accounted = own;
-    }
-
-    /// Brings the total of bytes up to date for one client, and counts its pauses for what it
-    /// is owed: both after each of its turns.
-    fn account_client(&mut self, key: usize) {
-        if let Some(client) = self.clients.get_mut(key) {
-            let paused = client.pause.has(Pause::OWED);
-            self.counters.limit_client_paused += u64::from(paused && !client.pause_counted);
-            client.pause_counted = paused;
-            let own = client.own_bytes();
-            self.bytes = self.bytes + own - client.accounted as usize;
-            client.accounted = own as u32;
         }
     }
 
@@ -673,19 +628,6 @@ impl<S: Socket> Proxy<S> {
             self.bytes -= client.accounted as usize;
             if let Some(pool) = self.pools.get_mut(client.pool as usize) {
                 pool.clients -= 1;
-            }
-        }
-    }
-
-    /// Lets clients go on that were paused for memory, once there is room.
-    fn resume_memory(&mut self) {
-        if self.memory_paused.is_empty() || self.over_memory(0, SOFT_MEMORY) {
-            return;
-        }
-        for key in std::mem::take(&mut self.memory_paused) {
-            if let Some(client) = self.clients.get_mut(key) {
-                client.pause.remove(Pause::MEMORY);
-                self.list_client(key);
             }
         }
     }

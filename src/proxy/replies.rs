@@ -1,6 +1,7 @@
 //! From a server's bytes to replies: reading a link, finding where each reply ends.
 
-use super::{Proxy, SOFT_MEMORY};
+use super::Proxy;
+use super::memory::SOFT_MEMORY;
 use crate::buffer::{Chunk, SHARE, Source};
 use crate::client::Client;
 use crate::health::Cause;
