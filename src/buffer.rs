@@ -12,6 +12,7 @@
 //! are pushed at its end and released at its start. Between the two a reader may look at any
 //! range again, which is how an upstream link keeps requests until they are answered.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io::IoSlice;
@@ -37,6 +38,9 @@ const RELEASED: usize = 16 * 1024;
 /// A block that is read into while nobody else holds it, and never changed once shared.
 pub struct Chunk {
     data: Box<[u8]>,
+    /// Nobody reads into it any more: it belongs to those who share it, and counts as in flight.
+    lent: Cell<bool>,
+    home: Rc<Home>,
 }
 
 impl fmt::Debug for Chunk {
@@ -46,13 +50,6 @@ impl fmt::Debug for Chunk {
 }
 
 impl Chunk {
-    /// A chunk of `size` bytes.
-    pub fn new(size: usize) -> Rc<Chunk> {
-        Rc::new(Chunk {
-            data: vec![0; size].into_boxed_slice(),
-        })
-    }
-
     /// All its bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.data
@@ -64,90 +61,84 @@ impl Chunk {
     }
 }
 
+/// One share of a chunk. The last one to go gives the chunk back.
+#[derive(Debug)]
+struct Share(Rc<Chunk>);
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        // Whoever reads into it has it back by itself then.
+        if Rc::strong_count(&self.0) == 1 && self.0.lent.get() {
+            let home = &self.0.home;
+            home.lent.set(home.lent.get() - self.0.data.len());
+            self.0.lent.set(false);
+            home.keep(Rc::clone(&self.0));
+        }
+    }
+}
+
+/// What chunks go back to.
+#[derive(Default)]
+struct Home {
+    free: Cell<Vec<Rc<Chunk>>>,
+    lent: Cell<usize>,
+}
+
+impl Home {
+    fn keep(&self, chunk: Rc<Chunk>) {
+        let mut free = self.free.take();
+        if free.len() < FREE_CHUNKS {
+            free.push(chunk);
+        }
+        self.free.set(free);
+    }
+}
+
 /// Lends chunks and takes them back when the last holder let go, so that large values cost
 /// no allocation in the steady state.
+#[derive(Default)]
 pub struct ChunkPool {
-    /// Every chunk that was shared and not seen free since, oldest first.
-    lent: VecDeque<Rc<Chunk>>,
-    lent_bytes: usize,
-    free: Vec<Rc<Chunk>>,
+    home: Rc<Home>,
+}
+
+impl fmt::Debug for ChunkPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ChunkPool({} bytes lent)", self.lent_bytes())
+    }
 }
 
 /// Free chunks kept for reuse; beyond that they go back to the allocator.
 const FREE_CHUNKS: usize = 64;
 
-impl Default for ChunkPool {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl ChunkPool {
-    /// An empty pool.
-    pub fn new() -> ChunkPool {
-        ChunkPool {
-            lent: VecDeque::new(),
-            lent_bytes: 0,
-            free: Vec::new(),
-        }
-    }
-
     /// A chunk of [`CHUNK`] bytes that nobody else holds.
-    pub fn take(&mut self) -> Rc<Chunk> {
-        // Values leave about in the order in which they came: looking at the oldest few
-        // finds the free ones.
-        for _ in 0..4 {
-            match self.lent.front() {
-                Some(c) if Rc::strong_count(c) == 1 => self.reclaim_front(),
-                _ => break,
-            }
-        }
-        self.free.pop().unwrap_or_else(|| Chunk::new(CHUNK))
+    pub fn take(&self) -> Rc<Chunk> {
+        let mut free = self.home.free.take();
+        let chunk = free.pop();
+        self.home.free.set(free);
+        chunk.unwrap_or_else(|| {
+            Rc::new(Chunk {
+                data: vec![0; CHUNK].into_boxed_slice(),
+                lent: Cell::new(false),
+                home: Rc::clone(&self.home),
+            })
+        })
     }
 
-    /// Takes a chunk back that was read into: it is reused at once if nobody shares it.
-    pub fn give(&mut self, chunk: Rc<Chunk>) {
+    /// Takes a chunk back that was read into. If others share it, it is theirs from now on and
+    /// counts as in flight until the last of them lets go.
+    pub fn give(&self, chunk: Rc<Chunk>) {
         if Rc::strong_count(&chunk) == 1 {
-            self.keep(chunk);
+            self.home.keep(chunk);
         } else {
-            self.lent_bytes += chunk.data.len();
-            self.lent.push_back(chunk);
+            chunk.lent.set(true);
+            self.home.lent.set(self.home.lent.get() + chunk.data.len());
         }
     }
 
-    fn reclaim_front(&mut self) {
-        if let Some(chunk) = self.lent.pop_front() {
-            self.lent_bytes -= chunk.data.len();
-            self.keep(chunk);
-        }
-    }
-
-    fn keep(&mut self, chunk: Rc<Chunk>) {
-        if self.free.len() < FREE_CHUNKS && chunk.data.len() == CHUNK {
-            self.free.push(chunk);
-        }
-    }
-
-    /// Bytes of all chunks that somebody still holds; at most what [`ChunkPool::sweep`] would
-    /// find, since a chunk let go of is only noticed by a sweep or when it is needed.
+    /// Bytes of all chunks that are shared and not read into any more.
     pub fn lent_bytes(&self) -> usize {
-        self.lent_bytes
-    }
-
-    /// Looks at every lent chunk and takes the free ones back. O(lent chunks).
-    pub fn sweep(&mut self) -> usize {
-        for _ in 0..self.lent.len() {
-            let Some(chunk) = self.lent.pop_front() else {
-                break;
-            };
-            if Rc::strong_count(&chunk) == 1 {
-                self.lent_bytes -= chunk.data.len();
-                self.keep(chunk);
-            } else {
-                self.lent.push_back(chunk);
-            }
-        }
-        self.lent_bytes
+        self.home.lent.get()
     }
 }
 
@@ -226,7 +217,7 @@ struct Shared {
     at: u64,
     /// How many copied bytes of the whole stream come before it.
     own_before: u64,
-    chunk: Rc<Chunk>,
+    chunk: Share,
     from: usize,
     len: usize,
 }
@@ -246,6 +237,15 @@ impl Queue {
     /// An empty queue; it holds no memory.
     pub fn new() -> Queue {
         Queue::default()
+    }
+
+    /// An empty queue whose stream is as if so many bytes had passed through it.
+    pub fn starting_at(offset: u64) -> Queue {
+        Queue {
+            start: offset,
+            end: offset,
+            ..Queue::default()
+        }
     }
 
     /// Stream offset of the first byte that is still held.
@@ -268,7 +268,7 @@ impl Queue {
         self.start == self.end
     }
 
-    /// Memory for copied bytes; shared ones are counted by the [`ChunkPool`].
+    /// Copied bytes; shared ones are counted by the [`ChunkPool`].
     pub fn own_bytes(&self) -> usize {
         self.own.len()
     }
@@ -295,7 +295,7 @@ impl Queue {
         self.shared.push_back(Shared {
             at: self.end,
             own_before: self.own_gone + self.own.len() as u64,
-            chunk: Rc::clone(chunk),
+            chunk: Share(Rc::clone(chunk)),
             from,
             len,
         });
@@ -315,7 +315,7 @@ impl Queue {
                         Some(s) => {
                             let skip = (at - s.at) as usize;
                             let n = (s.len - skip).min((end - at) as usize);
-                            self.push_chunk(&s.chunk, s.from + skip, n);
+                            self.push_chunk(&s.chunk.0, s.from + skip, n);
                             at += n as u64;
                         }
                         None => {
@@ -355,7 +355,7 @@ impl Queue {
         let own_at = match i.checked_sub(1).and_then(|i| self.shared.get(i)) {
             Some(s) if at < s.at + s.len as u64 => {
                 let skip = (at - s.at) as usize;
-                return &s.chunk.data[s.from + skip..s.from + s.len];
+                return &s.chunk.0.data[s.from + skip..s.from + s.len];
             }
             Some(s) => s.own_before + (at - (s.at + s.len as u64)),
             None => {
@@ -474,7 +474,7 @@ mod tests {
     }
 
     fn chunk_of(fill: &[u8]) -> Rc<Chunk> {
-        let mut c = Chunk::new(CHUNK);
+        let mut c = ChunkPool::default().take();
         Chunk::writable(&mut c).expect("unique")[..fill.len()].copy_from_slice(fill);
         c
     }
@@ -545,19 +545,22 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_takes_back_what_was_let_go() {
-        let mut pool = ChunkPool::new();
-        let mut q = Queue::new();
-        for _ in 0..10 {
-            let c = pool.take();
-            q.push_chunk(&c, 0, CHUNK);
-            pool.give(c);
-        }
-        assert_eq!(pool.lent_bytes(), 10 * CHUNK);
-        q.release(q.end() - CHUNK as u64);
-        assert_eq!(pool.sweep(), CHUNK);
-        q.clear();
-        assert_eq!(pool.sweep(), 0);
+    fn a_chunk_counts_once_until_the_last_share_goes() {
+        let pool = ChunkPool::default();
+        let (mut a, mut b) = (Queue::new(), Queue::new());
+        let chunk = pool.take();
+        a.push_chunk(&chunk, 0, SHARE);
+        a.push_chunk(&chunk, SHARE, SHARE);
+        b.push_chunk(&chunk, 0, SHARE);
+        assert_eq!(pool.lent_bytes(), 0, "still read into");
+        let known = Rc::as_ptr(&chunk);
+        pool.give(chunk);
+        assert_eq!(pool.lent_bytes(), CHUNK);
+        a.clear();
+        assert_eq!(pool.lent_bytes(), CHUNK);
+        b.clear();
+        assert_eq!(pool.lent_bytes(), 0);
+        assert_eq!(Rc::as_ptr(&pool.take()), known, "used again");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! its turn.
 //!
 //! ```text
-//!  poll ─▶ now ─▶ note events ─▶ signals ─▶ accept ─▶ proxy.tick ─▶ connect ─▶ (lull) ─▶ poll
+//!  poll ─▶ now ─▶ note events ─▶ signals ─▶ accept ─▶ proxy.tick ─▶ connect ─▶ poll
 //! ```
 //!
 //! Readiness is state: every socket is registered once, for both directions, and an event is
@@ -41,9 +41,6 @@ const MAX_BACKLOG: usize = u16::MAX as usize;
 
 /// Connects started in one turn; a server that refuses at once may ask for the next.
 const CONNECTS: usize = 256;
-
-/// How long to sleep before a wait so that it finds more. The kernel adds its timer slack, 50 µs.
-const LULL: Duration = Duration::from_micros(20);
 
 /// How long a stopping magent waits for what clients are owed.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -180,9 +177,6 @@ impl EventLoop {
         while self.phase != Phase::Over {
             let timeout = self.timeout(now);
             self.proxy.end_turn(Instant::now());
-            if timeout != Some(Duration::ZERO) && self.proxy.lull() {
-                std::thread::sleep(LULL);
-            }
             match self.poll.poll(&mut events, timeout) {
                 Ok(()) => {}
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}

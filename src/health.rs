@@ -2,42 +2,31 @@
 //!
 //! ```text
 //!            timeouts in a row, failed connect, link lost with writes
-//!        ┌────────────────────────────────────────────────────────┐
-//!        │                                                        ▼
-//!       Up ◀──journal told── Replaying ◀──handshake── Probing ◀──Down
-//!        (warming for a while)    │                      │        ▲
-//!                                 └───────lost───────────┴────────┘ backoff
+//!        ┌────────────────────────────────────────────────────────────────────┐
+//!        │                                                                    ▼
+//!       Up ◀──journal told── Syncing ◀──── Settling ◀──handshake── Probing ◀──Down
+//!        (warming for a while)  │              │                      │        ▲
+//!                               └──────────────┴──────────lost────────┴────────┘ backoff
 //! ```
 //!
-//! While it is not up a server is asked nothing. What it misses goes to its [`Journal`].
+//! While it is not up a server is asked nothing. It is *settling* as long as it may still execute
+//! what it got over links that were given up, and *syncing* while it is told what it missed.
 
-use std::collections::HashMap;
-
-/// A point in time: nanoseconds since the proxy started.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
-pub struct Time(pub u64);
-
-impl Time {
-    /// A time that never comes.
-    pub const NEVER: Time = Time(u64::MAX);
-
-    /// This time and `span` nanoseconds.
-    pub fn plus(self, span: u64) -> Time {
-        Time(self.0.saturating_add(span))
-    }
-
-    /// Nanoseconds from `earlier` to this time; 0 if it is not earlier.
-    pub fn since(self, earlier: Time) -> u64 {
-        self.0.saturating_sub(earlier.0)
-    }
-}
-
-/// One second in nanoseconds.
-pub const SECOND: u64 = 1_000_000_000;
+use crate::time::{SECOND, Time};
 
 /// The longest wait between two probes of a server, in nanoseconds: a server that comes back
 /// after a day is noticed within half a minute.
 const LONGEST_WAIT: u64 = 30 * SECOND;
+
+/// A server that may still execute writes of links that were given up gets this long after its first
+/// good answer: a stopped memcached that goes on has executed all it had received by then.
+const SETTLE: u64 = SECOND;
+
+/// Links that were given up are waited for this long after the first good answer.
+const LINGER: u64 = 5 * SECOND;
+
+/// Fewer bytes than this in a timeout are no sign of life: a server that works sends whole answers.
+const SIGN_OF_LIFE: u64 = 1024;
 
 /// Why a request, a link or a server failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,6 +41,10 @@ pub enum Cause {
     ConnectionLost,
     /// The server is known to be away.
     Down,
+    /// It missed more keys than its journal holds and is flushed before it is used again.
+    JournalFull,
+    /// It refused to delete a key, which it must be told before it is trusted.
+    DeleteRefused,
     /// It refused `flush_all`, which it must be told before it is trusted.
     FlushRefused,
     /// It failed, and there is no memory to ask another one.
@@ -67,6 +60,8 @@ impl Cause {
             Cause::TimedOut => "timed out",
             Cause::ConnectionLost => "connection lost",
             Cause::Down => "down",
+            Cause::JournalFull => "its journal overflowed",
+            Cause::DeleteRefused => "refused delete",
             Cause::FlushRefused => "refused flush_all",
             Cause::NoMemory => "out of memory reading",
         }
@@ -74,7 +69,7 @@ impl Cause {
 }
 
 /// What decides about a server, in nanoseconds.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Policy {
     /// One answer.
     pub timeout: u64,
@@ -101,8 +96,13 @@ pub enum State {
     },
     /// A connect or a handshake is on its way.
     Probing,
+    /// It answers since then, and may still execute writes of links that were given up.
+    Settling {
+        /// When the handshake was answered.
+        since: Time,
+    },
     /// It is being told what it missed.
-    Replaying,
+    Syncing,
 }
 
 /// One server's state and the counts that change it.
@@ -115,8 +115,17 @@ pub struct Health {
     warming_until: Time,
     failures: u32,
     counted_at: Option<Time>,
-    last_byte: Option<Time>,
+    /// Bytes that came from it, and how many there were when a timeout was last looked at.
+    bytes: u64,
+    bytes_then: u64,
+    last_answer: Option<Time>,
     last_error: Option<(Cause, Time)>,
+    /// It has answered a request since it was last reconnected at once.
+    proved: bool,
+    /// A link with unanswered writes did not end by the server's own end of stream.
+    unsettled: bool,
+    /// How often it went down without answering a request in between.
+    flaps: u32,
     jitter: u64,
 }
 
@@ -132,8 +141,13 @@ impl Health {
             warming_until: Time(0),
             failures: 0,
             counted_at: None,
-            last_byte: None,
+            bytes: 0,
+            bytes_then: 0,
+            last_answer: None,
             last_error: None,
+            proved: true,
+            unsettled: false,
+            flaps: 0,
             jitter: seed | 1,
         }
     }
@@ -149,8 +163,14 @@ impl Health {
     }
 
     /// True if it may be asked.
+    #[inline]
     pub fn is_up(&self) -> bool {
         self.state == State::Up
+    }
+
+    /// True if it may be told of writes: it is up, or is being told what it missed.
+    pub fn takes_writes(&self) -> bool {
+        matches!(self.state, State::Up | State::Syncing)
     }
 
     /// Since when it has been up, or not.
@@ -163,7 +183,13 @@ impl Health {
         self.last_error
     }
 
+    /// How often it went down since it last answered a request.
+    pub fn flaps(&self) -> u32 {
+        self.flaps
+    }
+
     /// True while what it lacks may only be missing because it restarted.
+    #[inline]
     pub fn is_warming(&self, now: Time) -> bool {
         now < self.warming_until
     }
@@ -184,19 +210,22 @@ impl Health {
         }
     }
 
-    /// Bytes came from it.
-    pub fn on_bytes(&mut self, now: Time) {
-        self.last_byte = Some(now);
-        // One that greets well and fails at every request has to leave the ring.
-        if !self.policy.eject {
-            self.failures = 0;
-        }
+    /// So many bytes came from it.
+    #[inline]
+    pub fn on_bytes(&mut self, bytes: usize) {
+        self.bytes += bytes as u64;
     }
 
     /// A request was answered.
     #[inline]
-    pub fn on_answer(&mut self) {
+    pub fn on_answer(&mut self, now: Time) {
         self.failures = 0;
+        self.last_answer = Some(now);
+        if !self.proved {
+            self.proved = true;
+            self.flaps = 0;
+            self.wait = self.policy.retry;
+        }
     }
 
     /// True if single failures of it are borne until they are too many.
@@ -215,46 +244,58 @@ impl Health {
         false
     }
 
+    /// True, once between two answers, if a lost link may be opened anew at once: a server that
+    /// closes each link it gets must not keep the proxy busy.
+    pub fn reconnects_at_once(&mut self) -> bool {
+        std::mem::take(&mut self.proved)
+    }
+
     /// An answer did not come in time; it was asked for at `sent`. Returns true if that makes
-    /// the server go down. Counted once per timeout, and only if it said nothing at all since.
+    /// the server go down. Counted once per timeout, and only if it gave no sign of life since: a
+    /// whole answer, or as many bytes as a large one has in that time.
     pub fn on_timeout(&mut self, sent: Time, now: Time) -> bool {
         self.last_error = Some((Cause::TimedOut, now));
-        if self.last_byte.is_some_and(|b| b > sent) {
+        let recent = self
+            .counted_at
+            .is_some_and(|c| now.since(c) < self.policy.timeout);
+        if recent && self.failures > 0 {
             return false;
         }
-        if self.state == State::Replaying {
+        let alive = self.last_answer.is_some_and(|at| at > sent)
+            || self.bytes - self.bytes_then >= SIGN_OF_LIFE;
+        self.bytes_then = self.bytes;
+        if alive {
+            self.counted_at = None;
+            self.failures = 0;
+            return false;
+        }
+        if !self.is_up() {
             // Nobody waits for it; it is told again.
             return true;
         }
-        if self
-            .counted_at
-            .is_some_and(|c| now.since(c) < self.policy.timeout)
-            && self.failures > 0
-        {
-            return false;
-        }
         self.counted_at = Some(now);
         self.failures += 1;
-        self.is_up() && self.failures >= self.policy.failure_limit
+        self.failures >= self.policy.failure_limit
     }
 
-    /// It is away. With `at_once` the first probe is not delayed (a lost link is reconnected
-    /// once at once). Returns true if it was up before.
+    /// It is away. With `at_once` the first probe is not delayed, unless it went down before and
+    /// has answered nothing since. Returns true if it was up before.
     pub fn go_down(&mut self, cause: Cause, at_once: bool, now: Time) -> bool {
         let was_up = self.is_up();
         self.last_error = Some((cause, now));
         self.failures = 0;
         if was_up {
             self.since = now;
-            self.wait = self.policy.retry;
+            self.flaps += 1;
         }
-        let probe_at = if at_once {
+        let probe_at = if at_once && self.reconnects_at_once() {
             now
         } else {
             let wait = self.jittered();
             self.wait = (self.wait.saturating_mul(2)).min(LONGEST_WAIT.max(self.policy.retry));
             now.plus(wait)
         };
+        self.proved = false;
         self.state = State::Down { probe_at };
         was_up
     }
@@ -265,13 +306,6 @@ impl Health {
         self.jitter ^= self.jitter >> 7;
         self.jitter ^= self.jitter << 17;
         self.wait - self.wait / 4 + self.jitter % (self.wait / 2 + 1)
-    }
-
-    /// Probe as soon as possible: what kept it away has ended.
-    pub fn probe_soon(&mut self, now: Time) {
-        if let State::Down { probe_at } = &mut self.state {
-            *probe_at = (*probe_at).min(now);
-        }
     }
 
     /// When the next probe is due.
@@ -287,9 +321,32 @@ impl Health {
         self.state = State::Probing;
     }
 
-    /// The handshake was good; it is being told what it missed.
-    pub fn replaying(&mut self) {
-        self.state = State::Replaying;
+    /// The handshake was good.
+    pub fn settling(&mut self, now: Time) {
+        self.state = State::Settling { since: now };
+    }
+
+    /// A link that was given up with writes unanswered did not come to its end by the server: what
+    /// the server has received of it may still be executed.
+    pub fn unsettle(&mut self) {
+        self.unsettled = true;
+    }
+
+    /// When a settling server may be told what it missed; `open` says if links that were given up are
+    /// still not at their end. `None` if it does not settle.
+    pub fn settled_at(&self, open: bool) -> Option<Time> {
+        match self.state {
+            State::Settling { since } if open => Some(since.plus(LINGER)),
+            State::Settling { since } if self.unsettled => Some(since.plus(SETTLE)),
+            State::Settling { since } => Some(since),
+            _ => None,
+        }
+    }
+
+    /// It is being told what it missed.
+    pub fn syncing(&mut self) {
+        self.unsettled = false;
+        self.state = State::Syncing;
     }
 
     /// It is trusted again. Returns for how long it was away, in nanoseconds, if it was.
@@ -300,123 +357,8 @@ impl Health {
         let away = now.since(self.since);
         self.state = State::Up;
         self.since = now;
-        self.wait = self.policy.retry;
         self.failures = 0;
         Some(away)
-    }
-}
-
-/// Memory that one journaled key takes besides its bytes: map entry, box, allocator.
-const KEY_COST: usize = 64;
-
-/// The keys that a server missed. Each carries a stamp, so that a delete that was on its way
-/// when the key was journaled again does not strike it off.
-#[derive(Debug)]
-pub struct Journal {
-    keys: HashMap<Box<[u8]>, u64>,
-    bytes: usize,
-    limit: usize,
-    flush: Option<u64>,
-    stamp: u64,
-    overflows: u64,
-}
-
-impl Journal {
-    /// An empty journal of at most `limit` bytes.
-    pub fn new(limit: usize) -> Journal {
-        Journal {
-            keys: HashMap::new(),
-            bytes: 0,
-            limit,
-            flush: None,
-            stamp: 0,
-            overflows: 0,
-        }
-    }
-
-    /// A new bound (reload); what is above it stays until it is worked off.
-    pub fn set_limit(&mut self, limit: usize) {
-        self.limit = limit;
-    }
-
-    /// The server missed what happened to `key`. Returns the stamp of the entry.
-    pub fn add(&mut self, key: &[u8]) -> u64 {
-        self.stamp += 1;
-        if self.flush.is_some() {
-            // A flush covers every key; one that is written while the flush is on its way
-            // needs another flush.
-            self.flush = Some(self.stamp);
-        } else if let Some(stamp) = self.keys.get_mut(key) {
-            *stamp = self.stamp;
-        } else if self.bytes + key.len() + KEY_COST > self.limit {
-            self.overflows += 1;
-            self.mark_flush();
-        } else {
-            self.bytes += key.len() + KEY_COST;
-            self.keys.insert(key.into(), self.stamp);
-        }
-        self.stamp
-    }
-
-    /// The server missed a flush, or more keys than can be noted: it will be flushed.
-    pub fn mark_flush(&mut self) {
-        self.stamp += 1;
-        self.flush = Some(self.stamp);
-        self.keys = HashMap::new();
-        self.bytes = 0;
-    }
-
-    /// The stamp of the flush that is due, if one is.
-    pub fn flush_due(&self) -> Option<u64> {
-        self.flush
-    }
-
-    /// The flush with this stamp was answered.
-    pub fn flushed(&mut self, stamp: u64) {
-        if self.flush == Some(stamp) {
-            self.flush = None;
-        }
-    }
-
-    /// The delete of `key` with this stamp was answered.
-    pub fn told(&mut self, key: &[u8], stamp: u64) {
-        if self.keys.get(key) == Some(&stamp) {
-            self.keys.remove(key);
-            self.bytes -= key.len() + KEY_COST;
-            if self.keys.is_empty() {
-                self.keys = HashMap::new();
-            }
-        }
-    }
-
-    /// All keys with their stamps.
-    pub fn keys(&self) -> impl Iterator<Item = (&[u8], u64)> {
-        self.keys.iter().map(|(k, s)| (&k[..], *s))
-    }
-
-    /// True if half of what may be noted is.
-    pub fn is_half_full(&self) -> bool {
-        self.bytes >= self.limit / 2
-    }
-
-    /// True if the server missed nothing.
-    pub fn is_empty(&self) -> bool {
-        self.keys.is_empty() && self.flush.is_none()
-    }
-
-    /// Memory used, in bytes.
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// How many keys are noted.
-    pub fn len(&self) -> usize {
-        self.keys.len()
-    }
-
-    /// How often it was full.
-    pub fn overflows(&self) -> u64 {
-        self.overflows
     }
 }
 
@@ -454,9 +396,9 @@ mod tests {
         };
         let mut h = Health::new(policy, at(0.0), 1);
         assert!(!h.on_failure(Cause::Refused, at(1.0)));
-        h.on_bytes(at(1.5));
+        h.on_bytes(100);
         assert!(!h.on_failure(Cause::ConnectionLost, at(2.0)));
-        h.on_answer();
+        h.on_answer(at(2.5));
         assert!(!h.on_failure(Cause::Refused, at(3.0)));
         assert!(!h.on_timeout(at(3.0), at(4.0)));
         assert!(h.on_failure(Cause::Refused, at(5.0)));
@@ -473,25 +415,42 @@ mod tests {
         let mut h = Health::new(POLICY, at(0.0), 1);
         h.go_down(Cause::Refused, true, at(0.0));
         h.probing();
-        h.replaying();
-        h.on_bytes(at(0.5));
+        h.settling(at(0.0));
+        h.syncing();
+        h.on_answer(at(0.5));
         assert!(!h.on_timeout(at(0.0), at(1.0)), "slow is not dead");
         assert!(h.on_timeout(at(0.5), at(1.5)));
     }
 
     #[test]
-    fn a_byte_in_between_starts_the_count_again() {
+    fn an_answer_in_between_starts_the_count_again() {
         let mut h = Health::new(POLICY, at(0.0), 1);
         for i in 0..20 {
             let t = f64::from(i) * 1.5;
             assert!(!h.on_timeout(at(t), at(t + 1.0)), "slow is not dead");
-            h.on_bytes(at(t + 1.2));
+            h.on_answer(at(t + 1.2));
+        }
+    }
+
+    /// A large value that comes slowly is life; a byte a second is not.
+    #[test]
+    fn a_trickle_is_no_sign_of_life() {
+        for (bytes, down) in [(1, true), (SIGN_OF_LIFE as usize, false)] {
+            let mut h = Health::new(POLICY, at(0.0), 1);
+            let mut went_down = false;
+            for i in 0..6 {
+                h.on_bytes(bytes);
+                let t = f64::from(i);
+                went_down |= h.on_timeout(at(t), at(t + 1.0));
+            }
+            assert_eq!(went_down, down, "{bytes} bytes a second");
         }
     }
 
     #[test]
-    fn probes_back_off_with_jitter_and_come_back_by_a_good_one_only() {
+    fn probes_back_off_with_jitter_until_a_request_is_answered() {
         let mut h = Health::new(POLICY, at(0.0), 7);
+        h.on_answer(at(9.0));
         assert!(h.go_down(Cause::Refused, false, at(10.0)));
         let mut now = at(10.0);
         let mut waits = Vec::new();
@@ -508,12 +467,39 @@ mod tests {
             assert!(*w >= nominal * 0.74 && *w <= nominal * 1.26, "{i}: {w}");
         }
         h.probing();
-        h.replaying();
+        h.syncing();
         assert_eq!(h.go_up(now), Some(now.since(at(10.0))));
         assert!(h.is_up());
-        h.go_down(Cause::Refused, false, now);
-        let first = h.probe_at().expect("down").since(now);
-        assert!(first <= SECOND * 5 / 4, "the wait starts anew");
+        h.go_down(Cause::ConnectionLost, true, now);
+        let wait = h.probe_at().expect("down").since(now);
+        assert!(wait > 10 * SECOND, "it greets well and answers nothing");
+        h.probing();
+        h.go_up(now);
+        h.on_answer(now);
+        h.go_down(Cause::ConnectionLost, true, now);
+        assert_eq!(h.probe_at(), Some(now), "it had answered");
+    }
+
+    #[test]
+    fn a_server_settles_by_the_ends_of_its_links_or_by_time() {
+        let mut h = Health::new(POLICY, at(0.0), 1);
+        h.go_down(Cause::TimedOut, false, at(0.0));
+        h.probing();
+        assert_eq!(h.settled_at(true), None);
+        h.settling(at(3.0));
+        assert_eq!(h.settled_at(true), Some(at(8.0)));
+        assert_eq!(h.settled_at(false), Some(at(3.0)));
+        h.unsettle();
+        assert_eq!(h.settled_at(false), Some(at(4.0)));
+        h.go_down(Cause::ConnectionLost, false, at(3.5));
+        h.probing();
+        h.settling(at(6.0));
+        assert_eq!(h.settled_at(false), Some(at(7.0)), "still to be settled");
+        h.syncing();
+        h.go_up(at(7.0));
+        h.go_down(Cause::ConnectionLost, false, at(8.0));
+        h.settling(at(9.0));
+        assert_eq!(h.settled_at(false), Some(at(9.0)));
     }
 
     #[test]
@@ -529,31 +515,5 @@ mod tests {
         never.told_uptime(0, at(0.0));
         never.warm(at(0.0));
         assert!(!never.is_warming(at(0.0)));
-    }
-
-    #[test]
-    fn a_key_journaled_again_outlives_the_older_delete() {
-        let mut j = Journal::new(10_000);
-        let first = j.add(b"k");
-        let second = j.add(b"k");
-        j.told(b"k", first);
-        assert_eq!(j.len(), 1);
-        j.told(b"k", second);
-        assert!(j.is_empty() && j.bytes() == 0);
-    }
-
-    #[test]
-    fn an_overflow_becomes_a_flush_that_later_writes_renew() {
-        let mut j = Journal::new(10 * (KEY_COST + 4));
-        for i in 0..11 {
-            j.add(format!("k{i:03}").as_bytes());
-        }
-        assert_eq!((j.len(), j.bytes(), j.overflows()), (0, 0, 1));
-        let due = j.flush_due().expect("flush");
-        j.add(b"late");
-        j.flushed(due);
-        assert!(!j.is_empty(), "written after the flush was sent");
-        j.flushed(j.flush_due().expect("flush"));
-        assert!(j.is_empty());
     }
 }

@@ -1,15 +1,20 @@
 //! magent: a proxy between memcached clients and memcached servers. See `docs/design.md`.
 
+pub mod budget;
 pub mod buffer;
-pub mod client;
+pub mod clients;
 pub mod config;
 pub mod event_loop;
-pub mod farm;
 pub mod health;
+pub mod journal;
 pub mod logger;
 pub mod net;
+pub mod placement;
+pub mod pools;
 pub mod protocol;
 pub mod proxy;
+pub mod slab;
 pub mod stats;
 pub mod sys;
-pub mod upstream;
+pub mod time;
+pub mod work;

@@ -1,5 +1,6 @@
 //! Sockets, TCP and Unix alike: streams, listeners, connects. All of them non-blocking.
 
+use crate::buffer::Queue;
 use crate::config::{Address, ListenSpec};
 use crate::sys;
 use mio::event::Source;
@@ -37,6 +38,166 @@ pub trait Socket {
     /// # Errors
     /// Why it failed.
     fn connected(&mut self) -> io::Result<bool>;
+}
+
+/// Slices handed to one `writev`; the kernel takes at most 1024.
+const SLICES: usize = 64;
+
+/// A socket and what it is ready for. Sockets are registered once and for both directions, so
+/// readiness is state: set by an event, cleared by what a call came to.
+#[derive(Debug)]
+pub struct Conn<S> {
+    io: S,
+    readable: bool,
+    writable: bool,
+    /// The peer has closed its half: read on to the end.
+    ended: bool,
+    /// A call failed: it did not end by the peer's own end of stream.
+    failed: bool,
+}
+
+impl<S: Socket> Conn<S> {
+    /// A connection that stands: the first calls tell what it is ready for.
+    pub fn new(io: S) -> Conn<S> {
+        Conn {
+            io,
+            readable: true,
+            writable: true,
+            ended: false,
+            failed: false,
+        }
+    }
+
+    /// A connection that is being opened: an event tells when it stands.
+    pub fn connecting(io: S) -> Conn<S> {
+        Conn {
+            io,
+            readable: false,
+            writable: false,
+            ended: false,
+            failed: false,
+        }
+    }
+
+    /// An event of its socket.
+    pub fn note(&mut self, readable: bool, writable: bool, closed: bool) {
+        self.readable |= readable | closed;
+        self.writable |= writable;
+        self.ended |= closed;
+    }
+
+    /// True if a read may bring something.
+    #[inline]
+    pub fn is_readable(&self) -> bool {
+        self.readable
+    }
+
+    /// True if a write may succeed.
+    #[inline]
+    pub fn is_writable(&self) -> bool {
+        self.writable
+    }
+
+    /// True if the peer will send nothing more.
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// True if it was lost otherwise than by the peer's own end of stream.
+    pub fn has_failed(&self) -> bool {
+        self.failed
+    }
+
+    /// Reads once; `None` if nothing is there, 0 at the end. A short read means that the socket is
+    /// drained, unless its end is already known to be there too.
+    ///
+    /// # Errors
+    /// What the system says.
+    #[inline]
+    pub fn read(&mut self, buf: &mut [u8]) -> io::Result<Option<usize>> {
+        match self.io.read(buf) {
+            Ok(n) => {
+                if n == 0 || (n < buf.len() && !self.ended) {
+                    self.readable = false;
+                }
+                self.ended |= n == 0;
+                Ok(Some(n))
+            }
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                self.readable = false;
+                Ok(None)
+            }
+            Err(e) => {
+                self.readable = false;
+                (self.ended, self.failed) = (true, true);
+                Err(e)
+            }
+        }
+    }
+
+    /// Writes the bytes of `queue` from stream offset `at` on, `most` of them or a little more:
+    /// how many went out, and in how many calls. A short write means that the socket is full.
+    ///
+    /// # Errors
+    /// What the system says.
+    #[inline]
+    pub fn write(&mut self, queue: &Queue, at: u64, most: usize) -> io::Result<(usize, usize)> {
+        let (mut bytes, mut calls) = (0, 0);
+        while self.writable && at + (bytes as u64) < queue.end() && bytes < most {
+            let written = write_queue(&mut self.io, queue, at + bytes as u64);
+            self.failed |= written.is_err();
+            let (n, wanted) = written?;
+            calls += 1;
+            bytes += n;
+            self.writable = n == wanted;
+        }
+        Ok((bytes, calls))
+    }
+
+    /// See [`Socket::shutdown_write`].
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn shutdown_write(&mut self) -> io::Result<()> {
+        self.io.shutdown_write()
+    }
+
+    /// See [`Socket::connected`].
+    ///
+    /// # Errors
+    /// Why it failed.
+    pub fn connected(&mut self) -> io::Result<bool> {
+        self.io.connected()
+    }
+}
+
+/// One `write` or `writev` of the queue from `at` on: how much went out, and how much was offered.
+fn write_queue<S: Socket>(io: &mut S, queue: &Queue, at: u64) -> io::Result<(usize, usize)> {
+    let mut one = [IoSlice::new(&[])];
+    queue.slices(at, &mut one);
+    // A queue of small requests or answers is one piece.
+    if at + one[0].len() as u64 == queue.end() {
+        return write_offered(io, &one);
+    }
+    write_pieces(io, queue, at)
+}
+
+/// Apart, since so many slices cost more to prepare than a small write to copy.
+#[inline(never)]
+fn write_pieces<S: Socket>(io: &mut S, queue: &Queue, at: u64) -> io::Result<(usize, usize)> {
+    let mut slices = [IoSlice::new(&[]); SLICES];
+    let n = queue.slices(at, &mut slices);
+    write_offered(io, &slices[..n])
+}
+
+fn write_offered<S: Socket>(io: &mut S, slices: &[IoSlice<'_>]) -> io::Result<(usize, usize)> {
+    let wanted = slices.iter().map(|s| s.len()).sum();
+    match io.write(slices) {
+        Ok(0) if wanted > 0 => Err(ErrorKind::WriteZero.into()),
+        Ok(n) => Ok((n, wanted)),
+        Err(e) if e.kind() == ErrorKind::WouldBlock => Ok((0, wanted)),
+        Err(e) => Err(e),
+    }
 }
 
 /// A connection to a client or to a server. Dropping it closes it.

@@ -1,6 +1,6 @@
-//! Counters, latency histograms, and the texts of every `stats`.
+//! Counters and latency histograms.
 
-use crate::protocol::{Reply, Status, Verb};
+use crate::protocol::{Reply, Status, Traits, Verb};
 
 /// Declares a struct of counters whose names are what `stats proxy` calls them.
 macro_rules! counters {
@@ -19,8 +19,22 @@ macro_rules! counters {
 }
 
 counters! {
-    /// What the process did since its start or the last `stats reset`.
-    Counters {
+    /// What the loop did since the start or the last `stats reset`.
+    LoopCounters {
+        /// Turns of the event loop.
+        polls,
+        /// Times accepting paused because there were no descriptors.
+        limit_accept_paused,
+        /// Configurations taken over while running.
+        reloads,
+        /// Configurations that could not be used.
+        reloads_failed,
+    }
+}
+
+counters! {
+    /// What clients asked and got since the start or the last `stats reset`.
+    ClientCounters {
         /// Clients accepted.
         total_connections,
         /// Clients over `-n`, told so and closed.
@@ -45,42 +59,14 @@ counters! {
         bytes_written,
         /// Requests of clients, magent's own answers included.
         requests,
-        /// Turns of the event loop.
-        polls,
-        /// Times the loop slept a moment before it waited, so that one turn had more to do.
-        lulls,
-        /// Reads from sockets, of clients and servers.
+        /// Reads from clients.
         reads,
-        /// Writes to sockets, of clients and servers.
+        /// Writes to clients.
         writes,
-        /// Bytes from servers.
-        server_bytes_read,
-        /// Bytes to servers.
-        server_bytes_written,
         /// Keys of a request with several keys that no server answered for.
         multi_get_keys_lost,
-        /// Requests that went to a backup because the primary was lost.
-        failovers,
-        /// Reads asked once more over a fresh link.
-        retries,
         /// Requests answered with `SERVER_ERROR` because no server could be had.
         server_errors,
-        /// Fetches from backups for warming primaries.
-        fetches,
-        /// Values copied from a backup to its primary.
-        repairs,
-        /// Copies dropped because something newer happened to the key.
-        repairs_dropped,
-        /// Deletes sent after a write whose outcome was not known.
-        chases,
-        /// Servers that left the ring.
-        ejections,
-        /// Configurations taken over while running.
-        reloads,
-        /// Configurations that could not be used.
-        reloads_failed,
-        /// Links reset because a server spoke out of turn.
-        protocol_errors,
         /// Times clients were not read because all connections together held too much.
         limit_memory_paused,
         /// Gets answered out of memory.
@@ -97,19 +83,50 @@ counters! {
         limit_client_half_sent,
         /// Clients closed because they sent nothing for `--idle-timeout`.
         limit_client_idle,
+    }
+}
+
+counters! {
+    /// What servers were asked since the start or the last `stats reset`.
+    PoolCounters {
+        /// Reads from servers.
+        reads,
+        /// Writes to servers.
+        writes,
+        /// Bytes from servers.
+        server_bytes_read,
+        /// Bytes to servers.
+        server_bytes_written,
+        /// Requests that went to a backup because the primary was lost.
+        failovers,
+        /// Reads asked once more over a fresh link.
+        retries,
+        /// Fetches from backups for warming primaries.
+        fetches,
+        /// Values copied from a backup to its primary.
+        repairs,
+        /// Copies dropped because something newer happened to the key.
+        repairs_dropped,
+        /// Deletes sent after a write whose outcome was not known.
+        chases,
+        /// Servers that left the ring.
+        ejections,
+        /// Links reset because a server spoke out of turn.
+        protocol_errors,
         /// Times a client was not read because a server had too much in flight.
         limit_server_paused,
         /// Mirrors that went to the journal because their server had too much in flight.
         limit_mirrors_journaled,
-        /// Times accepting paused because there were no descriptors.
-        limit_accept_paused,
         /// Journals that overflowed.
         limit_journal_overflows,
+        /// Reads that were not sent any more because their client had left.
+        requests_withdrawn,
     }
 }
 
-impl Counters {
+impl ClientCounters {
     /// Counts what a client's reply says of hits. Misses are what was asked for and not found.
+    #[inline]
     pub fn count_reply(&mut self, verb: Verb, reply: &Reply<'_>) {
         match verb {
             Verb::Get | Verb::Gets | Verb::Gat | Verb::Gats => {
@@ -119,6 +136,59 @@ impl Counters {
             _ => {}
         }
     }
+
+    /// Counts a client's request for so many keys.
+    #[inline]
+    pub fn count_command(&mut self, verb: Verb, traits: Traits, keys: u64) {
+        match verb {
+            Verb::Get | Verb::Gets => self.cmd_get += keys,
+            Verb::Gat | Verb::Gats => {
+                self.cmd_get += keys;
+                self.cmd_touch += keys;
+            }
+            Verb::Touch => self.cmd_touch += 1,
+            Verb::Set | Verb::Add | Verb::Replace | Verb::Append | Verb::Prepend | Verb::Cas => {
+                self.cmd_set += 1;
+            }
+            Verb::MetaGet => {
+                self.cmd_meta += 1;
+                self.cmd_get += 1;
+                self.cmd_touch += u64::from(traits.has(Traits::WRITES));
+            }
+            Verb::MetaSet => {
+                self.cmd_meta += 1;
+                self.cmd_set += 1;
+            }
+            Verb::MetaDelete | Verb::MetaArithmetic | Verb::MetaDebug => self.cmd_meta += 1,
+            Verb::Incr | Verb::Decr | Verb::Delete => {}
+            Verb::FlushAll | Verb::Version | Verb::Stats => {}
+        }
+    }
+}
+
+/// What a proxy holds at one moment: all of it comes to nothing when nobody is owed anything.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Holdings {
+    /// Clients connected.
+    pub clients: usize,
+    /// Answers that clients are owed.
+    pub slots: usize,
+    /// Answers that servers owe.
+    pub pending: usize,
+    /// Links that were given up and are not at their end.
+    pub drains: usize,
+    /// Requests that wait for a step of theirs, or were lost and are to go elsewhere.
+    pub waiters: usize,
+    /// Keys that are looked for or fetched.
+    pub fetches: usize,
+    /// `flush_all`s on their way.
+    pub flushes: usize,
+    /// Bytes of all connections.
+    pub bytes: usize,
+    /// Servers that are not up.
+    pub servers_away: usize,
+    /// Servers that missed something.
+    pub journals: usize,
 }
 
 /// Buckets of a [`Histogram`]: four to each doubling, from 1 µs on.
@@ -218,9 +288,9 @@ mod tests {
 
     #[test]
     fn counters_are_named_as_their_fields() {
-        let c = Counters {
+        let c = PoolCounters {
             failovers: 3,
-            ..Counters::default()
+            ..PoolCounters::default()
         };
         let mut seen = None;
         c.each(|name, value| {

@@ -4,7 +4,7 @@
 mod common;
 
 use common::{Client, Core, Fake, Magent, Memcached, Peer};
-use magent::client;
+use magent::clients;
 use magent::net::Stream;
 use std::cell::Cell;
 use std::sync::Arc;
@@ -125,9 +125,9 @@ fn requests_allocate_nothing_in_the_steady_state() {
 #[test]
 fn an_idle_client_is_small() {
     assert!(
-        size_of::<client::Client<Stream>>() <= 64,
+        size_of::<clients::Client<Stream>>() <= 64,
         "{}",
-        size_of::<client::Client<Stream>>()
+        size_of::<clients::Client<Stream>>()
     );
 }
 
@@ -170,7 +170,7 @@ fn calls(magent: &mut Client) -> Calls {
     let number = |name: &str| all[name].parse::<f64>().expect("a number");
     Calls {
         requests: number("requests"),
-        calls: ["polls", "lulls", "reads", "writes"]
+        calls: ["polls", "reads", "writes"]
             .map(number)
             .iter()
             .sum(),
@@ -243,7 +243,7 @@ fn cost_on_core(clients: usize, depth: usize) -> f64 {
         let number = |i: usize| seen[i][name].parse::<f64>().expect("a number");
         number(1) - number(0)
     };
-    let calls = ["polls", "lulls", "reads", "writes"].map(spent);
+    let calls = ["polls", "reads", "writes"].map(spent);
     calls.iter().sum::<f64>() / spent("requests")
 }
 
@@ -273,7 +273,7 @@ fn system_calls_stay_within_their_budget_with_real_servers() {
 }
 
 /// Servers that were asked together answer one after the other: a client gets their parts in one
-/// write. It does not wait long for the last of them, and a large part does not wait.
+/// write. A large part does not wait.
 #[test]
 fn the_parts_of_an_answer_go_together() {
     let mut core = Core::new(&FARM[..4]);
@@ -291,15 +291,6 @@ fn the_parts_of_an_answer_go_together() {
     core.serve_late(2, format!("{last}END\r\n").as_bytes());
     assert_eq!(core.take_text(&client), format!("{first}{last}END\r\n"));
 
-    core.send(&client, format!("get {one} {other}\r\n"));
-    core.step();
-    core.serve_late(1, format!("{first}END\r\n").as_bytes());
-    assert_eq!(client.arrived(), 0);
-    core.advance(Duration::from_micros(200));
-    assert_eq!(core.take_text(&client), first);
-    core.serve_late(2, format!("{last}END\r\n").as_bytes());
-    assert_eq!(core.take_text(&client), format!("{last}END\r\n"));
-
     let first = part(&large, 9000);
     core.send(&client, format!("get {large} {other}\r\n"));
     core.step();
@@ -308,153 +299,4 @@ fn the_parts_of_an_answer_go_together() {
     core.serve_late(2, format!("{last}END\r\n").as_bytes());
     assert_eq!(core.take_text(&client), format!("{last}END\r\n"));
     assert_eq!(core.stat("bytes_in_flight"), 0);
-}
-
-/// A server that has sent a part of what it was asked for in one write is at work on the rest:
-/// the loop lets it go on for a moment. Not for a few answers, not for a client that is alone,
-/// and not for large answers or requests.
-#[test]
-fn a_server_at_work_may_go_on() {
-    let one = "VALUE k 0 1\r\nv\r\nEND\r\n";
-    let (get, small, big) = ("get k\r\n", set(100), set(2_000));
-    let stored = "STORED\r\n";
-    // A request, how often two clients send it, what is answered first and next, lulls.
-    let table = [
-        (get, 5, 5, one.repeat(2), one.repeat(8), 1),
-        (get, 5, 5, one.repeat(3), one.repeat(7), 0),
-        (get, 0, 10, one.repeat(2), one.repeat(8), 0),
-        (get, 10, 10, one.repeat(4), one.repeat(16), 1),
-        (get, 10, 10, one.repeat(20), String::new(), 0),
-        (get, 5, 5, large(10_000), one.repeat(9), 0),
-        (get, 5, 5, large(1_000), one.repeat(9), 1),
-        (&small, 5, 5, stored.repeat(2), stored.repeat(8), 1),
-        (&big, 5, 5, stored.repeat(2), stored.repeat(8), 0),
-        // A part of an answer is no answer.
-        (
-            get,
-            5,
-            5,
-            one[..20].to_string(),
-            format!("{}{}", &one[20..], one.repeat(9)),
-            0,
-        ),
-    ];
-    for (i, (request, a, b, first, next, lulls)) in table.into_iter().enumerate() {
-        let mut core = Core::new(&FARM[..2]);
-        let clients = [core.client(), core.client()];
-        core.step();
-        core.silent.insert(1);
-        for (client, n) in clients.iter().zip([a, b]) {
-            core.send(client, request.repeat(n));
-        }
-        core.step();
-        core.serve_late(1, first.as_bytes());
-        core.serve_late(1, next.as_bytes());
-        let got: String = clients.iter().map(|c| core.take_text(c)).collect();
-        assert_eq!(got, first + &next, "row {i}");
-        assert_eq!(core.stat("lulls"), lulls, "row {i}");
-    }
-}
-
-/// Requests that were under way before say nothing of those that went out later: over a network
-/// these may take long.
-#[test]
-fn what_was_asked_later_is_not_waited_for() {
-    let one = "VALUE k 0 1\r\nv\r\nEND\r\n";
-    let mut core = Core::new(&FARM[..2]);
-    let clients = [core.client(), core.client()];
-    core.step();
-    core.silent.insert(1);
-    for round in 0..3 {
-        for client in &clients {
-            core.send(client, "get k\r\n".repeat(5));
-        }
-        core.step();
-        core.advance(Duration::from_micros(1));
-        if round > 0 {
-            // All of one write, while those of the next are under way.
-            core.serve_late(1, one.repeat(10).as_bytes());
-        }
-    }
-    assert_eq!(core.stat("lulls"), 0);
-    core.serve_late(1, one.repeat(2).as_bytes());
-    assert_eq!(core.stat("lulls"), 1);
-}
-
-/// A loop that is busy with few of many clients at a time lets more of them come.
-#[test]
-fn a_busy_loop_lets_more_clients_come() {
-    let miss = "END\r\n";
-    // Clients, microseconds of a turn, those between two turns, and whether one request is then
-    // worth a lull.
-    let table = [
-        (32, 100, 200, true),
-        (31, 100, 200, false),
-        (32, 1, 2_000, false),
-    ];
-    for (n, turn, pause, is_worth_it) in table {
-        let mut core = Core::new(&FARM[..2]);
-        let clients: Vec<_> = (0..n).map(|_| core.client()).collect();
-        core.step();
-        core.silent.insert(1);
-        core.turn = Duration::from_micros(turn);
-        let all_send = |core: &mut Core| {
-            for client in &clients {
-                core.send(client, "get k\r\n");
-            }
-            core.step();
-        };
-        all_send(&mut core);
-        for _ in 0..30 {
-            core.advance(Duration::from_micros(pause));
-            core.serve_late(1, miss.repeat(n).as_bytes());
-            all_send(&mut core);
-        }
-        let before = core.stat("lulls");
-        core.send(&clients[0], "get k\r\n");
-        core.step();
-        let row = format!("{n} clients, turns of {turn} µs, {pause} µs between");
-        assert_eq!(core.stat("lulls") > before, is_worth_it, "{row}");
-    }
-}
-
-/// A `set` of so many bytes.
-fn set(len: usize) -> String {
-    format!("set k 0 0 {len}\r\n{}\r\n", "v".repeat(len))
-}
-
-/// A value of so many bytes, as an answer to `get k`.
-fn large(len: usize) -> String {
-    format!("VALUE k 0 {len}\r\n{}\r\nEND\r\n", "v".repeat(len))
-}
-
-/// The same with a process and its sockets.
-#[test]
-fn the_loop_sleeps_while_a_server_is_at_work() {
-    const MISS: &str = "END\r\n";
-    let go = Arc::new(AtomicBool::new(false));
-    let may_go_on = go.clone();
-    let fake = Fake::start(move |link| {
-        if (0..20).all(|_| link.request().is_some()) {
-            link.send(MISS.repeat(4));
-            link.wait(|| may_go_on.load(Ordering::Relaxed));
-            link.send(MISS.repeat(16));
-            link.silence();
-        }
-    });
-    let magent = Magent::farm(&[&fake.name], &[], &[]);
-    let mut clients = [magent.client(), magent.client()];
-    for client in &mut clients {
-        client.send("version\r\n").read_line();
-    }
-    magent.while_stopped(|| {
-        for client in &mut clients {
-            client.send("get k\r\n".repeat(10));
-        }
-    });
-    clients[0].expect(MISS.repeat(4));
-    assert_eq!(magent.stat("lulls"), 1);
-    go.store(true, Ordering::Relaxed);
-    clients[0].expect(MISS.repeat(6));
-    clients[1].expect(MISS.repeat(10));
 }

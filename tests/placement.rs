@@ -1,6 +1,6 @@
 //! Placement against what was observed on the originals: every row and column of the vectors.
 
-use magent::farm::{Distribution, Farm, FarmServer, FarmSpec, Hash};
+use magent::placement::{Distribution, Farm, FarmServer, FarmSpec, Hash};
 
 /// Rows of a vector file: the column names, then each row's cells.
 fn rows(text: &str) -> (Vec<&str>, Vec<Vec<&str>>) {

@@ -29,7 +29,7 @@ const OF_MEMCACHED: &[&str] = &[
 
 #[rustfmt::skip]
 const OF_MAGENT: &[&str] = &[
-    "requests", "polls", "lulls", "reads", "writes", "server_bytes_read", "server_bytes_written",
+    "requests", "polls", "reads", "writes", "server_bytes_read", "server_bytes_written",
     "bytes_in_flight", "multi_get_keys_lost", "failovers", "retries", "server_errors", "fetches",
     "repairs", "repairs_dropped", "chases", "protocol_errors", "limit_memory_paused",
     "limit_memory_gets", "limit_memory_stores", "limit_memory_requests", "limit_client_paused",

@@ -4,7 +4,7 @@ use super::options::{JOURNAL, MAX_MS, MAX_SECONDS, VALUE};
 use super::values::{self, Bad, Written};
 use super::yaml::{self, Entry, Item, Value};
 use super::{Address, ListenSpec, PoolConfig, ServerSpec};
-use crate::farm::{Distribution, Hash};
+use crate::placement::{Distribution, Hash};
 use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;

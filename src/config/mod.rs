@@ -19,7 +19,7 @@ mod yaml;
 pub use file::{KEYS, Key};
 pub use options::{OPTIONS, Opt, Takes, help};
 
-use crate::farm::{Distribution, Hash};
+use crate::placement::{Distribution, FarmServer, FarmSpec, Hash};
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -119,6 +119,22 @@ pub struct PoolConfig {
     pub auto_eject: bool,
     /// This pool's bound on clients; `None`: only the process' bound.
     pub clients: Option<usize>,
+}
+
+impl PoolConfig {
+    /// The farm of `servers` (the primaries or the backups) under this pool's rules.
+    pub fn farm(&self, servers: &[ServerSpec]) -> FarmSpec {
+        let server = |s: &ServerSpec| FarmServer {
+            hash_name: s.hash_name.clone(),
+            weight: s.weight,
+        };
+        FarmSpec {
+            servers: servers.iter().map(server).collect(),
+            hash: self.hash,
+            distribution: self.distribution,
+            hash_tag: self.hash_tag,
+        }
+    }
 }
 
 impl Default for PoolConfig {

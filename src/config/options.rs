@@ -3,7 +3,7 @@
 
 use super::values::{self, Bad};
 use super::{Action, Address, Config, ListenSpec, LogTarget, PoolConfig, UsageError, check, file};
-use crate::farm::{Distribution, Hash};
+use crate::placement::{Distribution, Hash};
 use getopts::{Fail, HasArg, Matches, Occur, Options};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

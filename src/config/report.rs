@@ -2,7 +2,7 @@
 
 use super::values::show_size;
 use super::{Address, Config, LogTarget, PoolConfig, ServerSpec};
-use crate::farm::{Farm, FarmSpec};
+use crate::placement::Farm;
 use std::path::PathBuf;
 
 impl Config {
@@ -62,7 +62,7 @@ impl Config {
         let mut all = Vec::new();
         for pool in &self.pools {
             for (role, servers) in [("servers", &pool.primaries), ("backups", &pool.backups)] {
-                let farm = Farm::new(FarmSpec::of(pool, servers), None);
+                let farm = Farm::new(pool.farm(servers), None);
                 let of_farm = farm.warnings().iter();
                 all.extend(of_farm.map(|w| format!("pool {}: {role}: {w}", pool.name)));
             }

@@ -2,7 +2,7 @@
 
 use super::options::names;
 use super::{Address, ServerSpec};
-use crate::farm::{Distribution, Hash};
+use crate::placement::{Distribution, Hash};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;

@@ -14,10 +14,10 @@ mod fetched;
 mod mirror;
 
 pub use cas::{BACKUP_CAS, flip_cas, mark_cas};
-pub use fetched::{Fetched, answer_fetched, parse_fetched, write_copy, write_fetch};
+pub use fetched::{Fetched, answer_fetched, parse_fetched, write_copy, write_fetch, write_give_back};
 pub use mirror::{Mirror, mirror, mirror_ok};
 
-use super::{Reply, Verb, base64};
+use super::{Item, Reply, Status, Verb, base64};
 
 /// The longest key whose base64 is a key that memcached takes (250 bytes), in bytes.
 const MAX_BINARY_KEY: usize = 186;
@@ -78,10 +78,12 @@ pub fn write_delete(raw_key: &[u8], out: &mut Vec<u8>) -> Verb {
     }
 }
 
-/// Appends the line that asks if a key is there, and for nothing else.
-pub fn write_probe(raw_key: &[u8], out: &mut Vec<u8>) -> Verb {
-    write_meta(b"mg ", raw_key, b"\r\n", out);
-    Verb::MetaGet
+/// Appends the line that asks if a key is there and changes nothing: `mg` would count as a fetch
+/// and take the right to refresh a stale value. (Later servers want the `b` of `me` twice.)
+pub fn write_look(raw_key: &[u8], out: &mut Vec<u8>) -> Verb {
+    let end: &[u8] = if needs_base64(raw_key) { b" b\r\n" } else { b"\r\n" };
+    write_meta(b"me ", raw_key, end, out);
+    Verb::MetaDebug
 }
 
 /// Appends the line that asks one key of a wire line with several keys alone.
@@ -93,8 +95,8 @@ pub fn write_single(verb: Verb, line: &[u8], key: &[u8], out: &mut Vec<u8>) {
 }
 
 /// Appends the answer that a server without the key gives. Only for what depends on the key:
-/// a set has no such answer and gets that of a replace.
-pub fn absent_answer(verb: Verb, line: &[u8], out: &mut Vec<u8>) {
+/// a set has no such answer and gets that of a replace. Returns what it says.
+pub fn absent_answer(verb: Verb, line: &[u8], out: &mut Vec<u8>) -> Status {
     let has_cas = || flags(verb, line).any(|flag| flag.starts_with(b"C"));
     let appends = || matches!(set_mode(line), b'A' | b'P');
     let answer: &[u8] = match verb {
@@ -114,6 +116,11 @@ pub fn absent_answer(verb: Verb, line: &[u8], out: &mut Vec<u8>) {
         let with_cas = flags(verb, line).any(|flag| flag == b"c");
         out.extend_from_slice(if with_cas { b" c0\r\n" } else { b"\r\n" });
     }
+    if out.starts_with(b"NS") || out.starts_with(b"NOT_S") {
+        Status::NotStored
+    } else {
+        Status::Absent
+    }
 }
 
 /// True for writes that change nothing where the key is absent, and never make it go: a copy
@@ -130,29 +137,39 @@ pub fn leaves_absent(verb: Verb, line: &[u8]) -> bool {
     }
 }
 
-/// Calls `f` with each key of a get, gets, gat or gats wire line, in order, and with whether
-/// the reply has a value for it.
-pub fn multi_keys<'a>(line: &'a [u8], reply: &Reply, mut f: impl FnMut(&'a [u8], bool)) {
-    let skip = if line.starts_with(b"gat") { 2 } else { 1 };
+/// Calls `f` with each key of a get, gets, gat or gats line, in order.
+pub fn each_key_of_many(line: &[u8], f: impl FnMut(&[u8])) {
+    tokens(line).skip(words_before_keys(line)).for_each(f);
+}
+
+/// What comes before the keys of a get, gets, gat or gats line, without the space behind it.
+pub fn before_keys(line: &[u8]) -> &[u8] {
+    let mut spaces = line.iter().enumerate().filter(|(_, b)| **b == b' ');
+    let end = spaces.nth(words_before_keys(line) - 1);
+    &line[..end.map_or(0, |(i, _)| i)]
+}
+
+fn words_before_keys(line: &[u8]) -> usize {
+    if line.starts_with(b"gat") { 2 } else { 1 }
+}
+
+/// Calls `f` with each key of a get, gets, gat or gats line, in order, and with its value in the
+/// reply, if there is one.
+pub fn multi_keys<'a>(
+    line: &'a [u8],
+    reply: &Reply<'_>,
+    mut f: impl FnMut(&'a [u8], Option<&Item>),
+) {
     let mut items = reply.items.iter().peekable();
-    for key in tokens(line).skip(skip) {
+    for key in tokens(line).skip(words_before_keys(line)) {
         let found = items.next_if(|item| {
             let at = reply.at + item.at;
             let value = reply.source.slice(at..at + item.line);
-            tokens(value).nth(1) == Some(key)
+            let rest = value.strip_prefix(b"VALUE ").unwrap_or_default();
+            rest.starts_with(key) && rest.get(key.len()) == Some(&b' ')
         });
-        f(key, found.is_some());
+        f(key, found);
     }
-}
-
-/// Calls `f` with each key of a get, gets, gat or gats wire line that has no value in the
-/// reply, in order.
-pub fn multi_missing<'a>(line: &'a [u8], reply: &Reply, mut f: impl FnMut(&'a [u8])) {
-    multi_keys(line, reply, |key, found| {
-        if !found {
-            f(key);
-        }
-    });
 }
 
 /// Keys with such bytes might come from a binary client; they never travel as they are. A

@@ -147,8 +147,6 @@ pub struct Limits {
     pub max_value: usize,
     /// False with `-F`.
     pub flush_all: bool,
-    /// Seconds since the epoch, for delays that become absolute times.
-    pub unix_time: u64,
 }
 
 /// Where a parser writes what it makes; kept by the caller and reused, so that parsing
@@ -199,7 +197,7 @@ pub enum Local {
     Verbosity(u32),
     /// `stats …`: what stands behind `stats`, space-separated, may be empty.
     Stats(Vec<u8>),
-    /// `flush_all`; the absolute time (seconds since the epoch), `None` for at once.
+    /// `flush_all`; the delay in seconds as the client gave it, `None` for at once.
     FlushAll(Option<u64>),
     /// `quit`: answer what is owed, then close.
     Quit,
@@ -305,7 +303,20 @@ pub struct Reply<'a> {
     pub items: &'a [Item],
 }
 
+impl Item {
+    /// Length of line, value and line end.
+    pub fn len(&self) -> usize {
+        self.line + self.value + b"\r\n".len()
+    }
+}
+
 impl<'a> Reply<'a> {
+    /// Where the values of a classic get stand in the source, without the `END` behind them.
+    pub fn values(&self) -> std::ops::Range<usize> {
+        let end = self.at + self.len - b"END\r\n".len().min(self.len);
+        self.at..end
+    }
+
     /// The first line without its line end.
     pub fn first_line(&self) -> &'a [u8] {
         let line = self.source.slice(self.at..self.at + self.line);

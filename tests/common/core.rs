@@ -277,8 +277,6 @@ impl Core {
             if self.proxy.wait(self.now) == Some(Duration::ZERO) {
                 continue;
             }
-            // What the event loop asks before it waits.
-            self.proxy.lull();
             if !opened && !served {
                 return;
             }

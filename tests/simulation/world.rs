@@ -14,7 +14,7 @@ use super::rng::Rng;
 use super::servers::{Peer, Server};
 use super::store::{SECOND, UNIX};
 use magent::config::Address;
-use magent::farm::{Farm, FarmSpec};
+use magent::placement::Farm;
 use magent::proxy::{Now, Proxy};
 use std::cell::RefCell;
 use std::cmp::Reverse;
@@ -96,7 +96,7 @@ impl World {
         let base = Instant::now();
         let pool = &config.pools[0];
         let farm = |servers: &[_]| {
-            (!servers.is_empty()).then(|| Farm::new(FarmSpec::of(pool, servers), None))
+            (!servers.is_empty()).then(|| Farm::new(pool.farm(servers), None))
         };
         let farms = [farm(&pool.primaries), farm(&pool.backups)];
         let now = Now {

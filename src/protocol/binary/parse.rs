@@ -116,7 +116,7 @@ pub fn parse(buf: &[u8], _searched: usize, limits: &Limits, s: &mut Scratch) -> 
         Op::Version => local(&p, Local::Version),
         Op::Stat => local(&p, Local::Stats(p.key.to_vec())),
         Op::Flush if !limits.flush_all => own_answer(&p, Code::NotAllowed, Then::Swallow(0), s),
-        Op::Flush => local(&p, Local::FlushAll(absolute(p.u32_at(0), limits.unix_time))),
+        Op::Flush => local(&p, Local::FlushAll(delay(p.u32_at(0)))),
         Op::Verbosity if p.extras.len() == 4 && p.body == 4 => {
             local(&p, Local::Verbosity(p.u32_at(0)))
         }
@@ -352,11 +352,11 @@ fn expiration(seconds: u32) -> u64 {
     u64::from(seconds.min(i32::MAX as u32))
 }
 
-/// When a delayed flush comes, in seconds since the epoch; `None`: at once.
-fn absolute(delay: u32, unix_time: u64) -> Option<u64> {
-    match delay {
+/// By how many seconds a flush is delayed, or an absolute time; `None`: at once.
+fn delay(seconds: u32) -> Option<u64> {
+    match seconds {
         0 => None,
-        1..=RELATIVE_MAX => Some(unix_time + u64::from(delay)),
-        _ => Some(expiration(delay)),
+        1..=RELATIVE_MAX => Some(u64::from(seconds)),
+        _ => Some(expiration(seconds)),
     }
 }

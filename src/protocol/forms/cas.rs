@@ -10,7 +10,7 @@
 
 use super::{Decimal, flags_index, is_meta, number, tokens};
 use crate::buffer::Queue;
-use crate::protocol::{Reply, Verb};
+use crate::protocol::{Item, Reply, Verb};
 
 /// The bit that marks a cas number as a backup's. Alone it is a number that never matches.
 pub const BACKUP_CAS: u64 = 1 << 62;
@@ -44,18 +44,25 @@ pub fn flip_cas(verb: Verb, line: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Pushes a backup's reply with each of its cas numbers marked; the rest is shared.
-pub fn mark_cas(verb: Verb, reply: &Reply, out: &mut Queue) {
+/// Pushes a backup's reply with each of its cas numbers marked; the rest is shared. Returns where
+/// its values stand then.
+pub fn mark_cas(verb: Verb, reply: &Reply, out: &mut Queue) -> Vec<Item> {
     let mut from = reply.at;
+    let start = out.end();
+    let mut items = Vec::new();
     match verb {
         Verb::Gets | Verb::Gats => {
             for item in reply.items {
                 let at = reply.at + item.at;
                 let line = reply.source.slice(at..at + item.line);
+                let moved = (out.end() - start) as usize + at - from;
+                let mut marked = *item;
+                marked.at = moved;
                 // VALUE KEY FLAGS LENGTH CAS
                 if let Some(cas) = tokens(line).nth(4) {
-                    mark(reply, at + offset(line, cas), cas, &mut from, out);
+                    marked.line += mark(reply, at + offset(line, cas), cas, &mut from, out);
                 }
+                items.push(marked);
             }
         }
         _ if is_meta(verb) => {
@@ -72,15 +79,20 @@ pub fn mark_cas(verb: Verb, reply: &Reply, out: &mut Queue) {
         _ => {}
     }
     out.push(reply.source, from..reply.at + reply.len);
+    items
 }
 
-/// Pushes what stands from `from` to the cas number at `at`, then that number marked.
-fn mark(reply: &Reply, at: usize, cas: &[u8], from: &mut usize, out: &mut Queue) {
-    if let Some(value) = number(cas).filter(|&value| value != 0) {
-        out.push(reply.source, *from..at);
-        out.push_slice(Decimal::new(value | BACKUP_CAS).bytes());
-        *from = at + cas.len();
-    }
+/// Pushes what stands from `from` to the cas number at `at`, then that number marked. Returns by how
+/// many bytes it became longer.
+fn mark(reply: &Reply, at: usize, cas: &[u8], from: &mut usize, out: &mut Queue) -> usize {
+    let Some(value) = number(cas).filter(|&value| value != 0) else {
+        return 0;
+    };
+    let marked = Decimal::new(value | BACKUP_CAS);
+    out.push(reply.source, *from..at);
+    out.push_slice(marked.bytes());
+    *from = at + cas.len();
+    marked.bytes().len().saturating_sub(cas.len())
 }
 
 /// Where `part`, a piece of `line`, starts in it.

@@ -22,6 +22,8 @@ pub struct Fetched {
     /// It came with `Z` (somebody is refreshing it), `X` (stale), `W` (the fetch won the
     /// right to refresh it).
     pub marks: [bool; 3],
+    /// Its cas number; 0 if the server has none.
+    pub cas: u64,
 }
 
 impl Fetched {
@@ -29,12 +31,34 @@ impl Fetched {
     pub fn fresh(&self) -> bool {
         self.marks == [false; 3]
     }
+
+    /// True if the fetch took the right to refresh it, which is to be given back.
+    pub fn won(&self) -> bool {
+        self.marks[2]
+    }
+
+    /// A client was shown it: whoever comes next sees that somebody is refreshing it.
+    pub fn hand_out(&mut self) {
+        if std::mem::take(&mut self.marks[2]) {
+            self.marks[0] = true;
+        }
+    }
 }
 
-/// Appends the line that fetches a value with all that a copy needs.
+/// Appends the line that fetches a value with all that a copy needs, and does not count as a use
+/// of it.
 pub fn write_fetch(raw_key: &[u8], out: &mut Vec<u8>) -> Verb {
-    write_meta(b"mg ", raw_key, b" f t v\r\n", out);
+    write_meta(b"mg ", raw_key, b" u f t v c\r\n", out);
     Verb::MetaGet
+}
+
+/// Appends the line that gives the right to refresh a stale value back: it is stale once more, if
+/// it is still the one that was fetched.
+pub fn write_give_back(raw_key: &[u8], fetched: &Fetched, out: &mut Vec<u8>) -> Verb {
+    let cas = Decimal::new(fetched.cas);
+    let flags = [b" I C", cas.bytes(), b"\r\n"].concat();
+    write_meta(b"md ", raw_key, &flags, out);
+    Verb::MetaDelete
 }
 
 /// Reads the first line of the answer to a fetch; `None` if it is none, or lacks something.
@@ -42,11 +66,12 @@ pub fn parse_fetched(first_line: &[u8]) -> Option<Fetched> {
     let mut tokens = tokens(first_line);
     tokens.next().filter(|&code| code == b"VA")?;
     let value = usize::try_from(number(tokens.next()?)?).ok()?;
-    let (mut client_flags, mut ttl, mut marks) = (None, None, [false; 3]);
+    let (mut client_flags, mut ttl, mut marks, mut cas) = (None, None, [false; 3], 0);
     for token in tokens {
         match token {
             [b'f', n @ ..] => client_flags = Some(u32::try_from(number(n)?).ok()?),
             b"t-1" => ttl = Some(-1),
+            [b'c', n @ ..] => cas = number(n)?,
             [b't', n @ ..] => ttl = Some(i64::try_from(number(n)?).ok()?),
             &[mark] => {
                 if let Some(i) = MARKS.iter().position(|&m| m == mark) {
@@ -61,6 +86,7 @@ pub fn parse_fetched(first_line: &[u8]) -> Option<Fetched> {
         ttl: ttl?,
         value,
         marks,
+        cas,
     })
 }
 

@@ -1,7 +1,7 @@
 //! A table for each form.
 
 use super::*;
-use crate::buffer::{CHUNK, Chunk, Queue, SHARE, Source};
+use crate::buffer::{Chunk, ChunkPool, Queue, SHARE, Source};
 use crate::protocol::reply::{Progress, Scan};
 use crate::protocol::{Status, Traits};
 use Status::*;
@@ -74,13 +74,13 @@ fn keys_of_wire_lines() {
 #[test]
 fn lines_of_raw_keys() {
     let long_tab = format!("\t{}", "x".repeat(MAX_BINARY_KEY));
-    for (key, delete, fetch, probe) in [
-        ("foo", "delete foo|", "mg foo f t v|", "mg foo|"),
-        ("\u{fc}", "delete \u{fc}|", "mg \u{fc} f t v|", "mg \u{fc}|"),
-        ("a b", "md YSBi b|", "mg YSBi b f t v|", "mg YSBi b|"),
-        ("a|", "md YQ0K b|", "mg YQ0K b f t v|", "mg YQ0K b|"),
-        ("\0", "md AA== b|", "mg AA== b f t v|", "mg AA== b|"),
-        ("\x7f", "md fw== b|", "mg fw== b f t v|", "mg fw== b|"),
+    for (key, delete, fetch, look) in [
+        ("foo", "delete foo|", "mg foo u f t v c|", "me foo|"),
+        ("\u{fc}", "delete \u{fc}|", "mg \u{fc} u f t v c|", "me \u{fc}|"),
+        ("a b", "md YSBi b|", "mg YSBi b u f t v c|", "me YSBi b b|"),
+        ("a|", "md YQ0K b|", "mg YQ0K b u f t v c|", "me YQ0K b b|"),
+        ("\0", "md AA== b|", "mg AA== b u f t v c|", "me AA== b b|"),
+        ("\x7f", "md fw== b|", "mg fw== b u f t v c|", "me fw== b b|"),
     ] {
         let key = wire(key);
         let verb = if delete.starts_with("md") {
@@ -90,7 +90,7 @@ fn lines_of_raw_keys() {
         };
         assert_eq!(written(|o| write_delete(&key, o)), (verb, delete.into()));
         assert_eq!(written(|o| write_fetch(&key, o)), (MetaGet, fetch.into()));
-        assert_eq!(written(|o| write_probe(&key, o)), (MetaGet, probe.into()));
+        assert_eq!(written(|o| write_look(&key, o)), (MetaDebug, look.into()));
     }
     // Too long for base64: such a key can only have come as text.
     let line = format!("delete {long_tab}|");
@@ -178,6 +178,7 @@ fn fetched_lines_are_read() {
             ttl,
             value,
             marks,
+            cas: 0,
         })
     };
     let none = [false; 3];
@@ -198,6 +199,8 @@ fn fetched_lines_are_read() {
         ("", None),
     ] {
         let got = parse_fetched(&wire(line));
+        let cas = if line.contains(" c5") { 5 } else { 0 };
+        let want = want.map(|f| Fetched { cas, ..f });
         assert_eq!(got, want, "{line}");
         assert_eq!(
             got.is_some_and(|f| f.fresh()),
@@ -214,6 +217,7 @@ fn copies_keep_flags_and_time() {
         ttl: -1,
         value: 5,
         marks: [false; 3],
+        cas: 0,
     };
     for (ttl, exptime) in [
         (-1, Some("0")),
@@ -253,6 +257,7 @@ fn reads_are_served_from_a_fetched_value() {
         ttl: 30,
         value: 5,
         marks: [false; 3],
+        cas: 0,
     };
     let stale = Fetched {
         ttl: -1,
@@ -301,7 +306,7 @@ fn reads_are_served_from_a_fetched_value() {
 
 #[test]
 fn large_values_are_shared() {
-    let mut chunk = Chunk::new(CHUNK);
+    let mut chunk = ChunkPool::default().take();
     let bytes = Chunk::writable(&mut chunk).expect("unique");
     let head = b"VALUE a 0 9000 7\r\n";
     bytes[..head.len()].copy_from_slice(head);
@@ -327,6 +332,7 @@ fn large_values_are_shared() {
         ttl: -1,
         value: 9000,
         marks: [false; 3],
+        cas: 0,
     };
     assert!(answer_fetched(
         Get,
@@ -341,7 +347,7 @@ fn large_values_are_shared() {
 
 #[test]
 fn a_marked_line_before_a_large_value_stands_in_one_piece() {
-    let mut chunk = Chunk::new(64 * 1024);
+    let mut chunk = ChunkPool::default().take();
     let head = b"VA 9000 O1 c5 s9000 f0\r\n";
     let space = Chunk::writable(&mut chunk).expect("fresh");
     space[..head.len()].copy_from_slice(head);
@@ -412,7 +418,11 @@ fn several_keys() {
         let bytes = wire(line);
         let mut missing = Vec::new();
         with_reply(verb, line, reply, |r| {
-            multi_missing(&bytes, r, |key| missing.push(text(key)))
+            multi_keys(&bytes, r, |key, item| {
+                if item.is_none() {
+                    missing.push(text(key));
+                }
+            })
         });
         assert_eq!(missing.join(" "), want, "{line} {reply}");
     }
@@ -483,6 +493,7 @@ fn garbage_is_survived() {
             ttl: 5,
             value: 0,
             marks: [true; 3],
+            cas: 0,
         };
         let mut queue = Queue::new();
         answer_fetched(verb, &line, &fetched, Source::Slice(b"\r\n"), 0, &mut queue);
@@ -495,7 +506,7 @@ fn garbage_is_survived() {
             items: &[],
         };
         mark_cas(verb, &reply, &mut queue);
-        multi_missing(&line, &reply, |_| {});
+        multi_keys(&line, &reply, |_, _| {});
     }
 }
 

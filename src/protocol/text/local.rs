@@ -4,9 +4,6 @@ use super::scan::{self, parse_i32, parse_u32};
 use super::{BAD_EXPTIME, BAD_FORMAT, ERROR, Line};
 use crate::protocol::{Dress, Local, Parsed, Scratch};
 
-/// From more seconds than this on a delay is an absolute time.
-const DELTA_MAX: u64 = 60 * 60 * 24 * 30;
-
 /// memcached's highest level of verbosity.
 const VERBOSITY_MAX: u32 = 2;
 
@@ -84,20 +81,16 @@ fn flush_all(line: &Line<'_>, s: &mut Scratch) -> Parsed {
     if !line.limits.flush_all {
         return line.refuse_unless_quiet(s, b"CLIENT_ERROR flush_all not allowed");
     }
-    let mut at = None;
+    let mut delay = None;
     if line.words.len() != 1 + usize::from(line.quiet()) {
-        let Some(delay) = parse_i32(line.words.get(1)) else {
+        let Some(seconds) = parse_i32(line.words.get(1)) else {
             return line.refuse_unless_quiet(s, BAD_EXPTIME);
         };
-        at = match u64::try_from(delay) {
-            Err(_) | Ok(0) => None,
-            Ok(delay) if delay <= DELTA_MAX => Some(line.limits.unix_time + delay),
-            Ok(time) => Some(time),
-        };
+        delay = u64::try_from(seconds).ok().filter(|seconds| *seconds > 0);
     }
     Parsed::Local {
         used: line.used,
-        what: Local::FlushAll(at),
+        what: Local::FlushAll(delay),
         dress: dress(line),
     }
 }

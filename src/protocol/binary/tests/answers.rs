@@ -1,7 +1,7 @@
 //! What replies become.
 
 use super::*;
-use crate::buffer::{CHUNK, Chunk};
+use crate::buffer::{Chunk, ChunkPool};
 use std::rc::Rc;
 
 #[test]
@@ -196,7 +196,7 @@ fn magents_own_answers() {
 #[test]
 fn large_values_are_shared() {
     let line = b"VA 60000 f0 c1\r\n";
-    let mut chunk = Chunk::new(CHUNK);
+    let mut chunk = ChunkPool::default().take();
     let bytes = Chunk::writable(&mut chunk).expect("unique");
     bytes[10..10 + line.len()].copy_from_slice(line);
     let reply = Reply {

@@ -11,7 +11,6 @@ const OPAQUE: [u8; 4] = [0xde, 0xad, 0xbe, 0xef];
 const LIMITS: Limits = Limits {
     max_value: 1000,
     flush_all: true,
-    unix_time: 1_800_000_000,
 };
 
 fn packet(opcode: u8, extras: &[u8], key: &[u8], value: &[u8], cas: u64) -> Vec<u8> {

@@ -216,13 +216,13 @@ fn requests_for_magent_itself() {
             0x08,
             &[0, 0, 0, 9],
             b"",
-            Local::FlushAll(Some(1_800_000_009)),
+            Local::FlushAll(Some(9)),
         ),
         (
             0x08,
             &2_592_000u32.to_be_bytes(),
             b"",
-            Local::FlushAll(Some(1_802_592_000)),
+            Local::FlushAll(Some(2_592_000)),
         ),
         (
             0x08,

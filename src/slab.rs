@@ -1,4 +1,4 @@
-//! A table of clients whose keys say if they are stale.
+//! A table whose keys say if they are stale.
 
 /// Entries in reused places. A key holds the place and how often it was reused, so a key of
 /// an entry that left finds nobody.
@@ -76,6 +76,16 @@ impl<T> Slab<T> {
         }
     }
 
+    /// Two different entries at once.
+    pub fn get_two(&mut self, a: usize, b: usize) -> Option<(&mut T, &mut T)> {
+        let places = [a & 0xffff_ffff, b & 0xffff_ffff];
+        let [x, y] = self.entries.get_disjoint_mut(places).ok()?;
+        if x.0 as usize != a >> 32 || y.0 as usize != b >> 32 {
+            return None;
+        }
+        Some((x.1.as_mut()?, y.1.as_mut()?))
+    }
+
     /// Takes an entry out; its key finds nobody from now on.
     pub fn remove(&mut self, key: usize) -> Option<T> {
         let entry = self.entries.get_mut(key & 0xffff_ffff)?;
@@ -100,9 +110,25 @@ impl<T> Slab<T> {
         self.free = Vec::new();
     }
 
+    /// How many places there are, used or not.
+    pub fn places(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// The key of the entry in this place, if there is one.
+    pub fn key_at(&self, place: usize) -> Option<usize> {
+        let entry = self.entries.get(place)?;
+        entry.1.is_some().then(|| key(place as u32, entry.0))
+    }
+
     /// All entries.
     pub fn values(&self) -> impl Iterator<Item = &T> {
         self.entries.iter().filter_map(|e| e.1.as_ref())
+    }
+
+    /// All entries.
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.entries.iter_mut().filter_map(|e| e.1.as_mut())
     }
 
     /// All keys.

@@ -11,7 +11,6 @@
 mod hash;
 mod ring;
 
-use crate::config::{PoolConfig, ServerSpec};
 use ring::Ring;
 
 /// How a key becomes a number (behaviour.md §8). `Magent` is DJB (with ketama MD5).
@@ -144,22 +143,6 @@ pub struct FarmSpec {
     pub distribution: Distribution,
     /// Only the key's part between these two is hashed.
     pub hash_tag: Option<(u8, u8)>,
-}
-
-impl FarmSpec {
-    /// The farm of `servers` (the primaries or the backups) under the rules of `pool`.
-    pub fn of(pool: &PoolConfig, servers: &[ServerSpec]) -> FarmSpec {
-        let server = |s: &ServerSpec| FarmServer {
-            hash_name: s.hash_name.clone(),
-            weight: s.weight,
-        };
-        FarmSpec {
-            servers: servers.iter().map(server).collect(),
-            hash: pool.hash,
-            distribution: pool.distribution,
-            hash_tag: pool.hash_tag,
-        }
-    }
 }
 
 /// Steps of magent's ring for a server of average weight; each step makes four points.

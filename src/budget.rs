@@ -1,0 +1,134 @@
+//! Bytes in flight of all connections together, against `-m`.
+//!
+//! Whoever holds bytes charges them here and releases them when it lets go. Copied bytes are
+//! charged by the client, link or list that holds them; a chunk is charged once by itself, as long
+//! as anybody shares it ([`ChunkPool`]).
+//!
+//! One rule says who waits: a connection may hold an eighth of what is free. The more memory is
+//! taken the smaller that share becomes, so however many hold much, they never take all, and who
+//! holds little goes on. (Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory
+//! packet switches", 1998.)
+
+use crate::buffer::ChunkPool;
+use std::cell::Cell;
+use std::rc::Rc;
+
+/// A connection may hold one part in so many of what is free.
+const SHARE: usize = 8;
+
+/// The account of all bytes in flight.
+#[derive(Debug)]
+pub struct Budget {
+    limit: usize,
+    copied: Cell<usize>,
+    most: Cell<usize>,
+    chunks: ChunkPool,
+}
+
+impl Budget {
+    /// An empty account that is full at `limit` bytes.
+    pub fn new(limit: usize) -> Rc<Budget> {
+        Rc::new(Budget {
+            limit,
+            copied: Cell::new(0),
+            most: Cell::new(0),
+            chunks: ChunkPool::default(),
+        })
+    }
+
+    /// Where chunks come from; those that are shared count here.
+    pub fn chunks(&self) -> &ChunkPool {
+        &self.chunks
+    }
+
+    /// The bound, in bytes (`-m`).
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// An owner that was charged for `charged` copied bytes holds `now` of them.
+    #[inline]
+    pub fn recharge(&self, charged: &mut usize, now: usize) {
+        if *charged != now {
+            self.copied.set(self.copied.get() - *charged + now);
+            *charged = now;
+        }
+    }
+
+    /// Copied bytes charged.
+    pub fn copied(&self) -> usize {
+        self.copied.get()
+    }
+
+    /// Bytes in flight: copied ones and shared chunks.
+    pub fn total(&self) -> usize {
+        self.copied.get() + self.chunks.lent_bytes()
+    }
+
+    /// Bytes that may still be taken.
+    pub fn free(&self) -> usize {
+        self.limit.saturating_sub(self.total())
+    }
+
+    /// What one connection may hold now, in bytes.
+    pub fn share(&self) -> usize {
+        self.free() / SHARE
+    }
+
+    /// Notes the total at the end of a turn. True, once, when it has fallen far below its peak: the
+    /// system can have memory back.
+    pub fn has_fallen(&self) -> bool {
+        let total = self.total();
+        let most = self.most.get().max(total);
+        self.most.set(most);
+        let fallen = most >= WORTH_GIVING_BACK && total < most / 4;
+        if fallen {
+            self.most.set(total);
+        }
+        fallen
+    }
+}
+
+/// A peak below this, in bytes, is not worth the time that looking through the heap takes.
+const WORTH_GIVING_BACK: usize = 16 * 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_charged_is_released_exactly() {
+        let budget = Budget::new(1000);
+        let (mut a, mut b) = (0, 0);
+        budget.recharge(&mut a, 300);
+        budget.recharge(&mut b, 300);
+        assert_eq!((budget.total(), budget.free(), budget.share()), (600, 400, 50));
+        budget.recharge(&mut a, 100);
+        budget.recharge(&mut b, 0);
+        assert_eq!((budget.total(), a, b), (100, 100, 0));
+    }
+
+    /// However many take all they may, the rest is never nothing.
+    #[test]
+    fn greedy_owners_leave_something() {
+        let budget = Budget::new(1 << 20);
+        let mut owners = vec![0usize; 100];
+        for _ in 0..1000 {
+            for held in &mut owners {
+                let next = (*held).max(budget.share());
+                budget.recharge(held, next);
+            }
+        }
+        assert!(budget.free() > 0, "{}", budget.total());
+    }
+
+    #[test]
+    fn a_fall_from_a_high_peak_is_told_once() {
+        let budget = Budget::new(1 << 30);
+        let mut held = 0;
+        budget.recharge(&mut held, WORTH_GIVING_BACK);
+        assert!(!budget.has_fallen());
+        budget.recharge(&mut held, 10);
+        assert!(budget.has_fallen() && !budget.has_fallen());
+    }
+}

@@ -1,0 +1,82 @@
+//! What servers say, and what magent says itself, as each client expects it.
+
+use super::client::Slot;
+use crate::buffer::{Queue, Source};
+use crate::protocol::{Dress, Reply, Status, Verb, binary, meta};
+
+/// True for replies that are errors.
+pub fn is_error(status: Status) -> bool {
+    matches!(
+        status,
+        Status::Unknown | Status::ClientError | Status::ServerError
+    )
+}
+
+/// The reply of a server to `line`, in the client's format.
+#[inline]
+pub fn write_reply(slot: &Slot, verb: Verb, line: &[u8], reply: &Reply<'_>, out: &mut Queue) {
+    match slot.format {
+        Dress::Text => out.push(reply.source, reply.at..reply.at + reply.len),
+        Dress::Silent => {}
+        Dress::Meta(d) => meta::dress(&d, verb, line, reply, out),
+        Dress::Binary(d) => binary::answer(&d, verb, line, reply, out),
+    }
+}
+
+/// An error; `line` is the whole line without its end, as a text client reads it.
+pub fn write_line(format: Dress, line: &[u8], out: &mut Queue) {
+    let line = line.strip_suffix(b"\r\n").unwrap_or(line);
+    match format {
+        Dress::Silent => {}
+        Dress::Binary(d) => {
+            let text = line.strip_prefix(b"SERVER_ERROR ").unwrap_or(line);
+            binary::error(&d, text, out);
+        }
+        Dress::Text | Dress::Meta(_) => {
+            out.push_slice(line);
+            out.push_slice(b"\r\n");
+        }
+    }
+}
+
+/// An error of magent's own: `SERVER_ERROR text`.
+pub fn write_error(format: Dress, text: &[u8], out: &mut Queue) {
+    match format {
+        Dress::Silent => {}
+        Dress::Binary(d) => binary::error(&d, text, out),
+        Dress::Text | Dress::Meta(_) => {
+            out.push_slice(b"SERVER_ERROR ");
+            out.push_slice(text);
+            out.push_slice(b"\r\n");
+        }
+    }
+}
+
+/// A success of magent's own: the line `text`, or a binary body.
+pub fn write_success(format: Dress, text: &[u8], body: &[u8], out: &mut Queue) {
+    match format {
+        Dress::Silent => {}
+        Dress::Binary(d) => binary::ok(&d, body, out),
+        Dress::Text | Dress::Meta(_) => out.push_slice(text),
+    }
+}
+
+/// A reply that is one line.
+pub fn line_reply(line: &[u8], status: Status) -> Reply<'_> {
+    Reply {
+        source: Source::Slice(line),
+        at: 0,
+        len: line.len(),
+        line: line.len(),
+        status,
+        items: &[],
+    }
+}
+
+/// True for requests whose reply may hold values of any length.
+pub fn has_values(verb: Verb) -> bool {
+    matches!(
+        verb,
+        Verb::Get | Verb::Gets | Verb::Gat | Verb::Gats | Verb::MetaGet
+    )
+}

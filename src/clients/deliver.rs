@@ -1,0 +1,225 @@
+//! What the pools tell clients: an answer, a part of one, a failure.
+
+use super::client::Slot;
+use super::multi::Multi;
+use super::{Clients, Ticket, answer, has_values};
+use crate::net::Socket;
+use crate::protocol::{Dress, Reply, Request, Traits, Verb};
+
+impl<S: Socket> Clients<S> {
+    /// A client is owed the answer to a request of so many bytes.
+    #[inline]
+    pub fn owe(
+        &mut self,
+        key: usize,
+        format: Dress,
+        verb: Verb,
+        traits: Traits,
+        bytes: usize,
+    ) -> Option<Ticket> {
+        self.counters.requests += 1;
+        self.counters.count_command(verb, traits, 1);
+        let client = self.table.get_mut(key)?;
+        let slot = Slot {
+            asked: bytes as u32,
+            ..Slot::new(format, verb)
+        };
+        let slot = client.owe(&mut self.spares, slot);
+        client.active(&mut self.spares).asked += bytes;
+        self.check_owed(key);
+        Some(Ticket {
+            client: key,
+            slot,
+            part: 0,
+        })
+    }
+
+    /// A client is owed the answer to a request with several keys.
+    pub fn owe_keys(&mut self, key: usize, request: &Request, keys: usize) -> Option<Ticket> {
+        self.counters.requests += 1;
+        self.counters
+            .count_command(request.verb, request.traits, keys as u64);
+        let client = self.table.get_mut(key)?;
+        let mut multi = self.spares.multi();
+        multi.set_traits(request.traits);
+        let slot = Slot {
+            multi: Some(multi),
+            ..Slot::new(request.dress, request.verb)
+        };
+        let slot = client.owe(&mut self.spares, slot);
+        self.check_owed(key);
+        Some(Ticket {
+            client: key,
+            slot,
+            part: 0,
+        })
+    }
+
+    /// The server's answer to `line`.
+    #[inline]
+    pub fn answer(&mut self, ticket: Ticket, verb: Verb, line: &[u8], reply: &Reply<'_>) {
+        self.counters.count_reply(verb, reply);
+        let Some(client) = self.table.get_mut(ticket.client) else {
+            return;
+        };
+        let pool = client.pool as usize;
+        let is_part = client
+            .active
+            .as_mut()
+            .and_then(|a| a.slot(ticket.slot))
+            .is_some_and(|slot| slot.multi.is_some());
+        if is_part {
+            self.change(ticket, |multi| multi.answer(ticket.part, line, reply));
+        } else {
+            client.deliver(&mut self.spares, ticket.slot, |out, slot| {
+                answer::write_reply(slot, verb, line, reply, out);
+            });
+            self.changed(ticket.client);
+        }
+        if has_values(verb) {
+            self.note_size(pool, reply.len, reply.items.len());
+        }
+    }
+
+    /// A part of an answer whose missing keys may be elsewhere: `ask` is called with a ticket for
+    /// each of them.
+    pub fn answer_found(
+        &mut self,
+        ticket: Ticket,
+        verb: Verb,
+        line: &[u8],
+        reply: &Reply<'_>,
+        mut ask: impl FnMut(Ticket, &[u8]),
+    ) {
+        self.counters.count_reply(verb, reply);
+        self.change(ticket, |multi| {
+            multi.answer_found(ticket.part, line, reply, |part, key| {
+                ask(Ticket { part, ..ticket }, key);
+            });
+        });
+    }
+
+    /// A part of an answer is to be had of several servers: `ask` is called with a ticket for each of
+    /// its keys.
+    pub fn split(&mut self, ticket: Ticket, line: &[u8], mut ask: impl FnMut(Ticket, &[u8])) {
+        self.change(ticket, |multi| {
+            multi.split(ticket.part, line, |part, key| {
+                ask(Ticket { part, ..ticket }, key);
+            });
+        });
+    }
+
+    /// There was no memory for the values in an answer of so many bytes to `line`: those of several
+    /// keys are asked for once more, when there is.
+    pub fn no_room(&mut self, ticket: Ticket, line: &[u8], bytes: usize) {
+        let Some(client) = self.table.get(ticket.client) else {
+            return;
+        };
+        let (pool, owes) = (client.pool as usize, client.active.as_ref());
+        let alone = owes.is_none_or(|a| a.owed() == 0 && a.slots.len() == 1);
+        let mut keys = 1;
+        let asked_again = self.change(ticket, |multi| {
+            keys = multi.keys_in(ticket.part);
+            // One value that does not fit into an empty hand never will.
+            let again = !(keys == 1 && alone);
+            if again {
+                multi.ask_again(ticket.part, line);
+            }
+            again
+        });
+        self.note_size(pool, bytes, keys);
+        if asked_again != Some(true) {
+            self.counters.limit_memory_gets += 1;
+            self.fail(ticket, b"SERVER_ERROR out of memory reading");
+        }
+    }
+
+    /// Nobody can answer: the client is told why; of a request with several keys these are misses.
+    /// `failure` is the whole line without its end.
+    pub fn fail(&mut self, ticket: Ticket, failure: &[u8]) {
+        let lost = self.change(ticket, |multi| multi.fail(ticket.part, failure));
+        if let Some(lost) = lost {
+            self.counters.multi_get_keys_lost += lost;
+            return;
+        }
+        let Some(client) = self.table.get_mut(ticket.client) else {
+            return;
+        };
+        self.counters.server_errors += 1;
+        client.deliver(&mut self.spares, ticket.slot, |out, slot| {
+            answer::write_line(slot.format, failure, out);
+        });
+        self.changed(ticket.client);
+    }
+
+    /// A client is not read until all that it is owed is answered.
+    pub fn hold_order(&mut self, key: usize) {
+        if let Some(client) = self.table.get_mut(key) {
+            client.pause.add(super::Pause::ORDER);
+        }
+    }
+
+    /// Answers with a success or failure of magent's own.
+    pub fn conclude(&mut self, ticket: Ticket, failure: Option<&[u8]>) {
+        let Some(client) = self.table.get_mut(ticket.client) else {
+            return;
+        };
+        client.deliver(&mut self.spares, ticket.slot, |out, slot| match failure {
+            None => answer::write_success(slot.format, b"OK\r\n", b"", out),
+            Some(line) => answer::write_line(slot.format, line, out),
+        });
+        self.changed(ticket.client);
+        self.list(ticket.client);
+    }
+
+    /// Lets `f` change the answer to a request with several keys; `None` if it is none.
+    fn change<T>(&mut self, ticket: Ticket, f: impl FnOnce(&mut Multi) -> T) -> Option<T> {
+        let client = self.table.get_mut(ticket.client)?;
+        let active = client.active.as_mut()?;
+        let result = active.change_multi(&mut self.spares, ticket.slot, f)?;
+        let waits = |slot: &mut Slot| slot.multi.as_ref().is_some_and(|m| m.waits_to_ask_again());
+        if active.slot(ticket.slot).is_some_and(waits) && !active.again.contains(&ticket.slot) {
+            active.again.push_back(ticket.slot);
+        }
+        self.changed(ticket.client);
+        Some(result)
+    }
+
+    /// Of a slot with keys to be asked once more: what was asked, whether it writes, and what comes
+    /// before the keys.
+    pub fn asked_in(&mut self, key: usize, slot: u32) -> Option<(Ticket, Verb, Traits, Vec<u8>)> {
+        let active = self.table.get_mut(key)?.active.as_mut()?;
+        let found = active.slot(slot)?;
+        let multi = found.multi.as_ref()?;
+        let (prefix, traits) = (multi.prefix().to_vec(), multi.traits());
+        let ticket = Ticket {
+            client: key,
+            slot,
+            part: 0,
+        };
+        Some((ticket, found.verb, traits, prefix))
+    }
+
+    /// The multi of a ticket, to be filled with parts; it is to be given back.
+    pub fn take_multi(&mut self, ticket: Ticket) -> Option<Box<Multi>> {
+        let active = self.table.get_mut(ticket.client)?.active.as_mut()?;
+        active.slot(ticket.slot)?.multi.take()
+    }
+
+    /// Gives it back, after requests of so many bytes were sent.
+    pub fn give_multi(&mut self, ticket: Ticket, multi: Box<Multi>, bytes: usize) {
+        let Some(active) = self
+            .table
+            .get_mut(ticket.client)
+            .and_then(|c| c.active.as_mut())
+        else {
+            return;
+        };
+        active.asked += bytes;
+        if let Some(slot) = active.slot(ticket.slot) {
+            slot.asked += bytes as u32;
+            slot.multi = Some(multi);
+        }
+        self.change(ticket, |_| ());
+    }
+}

@@ -1,0 +1,505 @@
+//! The answer to a request with several keys: servers answer in parts and in any order, the client
+//! gets the values in the order of its keys.
+//!
+//! ```text
+//!  get a b c d      keys   a ─▶ part 0      part 0 (server 1)  VALUE a … VALUE c … END
+//!                          b ─▶ part 1      part 1 (server 2)  VALUE d … END
+//!                          c ─▶ part 0
+//!                          d ─▶ part 1      out   VALUE a … VALUE c … VALUE d … END
+//! ```
+//!
+//! Each key knows its part, and where its value stands in `store` once that has come. Values go out
+//! as soon as those of all keys before them have. What is more than a portion is asked for when the
+//! portion before has gone out.
+
+use crate::buffer::{Queue, Source};
+use crate::protocol::{Dress, Reply, Status, Traits, forms};
+
+/// No key.
+const NONE: u32 = u32::MAX;
+
+/// One key of the present portion.
+#[derive(Clone, Copy, Debug)]
+struct Key {
+    /// The next key of the same part, or [`NONE`].
+    next: u32,
+    value: Value,
+}
+
+/// What is known of a key's value.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Value {
+    /// Its part is not answered.
+    Pending,
+    /// There is none.
+    Absent,
+    /// It stands in the store, from this stream offset on, with its line; so many bytes.
+    At(u64, usize),
+}
+
+/// The keys of one request to one server.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    first: u32,
+    last: u32,
+}
+
+/// An answer that comes in parts.
+#[derive(Default, Debug)]
+pub struct Multi {
+    keys: Vec<Key>,
+    parts: Vec<Part>,
+    /// Parts that are not answered.
+    open: usize,
+    /// Values that have come, in the order in which they came.
+    store: Queue,
+    /// The first key whose value was not passed on.
+    next: usize,
+    /// Bytes passed on.
+    emitted: usize,
+    /// Bytes in the store that are not passed on.
+    held: usize,
+    /// More keys are to be asked, or some once more.
+    more: bool,
+    /// Keys to be asked once more, as numbers and names.
+    again: Vec<(u32, Box<[u8]>)>,
+    /// What comes before the keys in a line that asks for them.
+    prefix: Vec<u8>,
+    /// What the request does.
+    traits: Traits,
+    /// Some server has answered.
+    answered: bool,
+    /// The whole line of the last error.
+    failure: Vec<u8>,
+}
+
+impl Multi {
+    /// Forgets everything but its memory.
+    pub fn clear(&mut self) {
+        self.keys.clear();
+        if self.keys.capacity() > KEEP_KEYS {
+            self.keys = Vec::new();
+        }
+        self.parts.clear();
+        self.store.clear();
+        self.again.clear();
+        self.failure.clear();
+        (self.open, self.next, self.emitted, self.held) = (0, 0, 0, 0);
+        (self.more, self.answered) = (false, false);
+    }
+
+    /// Memory that it holds, in bytes, used or not.
+    pub fn capacity(&self) -> usize {
+        size_of::<Multi>()
+            + self.keys.capacity() * size_of::<Key>()
+            + self.parts.capacity() * size_of::<Part>()
+            + self.store.capacity()
+    }
+
+    /// What the request does.
+    pub fn set_traits(&mut self, traits: Traits) {
+        self.traits = traits;
+    }
+
+    /// What the request does.
+    pub fn traits(&self) -> Traits {
+        self.traits
+    }
+
+    /// Begins another portion; the one before has gone out. `more`: it is not the last.
+    pub fn begin_portion(&mut self, more: bool) {
+        debug_assert!(self.open == 0 && self.next == self.keys.len());
+        self.keys.clear();
+        self.parts.clear();
+        self.store.clear();
+        self.next = 0;
+        self.more = more;
+    }
+
+    /// Another part. Returns its number.
+    pub fn add_part(&mut self) -> u32 {
+        self.parts.push(Part {
+            first: NONE,
+            last: NONE,
+        });
+        self.open += 1;
+        self.parts.len() as u32 - 1
+    }
+
+    /// The next key of the client's request is in this part.
+    #[inline]
+    pub fn add_key(&mut self, part: u32) {
+        let number = self.keys.len() as u32;
+        self.keys.push(Key {
+            next: NONE,
+            value: Value::Pending,
+        });
+        self.put_in(part, number);
+    }
+
+    /// Puts a key that is known into a part, behind those that are in it.
+    pub fn put_in(&mut self, part: u32, number: u32) {
+        let part = &mut self.parts[part as usize];
+        match part.last {
+            NONE => part.first = number,
+            last => self.keys[last as usize].next = number,
+        }
+        part.last = number;
+        self.keys[number as usize].next = NONE;
+    }
+
+    /// A part was answered. `line` is what the server was asked.
+    pub fn answer(&mut self, part: u32, line: &[u8], reply: &Reply<'_>) {
+        self.take(part, line, reply, |_, _| false);
+    }
+
+    /// The same where the answer to what is missing lies elsewhere: each missing key becomes a part
+    /// of its own, for which `ask` is called with its number and the key.
+    pub fn answer_found(
+        &mut self,
+        part: u32,
+        line: &[u8],
+        reply: &Reply<'_>,
+        mut ask: impl FnMut(u32, &[u8]),
+    ) {
+        let mut missing = Vec::new();
+        self.take(part, line, reply, |number, key| {
+            missing.push((number, key));
+            true
+        });
+        for (number, key) in missing {
+            let part = self.add_part();
+            self.put_in(part, number);
+            ask(part, key);
+        }
+    }
+
+    /// A part will not be answered where it was asked: each of its keys becomes a part of its own.
+    pub fn split(&mut self, part: u32, line: &[u8], mut ask: impl FnMut(u32, &[u8])) {
+        let mut number = self.parts[part as usize].first;
+        self.open -= 1;
+        forms::each_key_of_many(line, |key| {
+            let Some(next) = self.keys.get(number as usize).map(|k| k.next) else {
+                return;
+            };
+            let part = self.add_part();
+            self.put_in(part, number);
+            ask(part, key);
+            number = next;
+        });
+    }
+
+    /// There was no memory for a part: its keys will be asked once more.
+    pub fn ask_again(&mut self, part: u32, line: &[u8]) {
+        let mut number = self.parts[part as usize].first;
+        self.open -= 1;
+        self.prefix.clear();
+        self.prefix.extend_from_slice(forms::before_keys(line));
+        forms::each_key_of_many(line, |key| {
+            if let Some(known) = self.keys.get(number as usize) {
+                self.again.push((number, key.into()));
+                number = known.next;
+            }
+        });
+    }
+
+    /// A part failed: its keys are misses. `failure` is the line for a client that gets nothing at
+    /// all. Returns how many keys that were.
+    pub fn fail(&mut self, part: u32, failure: &[u8]) -> u64 {
+        self.open -= 1;
+        self.failure.clear();
+        self.failure.extend_from_slice(failure);
+        let (mut lost, mut number) = (0, self.parts[part as usize].first);
+        while let Some(key) = self.keys.get_mut(number as usize) {
+            key.value = Value::Absent;
+            number = key.next;
+            lost += 1;
+        }
+        lost
+    }
+
+    /// Takes the values of a part; `keep` says of each missing key if it stays open.
+    fn take<'a>(
+        &mut self,
+        part: u32,
+        line: &'a [u8],
+        reply: &Reply<'_>,
+        mut keep: impl FnMut(u32, &'a [u8]) -> bool,
+    ) {
+        self.open -= 1;
+        if !matches!(reply.status, Status::Done | Status::Absent) {
+            let first = reply.source.slice(reply.at..reply.at + reply.line).to_vec();
+            self.open += 1;
+            self.fail(part, &first);
+            return;
+        }
+        self.answered = true;
+        let mut number = self.parts[part as usize].first;
+        let values = reply.values();
+        let base = self.store.end();
+        self.store.push(reply.source, values.clone());
+        self.held += values.len();
+        forms::multi_keys(line, reply, |key, item| {
+            let Some(known) = self.keys.get_mut(number as usize) else {
+                return;
+            };
+            let this = number;
+            number = known.next;
+            match item {
+                Some(item) => {
+                    let at = base + (reply.at + item.at - values.start) as u64;
+                    known.value = Value::At(at, item.len());
+                }
+                None if keep(this, key) => {}
+                None => known.value = Value::Absent,
+            }
+        });
+    }
+
+    /// Passes on the values that are next. Those that came next to each other go in one piece.
+    pub fn emit(&mut self, out: &mut Queue) {
+        let mut run: Option<(u64, usize)> = None;
+        while let Some(key) = self.keys.get(self.next) {
+            match (key.value, &mut run) {
+                (Value::Pending, _) => break,
+                (Value::Absent, _) => {}
+                (Value::At(at, len), Some((from, long))) if *from + *long as u64 == at => {
+                    *long += len;
+                }
+                (Value::At(at, len), _) => {
+                    let before = run.replace((at, len));
+                    self.pass_on(before, out);
+                }
+            }
+            self.next += 1;
+        }
+        self.pass_on(run, out);
+        if self.next == self.keys.len() {
+            // Large values go as soon as the client has taken them.
+            self.store.clear();
+        }
+    }
+
+    fn pass_on(&mut self, run: Option<(u64, usize)>, out: &mut Queue) {
+        if let Some((at, len)) = run {
+            out.push(Source::Queue(&self.store, at), 0..len);
+            self.emitted += len;
+            self.held -= len;
+        }
+    }
+
+    /// Ends the answer, once all values were passed on.
+    pub fn finish(&mut self, format: Dress, out: &mut Queue) {
+        if self.answered || self.failure.is_empty() {
+            out.push_slice(b"END\r\n");
+        } else {
+            super::answer::write_line(format, &self.failure, out);
+        }
+    }
+
+    /// How many keys a part has.
+    pub fn keys_in(&self, part: u32) -> usize {
+        let mut number = self.parts.get(part as usize).map_or(NONE, |p| p.first);
+        let mut keys = 0;
+        while let Some(key) = self.keys.get(number as usize) {
+            keys += 1;
+            number = key.next;
+        }
+        keys
+    }
+
+    /// Takes the keys that are to be asked once more.
+    pub fn take_again(&mut self) -> Vec<(u32, Box<[u8]>)> {
+        std::mem::take(&mut self.again)
+    }
+
+    /// What comes before them in a line that asks for them.
+    pub fn prefix(&self) -> &[u8] {
+        &self.prefix
+    }
+
+    /// Whether other portions follow.
+    pub fn set_more(&mut self, more: bool) {
+        self.more = more;
+    }
+
+    /// Some keys of the portion are to be asked once more, and nothing else of it is open.
+    pub fn waits_to_ask_again(&self) -> bool {
+        self.open == 0 && !self.again.is_empty()
+    }
+
+    /// These keys could not be asked now.
+    pub fn put_back(&mut self, keys: impl Iterator<Item = (u32, Box<[u8]>)>) {
+        self.again.extend(keys);
+    }
+
+    /// The portion has gone out, and others follow.
+    pub fn is_between_portions(&self) -> bool {
+        self.more && self.open == 0 && self.again.is_empty() && self.next == self.keys.len()
+    }
+
+    /// Nothing more is to come from servers.
+    pub fn is_done(&self) -> bool {
+        !self.more && self.open == 0 && self.again.is_empty()
+    }
+
+    /// Parts that are not answered.
+    pub fn open(&self) -> usize {
+        self.open
+    }
+
+    /// True if some server has answered.
+    pub fn is_answered(&self) -> bool {
+        self.answered
+    }
+
+    /// Bytes of values that are there and not passed on.
+    pub fn held(&self) -> usize {
+        self.held
+    }
+
+    /// Copied bytes that it holds.
+    pub fn copied(&self) -> usize {
+        let again = self.again.iter().map(|(_, key)| key.len());
+        self.store.own_bytes() + again.sum::<usize>()
+    }
+
+    /// Bytes passed on so far.
+    pub fn emitted(&self) -> usize {
+        self.emitted
+    }
+}
+
+/// A list at rest keeps room for this many keys.
+const KEEP_KEYS: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::reply::{Progress, Scan};
+    use crate::protocol::{Item, Verb};
+
+    /// Calls `f` with `text` as the reply to `line`.
+    fn with_reply(line: &[u8], text: &[u8], f: impl FnOnce(&Reply<'_>)) {
+        let mut scan = Scan::default();
+        let Progress::Whole { used, line, status } = scan.feed(Verb::Get, line, text) else {
+            panic!("{}", text.escape_ascii());
+        };
+        assert_eq!(used, text.len());
+        let items: Vec<Item> = scan.items.clone();
+        f(&Reply {
+            source: Source::Slice(text),
+            at: 0,
+            len: used,
+            line,
+            status,
+            items: &items,
+        });
+    }
+
+    fn answer(multi: &mut Multi, part: u32, line: &str, text: &str) {
+        with_reply(line.as_bytes(), text.as_bytes(), |reply| {
+            multi.answer(part, line.as_bytes(), reply);
+        });
+    }
+
+    fn out(multi: &mut Multi, out: &mut Queue) -> String {
+        multi.emit(out);
+        let mut bytes = Vec::new();
+        Source::Queue(out, out.start()).copy_to(0..out.len(), &mut bytes);
+        String::from_utf8(bytes).unwrap()
+    }
+
+    /// Keys alternate between two parts.
+    fn two_parts(keys: usize) -> Multi {
+        let mut multi = Multi::default();
+        multi.begin_portion(false);
+        let parts = [multi.add_part(), multi.add_part()];
+        (0..keys).for_each(|i| multi.add_key(parts[i % 2]));
+        multi
+    }
+
+    #[test]
+    fn values_go_out_in_the_order_of_the_keys() {
+        let mut multi = two_parts(4);
+        let mut queue = Queue::new();
+        answer(&mut multi, 1, "get b d\r\n", "VALUE b 0 1\r\nB\r\nVALUE d 0 1\r\nD\r\nEND\r\n");
+        assert_eq!(out(&mut multi, &mut queue), "");
+        assert!(multi.held() > 0 && !multi.is_done());
+        answer(&mut multi, 0, "get a c\r\n", "VALUE c 0 1\r\nC\r\nEND\r\n");
+        let all = "VALUE b 0 1\r\nB\r\nVALUE c 0 1\r\nC\r\nVALUE d 0 1\r\nD\r\n";
+        assert_eq!(out(&mut multi, &mut queue), all);
+        assert!(multi.is_done());
+        assert_eq!((multi.held(), multi.emitted(), multi.copied()), (0, all.len(), 0));
+    }
+
+    #[test]
+    fn a_key_named_twice_has_two_values() {
+        let mut multi = Multi::default();
+        let part = multi.add_part();
+        (0..3).for_each(|_| multi.add_key(part));
+        let a = "VALUE a 0 1\r\nA\r\n";
+        let text = format!("{a}{a}END\r\n");
+        answer(&mut multi, 0, "get a b a\r\n", &text);
+        assert_eq!(out(&mut multi, &mut Queue::new()), a.repeat(2));
+    }
+
+    #[test]
+    fn what_one_server_lacks_another_may_have() {
+        let mut multi = two_parts(3);
+        let line = b"get a c\r\n";
+        let mut asked = Vec::new();
+        with_reply(line, b"VALUE a 0 1\r\nA\r\nEND\r\n", |reply| {
+            multi.answer_found(0, line, reply, |part, key| asked.push((part, key.to_vec())));
+        });
+        assert_eq!(asked, [(2, b"c".to_vec())]);
+        answer(&mut multi, 1, "get b\r\n", "END\r\n");
+        assert!(!multi.is_done());
+        answer(&mut multi, 2, "get c\r\n", "VALUE c 0 1\r\nC\r\nEND\r\n");
+        let all = "VALUE a 0 1\r\nA\r\nVALUE c 0 1\r\nC\r\n";
+        assert_eq!(out(&mut multi, &mut Queue::new()), all);
+        assert!(multi.is_done());
+    }
+
+    #[test]
+    fn only_if_every_part_failed_is_the_answer_an_error() {
+        for (other, end) in [("END\r\n", "END\r\n"), ("SERVER_ERROR x\r\n", "SERVER_ERROR x\r\n")] {
+            let mut multi = two_parts(3);
+            assert_eq!(multi.fail(0, b"SERVER_ERROR down\r\n"), 2);
+            answer(&mut multi, 1, "get b\r\n", other);
+            assert!(multi.is_done());
+            let mut queue = Queue::new();
+            multi.emit(&mut queue);
+            multi.finish(Dress::Text, &mut queue);
+            assert_eq!(out(&mut multi, &mut queue), end);
+        }
+    }
+
+    #[test]
+    fn keys_without_memory_are_asked_again_and_keep_their_place() {
+        let mut multi = two_parts(4);
+        multi.ask_again(0, b"get a c\r\n");
+        answer(&mut multi, 1, "get b d\r\n", "VALUE b 0 1\r\nB\r\nEND\r\n");
+        assert!(multi.waits_to_ask_again() && !multi.is_done());
+        let again = multi.take_again();
+        let part = multi.add_part();
+        again.iter().for_each(|(number, _)| multi.put_in(part, *number));
+        answer(&mut multi, part, "get a c\r\n", "VALUE a 0 1\r\nA\r\nEND\r\n");
+        let all = "VALUE a 0 1\r\nA\r\nVALUE b 0 1\r\nB\r\n";
+        assert_eq!(out(&mut multi, &mut Queue::new()), all);
+        assert!(multi.is_done());
+    }
+
+    #[test]
+    fn a_part_that_is_lost_is_split() {
+        let mut multi = two_parts(3);
+        let mut asked = Vec::new();
+        multi.split(0, b"get a c\r\n", |part, key| asked.push((part, key.to_vec())));
+        assert_eq!(asked, [(2, b"a".to_vec()), (3, b"c".to_vec())]);
+        answer(&mut multi, 3, "get c\r\n", "VALUE c 0 1\r\nC\r\nEND\r\n");
+        answer(&mut multi, 1, "get b\r\n", "END\r\n");
+        multi.fail(2, b"SERVER_ERROR down\r\n");
+        assert_eq!(out(&mut multi, &mut Queue::new()), "VALUE c 0 1\r\nC\r\n");
+        assert!(multi.is_done() && multi.is_answered());
+    }
+}

@@ -1,0 +1,186 @@
+//! Clients that stall, idle or are to leave: looked over once a second, some in each turn.
+
+use super::client::{Ending, Intake, Pause};
+use super::{Clients, intake};
+use crate::net::Socket;
+use crate::time::{SECOND, Time};
+use crate::work::{REQUEST, Work};
+
+/// All clients are looked over this often, in nanoseconds.
+const INTERVAL: u64 = SECOND;
+
+/// Clients looked at in one turn.
+const PIECE: usize = 1024;
+
+/// A client that takes nothing of what it is owed, or stops in the middle of a large request,
+/// is closed after so long, in nanoseconds.
+const STALLED: u64 = 30 * SECOND;
+
+/// A half-sent request up to this size, in bytes, may take for ever while memory is not short:
+/// people type slowly.
+const HALF_SENT: usize = 64 * 1024;
+
+/// Clients that are to go get so long to finish, in nanoseconds.
+const LEAVE: u64 = 5 * SECOND;
+
+/// Where the present look over all clients is.
+#[derive(Debug, Default)]
+pub struct Sweep {
+    /// The next place of the table; 0 between two looks.
+    next: usize,
+    /// When the last look began.
+    since: Time,
+}
+
+/// Clients that finish what they are owed and are closed.
+#[derive(Debug, Default)]
+pub struct Leaving {
+    clients: Vec<usize>,
+    /// When they are not read any more.
+    until: Option<Time>,
+}
+
+impl<S: Socket> Clients<S> {
+    /// When clients are to be looked over or made to leave.
+    pub fn next_alarm(&self) -> Option<Time> {
+        let sweep = match self.sweep.next {
+            0 if self.table.len() == 0 => None,
+            0 => Some(self.sweep.since.plus(INTERVAL)),
+            _ => Some(self.now),
+        };
+        let hungry = (!self.hungry.is_empty()).then(|| self.now.plus(SECOND / 100));
+        [sweep, self.leaving.until, hungry].into_iter().flatten().min()
+    }
+
+    /// Does what is due. True if a look over all clients came to its end.
+    pub fn expire(&mut self, work: &mut Work) -> bool {
+        self.end_leaving();
+        if self.sweep.next == 0 {
+            if self.now < self.sweep.since.plus(INTERVAL) {
+                return false;
+            }
+            self.sweep.since = self.now;
+        }
+        let end = (self.sweep.next + PIECE).min(self.table.places());
+        for place in self.sweep.next..end {
+            if let Some(key) = self.table.key_at(place) {
+                self.look_at(key);
+            }
+        }
+        work.count((end - self.sweep.next) * REQUEST / 16);
+        let is_over = end == self.table.places();
+        self.sweep.next = if is_over { 0 } else { end };
+        is_over
+    }
+
+    fn look_at(&mut self, key: usize) {
+        let half_sent_limit = self.budget.share().clamp(intake::LINE, HALF_SENT);
+        let Some(client) = self.table.get(key) else {
+            return;
+        };
+        let quiet = self.now.since(client.last_moved);
+        let (owes, half_sent) = client.active.as_ref().map_or((false, 0), |a| {
+            let half = match &a.intake {
+                Intake::Head => a.partial.len(),
+                Intake::Value(value) => value.bytes.len(),
+                Intake::Swallow(_) | Intake::Keys(_) => 0,
+            };
+            (!a.out.is_empty(), half)
+        });
+        let idle = self.pools[client.pool as usize].idle_timeout;
+        // Who is not read, or not parsed, may have sent the rest.
+        let is_read_up = (client.pause.is_empty() || client.pause == Pause::MEMORY)
+            && !client.conn.is_readable()
+            && !client.is_unparsed();
+        let counter = if owes && quiet >= STALLED && client.is_worth_writing() {
+            &mut self.counters.limit_client_stalled
+        } else if half_sent > half_sent_limit && quiet >= STALLED && is_read_up {
+            &mut self.counters.limit_client_half_sent
+        } else if client.is_answered() && idle > 0 && quiet >= idle {
+            &mut self.counters.limit_client_idle
+        } else {
+            return;
+        };
+        *counter += 1;
+        self.end(key, Ending::Dead);
+    }
+
+    /// All clients are to finish and go, and no other is admitted.
+    pub fn leave_all(&mut self) {
+        self.closed = true;
+        self.leave(self.table.keys().collect());
+    }
+
+    /// These clients are to finish and go: what has arrived is still answered.
+    fn leave(&mut self, clients: Vec<usize>) {
+        for key in &clients {
+            // The event for what has arrived may not have come yet.
+            if let Some(client) = self.table.get_mut(*key) {
+                client.conn.note(true, false, false);
+            }
+            self.list(*key);
+        }
+        if !clients.is_empty() {
+            self.leaving.until = Some(self.now.plus(LEAVE));
+        }
+        self.leaving.clients.extend(clients);
+    }
+
+    /// Of the clients that are to go: one that is owed nothing and has nothing there to read
+    /// is done; after a while nothing more is read from the others.
+    fn end_leaving(&mut self) {
+        let Some(until) = self.leaving.until else {
+            return;
+        };
+        let is_over = self.now >= until;
+        let mut leaving = std::mem::take(&mut self.leaving.clients);
+        leaving.retain(|key| {
+            let Some(client) = self.table.get(*key) else {
+                return false;
+            };
+            let is_quiet =
+                client.is_answered() && !client.conn.is_readable() && !client.is_unparsed();
+            let ending = match () {
+                () if is_quiet => Ending::Dead,
+                () if is_over => Ending::AfterAnswers,
+                () => return true,
+            };
+            self.end(*key, ending);
+            false
+        });
+        if leaving.is_empty() {
+            self.leaving.until = None;
+        }
+        self.leaving.clients = leaving;
+    }
+
+    /// Listeners as they are now: for each its pool, and for each of those before where it is now.
+    /// Clients whose listener is gone finish what they are owed and are closed.
+    pub fn move_listeners(&mut self, pools: Vec<u32>, moves: &[Option<usize>]) {
+        self.listeners = pools;
+        let mut leaving = Vec::new();
+        let keys: Vec<usize> = self.table.keys().collect();
+        for key in keys {
+            let Some(client) = self.table.get_mut(key) else {
+                continue;
+            };
+            // Those who leave already came through a listener of no configuration.
+            let Some(place) = moves.get(client.listener as usize) else {
+                continue;
+            };
+            match place.and_then(|at| Some((at, *self.listeners.get(at)?))) {
+                Some((listener, pool)) => {
+                    self.pools[client.pool as usize].connected -= 1;
+                    self.pools[pool as usize].connected += 1;
+                    client.listener = listener as u16;
+                    client.pool = pool;
+                }
+                None => {
+                    client.listener = u16::MAX;
+                    leaving.push(key);
+                }
+            }
+        }
+        self.leave(leaving);
+    }
+}

@@ -1,0 +1,287 @@
+//! Requests of clients: where they go, and whether there is room for them.
+
+use super::link::{Ask, Attempt, Home, MAX_BYTES_IN_FLIGHT, OpenLine, Pending, To};
+use super::server::Place;
+use super::{NOBODY, Pools, ServerId};
+use crate::clients::{Clients, Multi, Ticket};
+use crate::net::Socket;
+use crate::protocol::{Request, Traits, Verb, forms};
+use crate::time::Time;
+
+/// Longest line that is no get, in bytes; memcached closes on longer ones.
+const MAX_LINE: u64 = 2000;
+
+/// A request with several keys that is being split.
+pub struct Split<'a> {
+    /// Where its answer belongs.
+    pub ticket: Ticket,
+    /// The client's pool.
+    pub pool: usize,
+    /// What is asked.
+    pub verb: Verb,
+    /// What it does.
+    pub traits: Traits,
+    /// The command and what comes before the keys.
+    pub prefix: &'a [u8],
+}
+
+impl<'a> Split<'a> {
+    /// The parts of `request`, whose line begins with `prefix`.
+    pub fn new(ticket: Ticket, pool: usize, request: &Request, prefix: &'a [u8]) -> Split<'a> {
+        Split {
+            ticket,
+            pool,
+            verb: request.verb,
+            traits: request.traits,
+            prefix,
+        }
+    }
+}
+
+impl<S: Socket> Pools<S> {
+    /// Where a key of this pool goes.
+    #[inline]
+    pub fn place(&mut self, pool: usize, key: &[u8]) -> Place {
+        self.draw = self.draw.wrapping_add(1);
+        self.pools[pool].place(key, self.draw)
+    }
+
+    /// True if the link that a key would be asked on has room; else the client waits for it. A backup
+    /// that stands in is bounded too.
+    #[inline]
+    pub fn has_room_for(&mut self, place: &Place, client: usize, clients: &mut Clients<S>) -> bool {
+        let server = match self.is_up(place.primary) {
+            true => place.primary,
+            false => place.backup,
+        };
+        let Some(server) = self.servers.get(server) else {
+            return true;
+        };
+        let link = server.link_for(place.hash);
+        match self.links.get_mut(link) {
+            Some(link) if link.is_full() => {
+                link.waiting.push_back(client);
+                self.counters.limit_server_paused += 1;
+                clients.wait_for_server(client);
+                false
+            }
+            _ => true,
+        }
+    }
+
+    /// Asks what a client wants of one key.
+    #[inline]
+    pub fn ask(&mut self, ticket: Ticket, pool: usize, place: &Place, key: &[u8], ask: &Ask<'_>) {
+        let p = &self.pools[pool];
+        let pending = Pending {
+            to: To::Client(ticket),
+            verb: ask.verb,
+            traits: ask.traits,
+            attempt: Attempt::Primary,
+            counted: false,
+            home: Home {
+                primary: place.primary,
+                backup: place.backup,
+                several: false,
+                pool: pool as u32,
+            },
+            line: 0,
+            len: 0,
+            timeout: p.timeout_ms(),
+            deadline: self.now.plus(p.span()),
+            sent: Time::NEVER,
+            hash: place.hash,
+        };
+        if !self.takes_steps(&pending, ask) {
+            self.tell_before(place.primary, key, place.hash);
+            self.send(place.primary, pending, ask);
+        }
+        if ask.traits.has(Traits::WRITES) && place.full_ring != NOBODY {
+            self.note_stray(place.primary, place.full_ring, key);
+        }
+    }
+
+    /// Splits keys among their servers: one line to each, all at once. Returns how many were asked
+    /// before one whose server has no room, and how many bytes that took; the client waits for that
+    /// server then.
+    pub fn ask_keys<'k>(
+        &mut self,
+        split: &Split<'_>,
+        multi: &mut Multi,
+        keys: impl Iterator<Item = (Option<u32>, &'k [u8])>,
+        clients: &mut Clients<S>,
+    ) -> (usize, usize) {
+        let mut asked = 0;
+        for (number, key) in keys {
+            let place = self.place(split.pool, key);
+            if !self.has_room_for(&place, split.ticket.client, clients) {
+                break;
+            }
+            let part = self.split_key(split, multi, &place, key);
+            match number {
+                Some(number) => multi.put_in(part, number),
+                None => multi.add_key(part),
+            }
+            asked += 1;
+        }
+        let mut bytes = 0;
+        let mut open_lines = std::mem::take(&mut self.open_lines);
+        for id in open_lines.drain(..) {
+            bytes += self.close_line(split, id);
+        }
+        self.open_lines = open_lines;
+        (asked, bytes)
+    }
+
+    /// Adds one key to the line for its server; starts the line if it is the first. Returns the part
+    /// of the answer that it is in.
+    fn split_key(
+        &mut self,
+        split: &Split<'_>,
+        multi: &mut Multi,
+        place: &Place,
+        key: &[u8],
+    ) -> u32 {
+        let (server, attempt) = match (self.is_up(place.primary), self.is_up(place.backup)) {
+            (true, _) => (place.primary, Attempt::Primary),
+            (false, true) => (place.backup, Attempt::Backup),
+            (false, false) => return self.ask_alone(split, multi, place, key),
+        };
+        if self.is_held(place.primary, place.hash) {
+            return self.ask_alone(split, multi, place, key);
+        }
+        if attempt == Attempt::Backup {
+            self.counters.failovers += 1;
+            if split.traits.has(Traits::WRITES) {
+                self.journal(place.primary, key);
+            }
+        } else if split.traits.has(Traits::WRITES) && place.full_ring != NOBODY {
+            self.note_stray(place.primary, place.full_ring, key);
+        }
+        if self.must_tell_before(server, key) {
+            // A delete goes out before the line, so the line must not have begun.
+            return self.ask_alone(split, multi, place, key);
+        }
+        let Some(s) = self.servers.get(server) else {
+            return self.ask_alone(split, multi, place, key);
+        };
+        let id = s.link_for(place.hash);
+        let Some(link) = self.links.get_mut(id) else {
+            return self.ask_alone(split, multi, place, key);
+        };
+        if let Some(open) = link.open_line {
+            // Only get lines may be long: memcached closes on others.
+            let is_long = !matches!(split.verb, Verb::Get | Verb::Gets)
+                && link.queue.end() - open.start + key.len() as u64 > MAX_LINE;
+            if open.attempt != attempt || is_long {
+                self.close_line(split, id);
+            }
+        }
+        let Some(link) = self.links.get_mut(id) else {
+            return 0;
+        };
+        let open = *link.open_line.get_or_insert_with(|| {
+            let start = link.queue.end();
+            link.queue.push_slice(split.prefix);
+            self.open_lines.push(id);
+            OpenLine {
+                start,
+                attempt,
+                part: multi.add_part(),
+            }
+        });
+        link.queue.push_slice(b" ");
+        link.queue.push_slice(key);
+        open.part
+    }
+
+    /// A key that goes a way of its own.
+    fn ask_alone(
+        &mut self,
+        split: &Split<'_>,
+        multi: &mut Multi,
+        place: &Place,
+        key: &[u8],
+    ) -> u32 {
+        let part = multi.add_part();
+        let ticket = Ticket {
+            part,
+            ..split.ticket
+        };
+        let mut line = Vec::with_capacity(split.prefix.len() + key.len() + 3);
+        line.extend_from_slice(split.prefix);
+        line.push(b' ');
+        line.extend_from_slice(key);
+        line.extend_from_slice(b"\r\n");
+        // Lines that are being made must not be cut.
+        let mut open_lines = std::mem::take(&mut self.open_lines);
+        for id in open_lines.drain(..) {
+            self.close_line(split, id);
+        }
+        self.open_lines = open_lines;
+        let ask = Ask::line(split.verb, split.traits, &line);
+        self.ask(ticket, split.pool, place, key, &ask);
+        part
+    }
+
+    fn must_tell_before(&self, id: ServerId, key: &[u8]) -> bool {
+        self.servers.get(id).is_some_and(|s| s.journal.is_due(key))
+    }
+
+    /// Ends a server's line and owes its reply. Returns its length.
+    fn close_line(&mut self, split: &Split<'_>, id: usize) -> usize {
+        let Some(link) = self.links.get_mut(id) else {
+            return 0;
+        };
+        let Some(open) = link.open_line.take() else {
+            return 0;
+        };
+        link.queue.push_slice(b"\r\n");
+        let len = (link.queue.end() - open.start) as u32;
+        let server = link.server;
+        let pool = &self.pools[split.pool];
+        let is_first = open.attempt == Attempt::Primary;
+        let twice = if is_first { 1 } else { 2 };
+        let pending = Pending {
+            to: To::Client(Ticket {
+                part: open.part,
+                ..split.ticket
+            }),
+            verb: split.verb,
+            traits: split.traits,
+            attempt: open.attempt,
+            counted: false,
+            home: Home {
+                primary: server,
+                backup: NOBODY,
+                several: true,
+                pool: split.pool as u32,
+            },
+            line: len,
+            len,
+            timeout: pool.timeout_ms(),
+            deadline: self.now.plus(pool.span() * twice),
+            sent: Time::NEVER,
+            hash: 0,
+        };
+        self.send_pushed(id, pending);
+        len as usize
+    }
+
+    /// Deletes a key whose new value was too large, on every server that may have it.
+    pub fn drop_key(&mut self, pool: usize, line: &[u8]) {
+        let verb = forms::verb_of_delete(line);
+        let mut key = Vec::new();
+        forms::raw_key(verb, line, &mut key);
+        let place = self.place(pool, &key);
+        for id in [place.primary, place.backup, place.full_ring] {
+            self.invalidate(id, &key, place.hash);
+        }
+    }
+
+    /// Bytes in flight at which a link of a server with so many is full: servers that hang must not
+    /// take all memory.
+    pub(super) fn most_bytes(&self, links: usize) -> usize {
+        MAX_BYTES_IN_FLIGHT.min(self.budget.limit() / 4) / links.max(1)
+    }
+}

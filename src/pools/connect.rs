@@ -1,0 +1,124 @@
+//! Links that open: the connect, the handshake, and what it says of the server.
+
+use super::link::{GREETING, Greeting, LinkState};
+use super::{Pools, ServerId};
+use crate::buffer::Queue;
+use crate::health::{Cause, State};
+use crate::net::{Conn, Socket};
+use crate::protocol::Reply;
+use crate::protocol::reply::{uptime, version_at_least};
+use std::io;
+
+impl<S: Socket> Pools<S> {
+    /// The socket that was asked for, or why there is none.
+    pub fn connecting(&mut self, token: usize, stream: io::Result<S>) {
+        let Some(id) = self.links.key_at(token & 0xffff_ffff) else {
+            return;
+        };
+        let Some(link) = self.links.get_mut(id) else {
+            return;
+        };
+        if link.token != token || !matches!(link.state, LinkState::Wanted) {
+            return;
+        }
+        match stream {
+            Ok(io) => {
+                link.state = LinkState::Connecting(Conn::connecting(io));
+                self.list_link(id);
+            }
+            Err(e) => self.connect_failed(id, connect_cause(&e)),
+        }
+    }
+
+    /// Moves a link that is being opened on.
+    pub(super) fn open_further(&mut self, id: usize) {
+        let Some(link) = self.links.get_mut(id) else {
+            return;
+        };
+        if let LinkState::Connecting(conn) = &mut link.state {
+            if !conn.is_writable() && !conn.has_ended() {
+                return;
+            }
+            match conn.connected() {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(e) => return self.connect_failed(id, connect_cause(&e)),
+            }
+            let state = std::mem::replace(&mut link.state, LinkState::Idle);
+            if let LinkState::Connecting(conn) = state {
+                let mut queue = Queue::new();
+                queue.push_slice(GREETING);
+                let greeting = Greeting {
+                    queue,
+                    version_seen: false,
+                };
+                link.state = LinkState::Greeting(conn, greeting);
+            }
+        }
+        if let LinkState::Greeting(conn, greeting) = &mut link.state {
+            let at = greeting.queue.start();
+            match conn.write(&greeting.queue, at, usize::MAX) {
+                Ok((bytes, calls)) => {
+                    greeting.queue.release(at + bytes as u64);
+                    self.counters.writes += calls as u64;
+                }
+                Err(_) => self.connect_failed(id, Cause::ConnectionLost),
+            }
+        }
+    }
+
+    /// One answer of the handshake.
+    pub(super) fn greeted(&mut self, id: usize, version_seen: bool, reply: &Reply<'_>) {
+        let Some(link) = self.links.get_mut(id) else {
+            return;
+        };
+        if !version_seen {
+            if let Some(server) = self.servers.get_mut(link.server) {
+                server.meta = version_at_least(reply.first_line(), 1, 6);
+            }
+            if let LinkState::Greeting(_, g) = &mut link.state {
+                g.version_seen = true;
+            }
+            return;
+        }
+        let mut text = Vec::new();
+        reply
+            .source
+            .copy_to(reply.at..reply.at + reply.len, &mut text);
+        link.uptime = text.split(|b| *b == b'\n').find_map(uptime);
+        let state = std::mem::replace(&mut link.state, LinkState::Idle);
+        if let LinkState::Greeting(conn, _) = state {
+            link.state = LinkState::Up(conn);
+        }
+        let (server, uptime) = (link.server, link.uptime);
+        self.link_up(id, server, uptime);
+    }
+
+    /// The handshake was good.
+    fn link_up(&mut self, id: usize, server_id: ServerId, uptime: Option<u64>) {
+        let has_backup = self.has_backup(server_id);
+        let Some(server) = self.servers.get_mut(server_id) else {
+            return;
+        };
+        if let (Some(seconds), true) = (uptime, has_backup) {
+            server.health.told_uptime(seconds, self.now);
+        }
+        if server.health.state() == State::Probing {
+            server.health.settling(self.now);
+            self.list_server(server_id);
+        }
+        if let Some(link) = self.links.get_mut(id) {
+            self.dirty.add(id, &mut link.dirty);
+        }
+    }
+}
+
+/// A failed connect in the words of an answer.
+fn connect_cause(e: &io::Error) -> Cause {
+    match e.kind() {
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Cause::Refused,
+        io::ErrorKind::TimedOut => Cause::TimedOut,
+        io::ErrorKind::ConnectionReset => Cause::ConnectionLost,
+        _ => Cause::Unreachable,
+    }
+}

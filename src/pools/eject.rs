@@ -1,0 +1,59 @@
+//! Servers that leave the ring while they are away, and no key that comes back stale.
+//!
+//! ```text
+//!  full ring   k ─▶ A          A away   k ─▶ B, the stand-in          A back   k ─▶ A
+//!                              write k: A missed it,                  both are told:
+//!                              B must not keep it                     delete k
+//! ```
+//!
+//! Whatever the ring looked like in between, this holds: a server that is not a key's home and
+//! may hold the key has it in its journal as a stray, and so has a home that missed a write. When the
+//! ring changes strays are due, and no server is asked for a key that is due before it was told. So
+//! no server is asked for a key that it may hold stale.
+
+use super::Pools;
+use crate::net::Socket;
+use crate::placement::Farm;
+
+impl<S: Socket> Pools<S> {
+    /// Makes the rings anew whose servers came or went.
+    pub(super) fn renew_rings(&mut self) {
+        for at in 0..self.pools.len() {
+            if std::mem::take(&mut self.pools[at].ring_is_stale) {
+                self.renew_ring(at);
+            }
+        }
+    }
+
+    fn renew_ring(&mut self, at: usize) {
+        let pool = &self.pools[at];
+        if !pool.config.auto_eject && pool.ring.is_none() {
+            return;
+        }
+        let live: Vec<bool> = pool.primary_ids.iter().map(|id| self.is_up(*id)).collect();
+        let count = live.iter().filter(|up| **up).count();
+        let is_whole = !pool.config.auto_eject || count == live.len() || count == 0;
+        let before = pool.ring.as_ref().map(|ring| ring.live().to_vec());
+        let after = (!is_whole).then_some(live);
+        if before == after {
+            return;
+        }
+        let (name, servers) = (&pool.config.name, pool.primary_ids.len());
+        log::info!("pool {name}: {count} of {servers} servers are up");
+        let out = |live: &Option<Vec<bool>>| {
+            live.as_ref().map_or(0, |l| l.iter().filter(|up| !**up).count())
+        };
+        if out(&after) > out(&before) {
+            self.counters.ejections += (out(&after) - out(&before)) as u64;
+        }
+        let ring = after.map(|live| Farm::new(pool.primaries.spec().clone(), Some(&live)));
+        let ids = pool.primary_ids.clone();
+        self.pools[at].ring = ring;
+        for id in ids {
+            if let Some(server) = self.servers.get_mut(id) {
+                server.journal.ring_changed();
+            }
+            self.list_server(id);
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! What time does: answers that are late, connects that take too long, probes, removed servers.
+//!
+//! A link keeps one alarm, the earliest time at which something of it may be late. A link whose socket
+//! still has something to read is not late: what the kernel has got from the server is in time.
+
+use super::link::{Ask, LinkState, Pending, To};
+use super::{Pools, ServerId};
+use crate::buffer::{Queue, Source};
+use crate::health::{Cause, State};
+use crate::net::Socket;
+use crate::time::{MILLISECOND, Time};
+use crate::work::{REQUEST, Work};
+
+/// Late answers are looked for this often at most, in nanoseconds: looking costs as much as the link
+/// owes.
+const GRANULARITY: u64 = 2 * MILLISECOND;
+
+/// Late answers of one link that are taken in one turn.
+const LATE: usize = 1024;
+
+/// A request whose answer did not come in time.
+struct Late {
+    /// Its number in its link's life.
+    seq: u64,
+    /// Stream offset of its first byte in its link's queue.
+    at: u64,
+    /// When it was sent, or its time began to run.
+    sent: Time,
+}
+
+impl<S: Socket> Pools<S> {
+    /// The earliest time at which [`Pools::expire`] has something to do.
+    pub(super) fn next_alarm(&self) -> Time {
+        let links = self.links.values().map(|l| l.alarm);
+        let servers = self.servers.values().filter_map(|s| match s.removed {
+            None => s.health.probe_at(),
+            Some(until) => Some(until),
+        });
+        let all = links.chain(servers).chain([self.next_settled()]);
+        all.min().unwrap_or(Time::NEVER)
+    }
+
+    /// Does what is due.
+    pub(super) fn expire(&mut self, work: &mut Work) {
+        for place in 0..self.links.places() {
+            let Some(id) = self.links.key_at(place) else {
+                continue;
+            };
+            if self.links.get(id).is_some_and(|l| l.alarm <= self.now) {
+                self.expire_link(id, work);
+            }
+        }
+        for place in 0..self.servers.places() {
+            if let Some(id) = self.servers.key_at(place) {
+                self.expire_server(id);
+            }
+        }
+    }
+
+    fn expire_server(&mut self, id: ServerId) {
+        let Some(server) = self.servers.get(id) else {
+            return;
+        };
+        if server.removed.is_some() {
+            return self.wind_down(id);
+        }
+        match server.health.state() {
+            State::Down { probe_at } if probe_at <= self.now => self.probe(id),
+            State::Settling { .. } => {
+                let settled = server.health.settled_at(server.given_up > 0);
+                if settled.is_some_and(|at| at <= self.now) {
+                    self.list_server(id);
+                }
+            }
+            State::Up => self.resync_if_flushed(id),
+            _ => {}
+        }
+    }
+
+    /// A server that is away is tried in the background; client traffic never does that.
+    fn probe(&mut self, id: ServerId) {
+        let Some(server) = self.servers.get_mut(id) else {
+            return;
+        };
+        server.health.probing();
+        let Some(first) = server.links.first().copied() else {
+            return;
+        };
+        if self
+            .links
+            .get(first)
+            .is_some_and(|l| matches!(l.state, LinkState::Idle))
+        {
+            self.open_link(first);
+        }
+    }
+
+    /// Closes what a removed server does not need any more, once it owes nothing.
+    fn wind_down(&mut self, id: ServerId) {
+        let Some(server) = self.servers.get(id) else {
+            return;
+        };
+        let owes = |l: &usize| self.links.get(*l).is_some_and(|l| !l.pending.is_empty());
+        let is_over = server.removed.is_some_and(|until| until <= self.now);
+        if (server.links.iter().any(owes) || server.losing > 0) && !is_over {
+            return;
+        }
+        let links = server.links.clone();
+        for link in links {
+            self.give_up_link(link, Cause::Down);
+            if let Some(mut link) = self.links.remove(link) {
+                self.budget.recharge(&mut link.charged, 0);
+            }
+        }
+        let given_up: Vec<usize> = (self.given_up.keys())
+            .filter(|k| self.given_up.get(*k).is_some_and(|g| g.server == id))
+            .collect();
+        given_up.into_iter().for_each(|k| drop(self.given_up.remove(k)));
+        if let Some(server) = self.servers.remove(id) {
+            if self.by_address.get(&server.spec.address) == Some(&id) {
+                self.by_address.remove(&server.spec.address);
+            }
+        }
+    }
+
+    /// Until when a link must be open; `None` if it is, or is not to be.
+    fn open_by(&self, id: usize) -> Option<Time> {
+        let link = self.links.get(id)?;
+        let server = self.servers.get(link.server)?;
+        let connected = link.since.plus(server.connect_timeout);
+        match link.state {
+            LinkState::Wanted | LinkState::Connecting(_) => Some(connected),
+            LinkState::Greeting(..) => Some(connected.plus(server.timeout)),
+            LinkState::Idle | LinkState::Up(_) => None,
+        }
+    }
+
+    /// When the first thing on this link is late that was not counted as such.
+    fn due(&self, id: usize) -> Time {
+        let Some(link) = self.links.get(id) else {
+            return Time::NEVER;
+        };
+        let pending = link.pending.iter();
+        let answers = pending.filter(|p| !p.counted).map(Pending::late_at);
+        let all = answers.chain(self.open_by(id)).chain(self.clogged_at(id));
+        all.min().unwrap_or(Time::NEVER)
+    }
+
+    /// When a link is given up though its server goes on sending: it owes so much that it can take
+    /// nothing more, and the first of that was asked for as long ago as makes a silent server down.
+    fn clogged_at(&self, id: usize) -> Option<Time> {
+        let link = self.links.get(id)?;
+        let first = link.pending.front().filter(|_| link.is_full())?;
+        let server = self.servers.get(link.server)?;
+        let limit = server.failure_limit;
+        Some(
+            first
+                .sent
+                .plus(server.timeout.saturating_mul(u64::from(limit))),
+        )
+    }
+
+    fn expire_link(&mut self, id: usize, work: &mut Work) {
+        let due = self.due(id);
+        let again = due.max(self.now.plus(GRANULARITY));
+        let Some(link) = self.links.get_mut(id) else {
+            return;
+        };
+        link.alarm = again;
+        if due > self.now {
+            link.alarm = due;
+            return;
+        }
+        // Not late if its answer is there and was not looked at: read first.
+        if link.is_readable() || link.listed {
+            self.list_link(id);
+            return;
+        }
+        let server = link.server;
+        if self.open_by(id).is_some_and(|at| at <= self.now) {
+            return self.connect_failed(id, Cause::TimedOut);
+        }
+        if self.clogged_at(id).is_some_and(|at| at <= self.now) {
+            return self.server_down(server, Cause::TimedOut, false);
+        }
+        let expired = self.find_expired(id);
+        work.count(expired.len() * REQUEST);
+        for late in &expired {
+            let Some(s) = self.servers.get_mut(server) else {
+                return;
+            };
+            s.stats.timeouts += 1;
+            if s.health.on_timeout(late.sent, self.now) {
+                return self.server_down(server, Cause::TimedOut, false);
+            }
+        }
+        for late in expired {
+            self.expire_pending(id, &late);
+        }
+        let due = self.due(id);
+        if let Some(link) = self.links.get_mut(id) {
+            link.alarm = due.max(self.now.plus(GRANULARITY));
+        }
+    }
+
+    /// The requests that are overdue and not yet counted, so many at once.
+    fn find_expired(&mut self, id: usize) -> Vec<Late> {
+        let now = self.now;
+        let mut expired = Vec::new();
+        let Some(link) = self.links.get_mut(id) else {
+            return expired;
+        };
+        let (first, mut at) = (link.first_seq, link.settled);
+        for (i, p) in link.pending.iter_mut().enumerate() {
+            if !p.counted && p.late_at() <= now {
+                p.counted = true;
+                // What never went out counts as sent when its time began to run.
+                let timeout = u64::from(p.timeout) * MILLISECOND;
+                let sent = p.sent.min(Time(now.0.saturating_sub(timeout)));
+                expired.push(Late {
+                    seq: first + i as u64,
+                    at,
+                    sent,
+                });
+                if expired.len() == LATE {
+                    break;
+                }
+            }
+            at += u64::from(p.len);
+        }
+        expired
+    }
+
+    /// One answer did not come in time: the request goes its way without it, and its late
+    /// reply will be thrown away. Mirrors and deletes of magent's own go on waiting: they are
+    /// in order, and nobody waits for them.
+    fn expire_pending(&mut self, id: usize, late: &Late) {
+        let Some(link) = self.links.get_mut(id) else {
+            return;
+        };
+        let Some(i) = late.seq.checked_sub(link.first_seq) else {
+            return;
+        };
+        let Some(p) = link.pending.get_mut(i as usize) else {
+            return;
+        };
+        match p.to {
+            To::Mirror(_) | To::Delete(_) | To::Flush(_) | To::Copy | To::Nobody => return,
+            To::Client(_) | To::Step(_) | To::FlushAll(_) => {}
+        }
+        let lost = p.clone();
+        p.to = To::Nobody;
+        let server = link.server;
+        let mut wire = Queue::new();
+        wire.push(Source::Queue(&link.queue, late.at), 0..lost.len as usize);
+        let ask = Ask::queued(&lost, &wire, wire.start());
+        self.lose(server, lost, &ask, Cause::TimedOut);
+    }
+}

@@ -1,0 +1,157 @@
+//! A request whose primary was lost goes to the backup, once.
+
+use super::link::{Ask, Attempt, Pending};
+use super::server::fnv;
+use super::{NOBODY, Pools, ServerId};
+use crate::buffer::Source;
+use crate::clients::{Clients, Ticket};
+use crate::health::Cause;
+use crate::net::Socket;
+use crate::protocol::forms;
+
+impl<S: Socket> Pools<S> {
+    /// A client's request was lost at its primary: it goes to its backup, or once more to the primary,
+    /// or its client is told.
+    pub(super) fn fail_over(
+        &mut self,
+        server: ServerId,
+        p: &Pending,
+        ticket: Ticket,
+        ask: &Ask<'_>,
+        cause: Cause,
+        clients: &mut Clients<S>,
+    ) {
+        if p.home.several {
+            return self.split_lost(server, p, ticket, ask, cause, clients);
+        }
+        let backup = p.home.backup;
+        if backup == NOBODY {
+            return self.retry_or_fail(server, p, ticket, ask, cause, clients);
+        }
+        let goes_on = self.is_up(backup);
+        // On a link that lives it may still run here, and the backup may not hear of it.
+        if p.writes() && (goes_on || self.is_up(server)) {
+            self.missed(server, p, ask);
+        }
+        if !goes_on {
+            return self.fail(server, ticket, ask, cause, clients);
+        }
+        self.counters.failovers += 1;
+        // After a fetch it has had half of its extension.
+        let share = if p.attempt == Attempt::Warmed { 2 } else { 1 };
+        let span = self.pools[p.home.pool as usize].span() / share;
+        let again = Pending {
+            deadline: p.deadline.plus(span),
+            ..p.again(Attempt::Backup)
+        };
+        self.send_to_backup(backup, again, ask);
+    }
+
+    fn retry_or_fail(
+        &mut self,
+        server: ServerId,
+        p: &Pending,
+        ticket: Ticket,
+        ask: &Ask<'_>,
+        cause: Cause,
+        clients: &mut Clients<S>,
+    ) {
+        let again = !p.writes()
+            && p.attempt == Attempt::Primary
+            && cause == Cause::ConnectionLost
+            && self.is_up(server);
+        if again {
+            self.counters.retries += 1;
+            self.send(server, p.again(Attempt::Retried), ask);
+        } else {
+            self.fail(server, ticket, ask, cause, clients);
+        }
+    }
+
+    /// A server that may lack a write, or run it late: a delete follows on its link if it
+    /// lives, else when it is back.
+    pub(super) fn missed(&mut self, server: ServerId, p: &Pending, ask: &Ask<'_>) {
+        let mut key = std::mem::take(&mut self.key);
+        key.clear();
+        forms::raw_key(p.verb, ask.line_bytes(), &mut key);
+        self.invalidate_and_warm(server, &key, p.hash);
+        self.key = key;
+    }
+
+    /// Cas tokens never cross farms: the bit that marks the backup's is flipped on the way.
+    fn send_to_backup(&mut self, backup: ServerId, p: Pending, ask: &Ask<'_>) {
+        let mut key = std::mem::take(&mut self.key);
+        key.clear();
+        forms::raw_key(p.verb, ask.line_bytes(), &mut key);
+        self.tell_before(backup, &key, p.hash);
+        self.key = key;
+        if !p.traits.has(crate::protocol::Traits::SENDS_CAS) {
+            return self.send(backup, p, ask);
+        }
+        let mut line = std::mem::take(&mut self.line);
+        line.clear();
+        forms::flip_cas(p.verb, ask.line_bytes(), &mut line);
+        let flipped = Ask {
+            line: (Source::Slice(&line), 0..line.len()),
+            ..ask.clone()
+        };
+        self.send(backup, p, &flipped);
+        self.line = line;
+    }
+
+    /// A request with several keys was lost: each key goes its own way.
+    fn split_lost(
+        &mut self,
+        server: ServerId,
+        p: &Pending,
+        ticket: Ticket,
+        ask: &Ask<'_>,
+        cause: Cause,
+        clients: &mut Clients<S>,
+    ) {
+        let line = ask.line_bytes();
+        let mut single = Vec::new();
+        clients.split(ticket, line, |ticket, key| {
+            single.clear();
+            forms::write_single(ask.verb, line, key, &mut single);
+            let place = self.pools[p.home.pool as usize].place(key, 0);
+            let mut again = p.again(p.attempt);
+            again.to = super::link::To::Client(ticket);
+            again.home.backup = place.backup;
+            again.home.several = false;
+            again.hash = fnv(key);
+            let ask = Ask::line(ask.verb, ask.traits, &single);
+            self.lose(server, again, &ask, cause);
+        });
+    }
+
+    /// Nobody can answer: the client is told who failed and why.
+    pub(super) fn fail(
+        &mut self,
+        server: ServerId,
+        ticket: Ticket,
+        ask: &Ask<'_>,
+        cause: Cause,
+        clients: &mut Clients<S>,
+    ) {
+        let line = self.failure(server, cause);
+        if log::log_enabled!(log::Level::Debug) {
+            let asked = crate::logger::shown(ask.line_bytes());
+            log::debug!("nobody <- {asked} ({})", crate::logger::shown(&line));
+        }
+        clients.fail(ticket, &line);
+    }
+
+    /// Answers as a server that lacks the key.
+    pub(super) fn answer_absent(
+        &mut self,
+        ticket: Ticket,
+        ask: &Ask<'_>,
+        clients: &mut Clients<S>,
+    ) {
+        let mut text = Vec::new();
+        let status = forms::absent_answer(ask.verb, ask.line_bytes(), &mut text);
+        let reply = crate::clients::line_reply(&text, status);
+        clients.answer(ticket, ask.verb, ask.line_bytes(), &reply);
+    }
+}

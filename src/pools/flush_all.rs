@@ -1,0 +1,167 @@
+//! `flush_all`: every primary, and when all have answered, the backups; `OK` only if all did.
+//!
+//! A server that is away has its journal marked, so it is flushed before it is trusted again.
+//! While a flush is on its way nothing is copied from a backup: what it holds is about to go.
+
+use super::link::{Ask, Pending, To};
+use super::{Pools, ServerId};
+use crate::clients::{Clients, Ticket};
+use crate::health::Cause;
+use crate::net::Socket;
+use crate::protocol::{Reply, Status, Traits, Verb};
+
+/// From more seconds than this on a delay is an absolute time.
+const DELTA_MAX: u64 = 60 * 60 * 24 * 30;
+
+/// One client's `flush_all` on its way.
+#[derive(Debug)]
+pub struct FlushAll {
+    ticket: Ticket,
+    pool: usize,
+    /// The delay as the client gave it; `None` for at once.
+    delay: Option<u64>,
+    /// Servers that are still to be asked when the ones before have answered.
+    next: Option<Vec<ServerId>>,
+    waiting: usize,
+    /// What the first server that failed said, or why it was lost.
+    failure: Option<Vec<u8>>,
+}
+
+impl<S: Socket> Pools<S> {
+    /// Starts a client's `flush_all`, with a delay in seconds.
+    pub fn flush_all(
+        &mut self,
+        ticket: Ticket,
+        pool: usize,
+        delay: Option<u64>,
+        clients: &mut Clients<S>,
+    ) {
+        self.pools[pool].flushing += 1;
+        let mut primaries = self.pools[pool].primary_ids.clone();
+        let mut backups = self.pools[pool].backup_ids.clone();
+        primaries.sort_unstable();
+        primaries.dedup();
+        backups.sort_unstable();
+        backups.dedup();
+        backups.retain(|id| primaries.binary_search(id).is_err());
+        primaries.iter().for_each(|id| self.flows.outdate(*id));
+        let op = self.flushes.insert(FlushAll {
+            ticket,
+            pool,
+            delay: delay.filter(|d| *d > 0),
+            next: Some(backups),
+            waiting: 0,
+            failure: None,
+        });
+        self.flush_servers(op, &primaries, clients);
+    }
+
+    fn flush_servers(&mut self, op: usize, servers: &[ServerId], clients: &mut Clients<S>) {
+        let Some(flush) = self.flushes.get_mut(op) else {
+            return;
+        };
+        // One more than there are: servers that are away must not finish it at once.
+        flush.waiting = 1;
+        let line = match flush.delay {
+            Some(delay) => format!("flush_all {delay}\r\n"),
+            None => "flush_all\r\n".to_string(),
+        };
+        let pool = &self.pools[flush.pool];
+        let (span, timeout) = (pool.span(), pool.timeout_ms());
+        let ask = Ask::line(Verb::FlushAll, Traits::WRITES, line.as_bytes());
+        let mut parts = 0;
+        for id in servers {
+            let part = || Pending {
+                deadline: self.now.plus(span),
+                timeout,
+                ..self.own(To::FlushAll(op), Verb::FlushAll, Traits::WRITES, 0)
+            };
+            let part = part();
+            if !self.is_up(*id) {
+                parts += 1;
+                self.lose(*id, part, &ask, Cause::Down);
+                continue;
+            }
+            for link in self.links_to_flush(*id) {
+                parts += 1;
+                self.send_on(link, part.clone(), &ask);
+            }
+        }
+        if let Some(flush) = self.flushes.get_mut(op) {
+            flush.waiting += parts;
+        }
+        self.flush_part_done(op, clients);
+    }
+
+    /// One is enough, but a server of several links may read a set on one of them after the
+    /// flush on another: so each that is busy is told.
+    fn links_to_flush(&self, server: ServerId) -> Vec<usize> {
+        let links = self.servers.get(server).map_or(&[][..], |s| &s.links);
+        let is_busy = |id: &usize| self.links.get(*id).is_some_and(|l| !l.pending.is_empty());
+        let mut chosen: Vec<usize> = links.iter().copied().filter(is_busy).collect();
+        if chosen.is_empty() {
+            chosen.extend(links.first());
+        }
+        chosen
+    }
+
+    /// One server answered.
+    pub(super) fn flush_answered(
+        &mut self,
+        op: usize,
+        reply: &Reply<'_>,
+        clients: &mut Clients<S>,
+    ) {
+        let failure = (reply.status != Status::Done).then(|| reply.first_line().to_vec());
+        self.note_flush_failure(op, failure);
+        self.flush_part_done(op, clients);
+    }
+
+    /// One server was lost; if it is away it is flushed before it is used again. On a link that lives
+    /// the flush will still run, in order.
+    pub(super) fn flush_lost(
+        &mut self,
+        op: usize,
+        id: ServerId,
+        cause: Cause,
+        clients: &mut Clients<S>,
+    ) {
+        let delay = self.flushes.get(op).and_then(|f| f.delay);
+        let unix = self.unix;
+        if let Some(server) = self.servers.get_mut(id).filter(|s| !s.health.is_up()) {
+            match delay {
+                None => server.journal.mark_flush(),
+                Some(delay) if delay <= DELTA_MAX => server.journal.mark_flush_at(unix + delay),
+                Some(time) => server.journal.mark_flush_at(time),
+            }
+        }
+        let failure = self.failure(id, cause);
+        self.note_flush_failure(op, Some(failure));
+        self.flush_part_done(op, clients);
+    }
+
+    fn note_flush_failure(&mut self, op: usize, failure: Option<Vec<u8>>) {
+        if let Some(flush) = self.flushes.get_mut(op) {
+            if flush.failure.is_none() {
+                flush.failure = failure;
+            }
+        }
+    }
+
+    fn flush_part_done(&mut self, op: usize, clients: &mut Clients<S>) {
+        let Some(flush) = self.flushes.get_mut(op) else {
+            return;
+        };
+        flush.waiting -= 1;
+        if flush.waiting > 0 {
+            return;
+        }
+        if let Some(backups) = flush.next.take() {
+            return self.flush_servers(op, &backups, clients);
+        }
+        if let Some(flush) = self.flushes.remove(op) {
+            self.pools[flush.pool].flushing -= 1;
+            clients.conclude(flush.ticket, flush.failure.as_deref());
+        }
+    }
+}

@@ -1,0 +1,601 @@
+//! One connection to a server: what is asked is queued, sent, and matched with the replies
+//! first-in first-out.
+//!
+//! ```text
+//!  queue    ┌ answered ┬── sent, kept for failover ──┬── not sent yet ──┐
+//!           released   start                         written            end
+//!  pending             [p0][p1][p2] …                                [pn]
+//! ```
+//!
+//! The bytes of a request stay in the queue until its reply is settled, so that a request can
+//! go elsewhere when the link is lost, and so that its mirror can be made from it.
+
+use super::ServerId;
+use crate::budget::Budget;
+use crate::buffer::{Queue, Source};
+use crate::clients::Ticket;
+use crate::net::{Conn, Socket};
+use crate::protocol::reply::Scan;
+use crate::protocol::{Traits, Verb};
+use crate::time::Time;
+use std::collections::VecDeque;
+use std::io;
+use std::ops::Range;
+
+/// Who gets the reply of a pending request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum To {
+    /// A client.
+    Client(Ticket),
+    /// Nobody; it timed out and its late reply is thrown away, or nothing depends on it.
+    Nobody,
+    /// The backup was told what the primary did; the number that incr and decr must answer.
+    Mirror(Option<u64>),
+    /// A delete of a journaled key: the key stays journaled under this stamp until it is answered.
+    Delete(u64),
+    /// A `flush_all` that stands for a journal that overflowed.
+    Flush(u64),
+    /// The next step of a request that waits for it.
+    Step(usize),
+    /// The copy of a fetched value to the primary.
+    Copy,
+    /// One server's part of a client's `flush_all`.
+    FlushAll(usize),
+}
+
+/// On which of its ways through the farm a request is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Attempt {
+    /// At its primary.
+    Primary,
+    /// At its primary once more, over a fresh link.
+    Retried,
+    /// At its primary after the key was looked for or fetched: what it answers now is the answer.
+    Warmed,
+    /// At its backup because the primary was lost.
+    Backup,
+    /// A delete at its backup whose answer is the client's, since the primary is warming.
+    Deleted,
+}
+
+/// The servers of a key, or of a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Home {
+    /// Its primary.
+    pub primary: ServerId,
+    /// Its backup; [`NOBODY`] if it has none.
+    pub backup: ServerId,
+    /// Its keys have backups of their own each: a request with several keys.
+    pub several: bool,
+    /// The pool that it came through.
+    pub pool: u32,
+}
+
+/// One request that a server owes a reply for.
+#[derive(Clone, Debug)]
+pub struct Pending {
+    /// Who gets it.
+    pub to: To,
+    /// What was asked.
+    pub verb: Verb,
+    /// What it does.
+    pub traits: Traits,
+    /// Which way it is on.
+    pub attempt: Attempt,
+    /// Its timeout was counted already.
+    pub counted: bool,
+    /// Where its key belongs.
+    pub home: Home,
+    /// Length of its upstream line.
+    pub line: u32,
+    /// Length of all its bytes.
+    pub len: u32,
+    /// What one answer may take, in milliseconds.
+    pub timeout: u32,
+    /// When it must be answered; never for magent's own.
+    pub deadline: Time,
+    /// When its last byte went to the kernel.
+    pub sent: Time,
+    /// Hash of its key: chooses the link.
+    pub hash: u64,
+}
+
+impl Pending {
+    /// The same request, to be sent on a further way.
+    pub fn again(&self, attempt: Attempt) -> Pending {
+        Pending {
+            attempt,
+            counted: false,
+            sent: Time::NEVER,
+            ..self.clone()
+        }
+    }
+
+    /// When its answer is late.
+    #[inline]
+    pub fn late_at(&self) -> Time {
+        self.deadline
+            .min(self.sent.plus(u64::from(self.timeout) * crate::time::MILLISECOND))
+    }
+
+    /// True if it may change its key.
+    pub fn writes(&self) -> bool {
+        self.traits.has(Traits::WRITES)
+    }
+}
+
+/// The bytes of one request for a server, wherever they stand.
+#[derive(Clone)]
+pub struct Ask<'a> {
+    /// What is asked.
+    pub verb: Verb,
+    /// What it does.
+    pub traits: Traits,
+    /// The upstream line.
+    pub line: (Source<'a>, Range<usize>),
+    /// What follows it.
+    pub data: (Source<'a>, Range<usize>),
+    /// The server needs a `\r\n` behind the data.
+    pub end_line: bool,
+}
+
+impl<'a> Ask<'a> {
+    /// A request that is a line only.
+    pub fn line(verb: Verb, traits: Traits, line: &'a [u8]) -> Ask<'a> {
+        Ask {
+            verb,
+            traits,
+            line: (Source::Slice(line), 0..line.len()),
+            data: (Source::Slice(&[]), 0..0),
+            end_line: false,
+        }
+    }
+
+    /// A request that stands in a queue, from `at` on.
+    pub fn queued(p: &Pending, queue: &'a Queue, at: u64) -> Ask<'a> {
+        let source = Source::Queue(queue, at);
+        Ask {
+            verb: p.verb,
+            traits: p.traits,
+            line: (source, 0..p.line as usize),
+            data: (source, p.line as usize..p.len as usize),
+            end_line: false,
+        }
+    }
+
+    /// Its line.
+    #[inline]
+    pub fn line_bytes(&self) -> &'a [u8] {
+        self.line.0.slice(self.line.1.clone())
+    }
+
+    /// How many bytes it has.
+    pub fn len(&self) -> usize {
+        let end = if self.end_line { b"\r\n".len() } else { 0 };
+        self.line.1.len() + self.data.1.len() + end
+    }
+
+    /// Appends it to a queue; returns the lengths of its line and of all of it.
+    #[inline]
+    pub fn push_to(&self, queue: &mut Queue) -> (u32, u32) {
+        let (line, data) = (&self.line.1, &self.data.1);
+        let start = queue.end();
+        if line.end == data.start && self.line.0.is(self.data.0) {
+            queue.push(self.line.0, line.start..data.end);
+        } else {
+            queue.push(self.line.0, line.clone());
+            queue.push(self.data.0, data.clone());
+        }
+        if self.end_line {
+            queue.push_slice(b"\r\n");
+        }
+        (line.len() as u32, (queue.end() - start) as u32)
+    }
+}
+
+/// Where a link's socket stands.
+#[derive(Debug)]
+pub enum LinkState<S> {
+    /// There is none.
+    Idle,
+    /// One was asked for; the loop has not brought it yet.
+    Wanted,
+    /// It is being opened.
+    Connecting(Conn<S>),
+    /// The handshake is on its way: `version`, then `stats` for the uptime.
+    Greeting(Conn<S>, Greeting),
+    /// It works.
+    Up(Conn<S>),
+}
+
+/// How far the handshake is.
+#[derive(Debug)]
+pub struct Greeting {
+    /// What is asked.
+    pub queue: Queue,
+    /// False while `version` is unanswered.
+    pub version_seen: bool,
+}
+
+/// What a fresh link is asked before it is trusted.
+pub const GREETING: &[u8] = b"version\r\nstats\r\n";
+
+/// A reply that is not whole yet, without its unfinished line.
+#[derive(Default, Debug)]
+pub struct Arriving {
+    /// Its bytes.
+    pub message: Queue,
+    /// How far they were understood.
+    pub scan: Scan,
+    /// They are thrown away, for want of memory or because nobody waits for them.
+    pub discarding: bool,
+}
+
+/// A line for several keys that is being made at the end of a link's queue.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenLine {
+    /// Stream offset of its first byte.
+    pub start: u64,
+    /// The way its keys are on.
+    pub attempt: Attempt,
+    /// The part of the client's answer that its reply is.
+    pub part: u32,
+}
+
+/// One connection to a server, and what it owes.
+#[derive(Debug)]
+pub struct Link<S> {
+    /// Whose link it is.
+    pub server: ServerId,
+    /// Its socket.
+    pub state: LinkState<S>,
+    /// What this socket's events are named by; another one for each socket.
+    pub token: usize,
+    /// When the connect began.
+    pub since: Time,
+    /// Bytes in flight at which it is full.
+    pub most_bytes: usize,
+    /// Requests, from the oldest unanswered on.
+    pub queue: Queue,
+    /// Stream offset behind the last byte that went to the kernel.
+    pub written: u64,
+    /// Stream offset of the first byte of `pending[0]`. A reply may come before its request is
+    /// fully written; then this is ahead of `written`, and the rest is still sent.
+    pub settled: u64,
+    /// What is owed, oldest first.
+    pub pending: VecDeque<Pending>,
+    /// How many of `pending` have gone out whole.
+    pub sent_count: usize,
+    /// Stream offset behind the last of those.
+    pub sent_end: u64,
+    /// Number of `pending[0]` in this link's life.
+    pub first_seq: u64,
+    /// Of the reply that is arriving: an unfinished line.
+    pub partial: Vec<u8>,
+    /// Of the reply that is arriving: all before that. Lent out while replies are taken.
+    pub arriving: Option<Box<Arriving>>,
+    /// The uptime told in the handshake, in seconds.
+    pub uptime: Option<u64>,
+    /// The nearest time at which something may have to expire.
+    pub alarm: Time,
+    /// On the list of links to write.
+    pub dirty: bool,
+    /// On the list of links that got nothing but mirrors.
+    pub mirrored: bool,
+    /// On the list of links to read.
+    pub listed: bool,
+    /// Clients that wait until half of what is in flight is answered.
+    pub waiting: VecDeque<usize>,
+    /// Of `pending`, requests of clients that have left, as of the last look.
+    pub abandoned: usize,
+    /// Copied bytes charged to the budget.
+    pub charged: usize,
+    /// A line for several keys that is being made at the end of the queue.
+    pub open_line: Option<OpenLine>,
+}
+
+/// Requests in flight to one server at which its clients are not read any more.
+pub const MAX_IN_FLIGHT: usize = 64 * 1024;
+
+/// Bytes in flight to one server at which its clients are not read any more. Its links share them.
+pub const MAX_BYTES_IN_FLIGHT: usize = 64 * 1024 * 1024;
+
+/// An empty list of what is owed keeps room for so many.
+const KEEP_PENDING: usize = 16 * 1024;
+
+/// Written to one server in one turn, in bytes: more waits for the next one.
+const MAX_WRITE: usize = 1024 * 1024;
+
+impl<S: Socket> Link<S> {
+    /// A link without a socket, that is full at so many bytes in flight.
+    pub fn new(server: ServerId, most_bytes: usize) -> Link<S> {
+        Link {
+            server,
+            state: LinkState::Idle,
+            token: 0,
+            since: Time(0),
+            most_bytes,
+            queue: Queue::new(),
+            written: 0,
+            settled: 0,
+            pending: VecDeque::new(),
+            sent_count: 0,
+            sent_end: 0,
+            first_seq: 0,
+            partial: Vec::new(),
+            arriving: None,
+            uptime: None,
+            alarm: Time::NEVER,
+            dirty: false,
+            mirrored: false,
+            listed: false,
+            waiting: VecDeque::new(),
+            abandoned: 0,
+            charged: 0,
+            open_line: None,
+        }
+    }
+
+    /// The socket, if there is one.
+    pub fn conn(&mut self) -> Option<&mut Conn<S>> {
+        match &mut self.state {
+            LinkState::Idle | LinkState::Wanted => None,
+            LinkState::Connecting(c) | LinkState::Greeting(c, _) | LinkState::Up(c) => Some(c),
+        }
+    }
+
+    /// True if requests may go out.
+    #[inline]
+    pub fn is_up(&self) -> bool {
+        matches!(self.state, LinkState::Up(_))
+    }
+
+    /// True if it works or its handshake is under way: something may be read.
+    pub fn is_readable(&self) -> bool {
+        match &self.state {
+            LinkState::Up(conn) | LinkState::Greeting(conn, _) => conn.is_readable(),
+            LinkState::Connecting(conn) => conn.is_writable() || conn.has_ended(),
+            LinkState::Idle | LinkState::Wanted => false,
+        }
+    }
+
+    /// Puts `pending` behind what is owed; its bytes must have been pushed to the queue.
+    /// Returns its number.
+    #[inline]
+    pub fn owe(&mut self, pending: Pending) -> u64 {
+        self.alarm = self.alarm.min(pending.deadline);
+        let seq = self.first_seq + self.pending.len() as u64;
+        self.pending.push_back(pending);
+        seq
+    }
+
+    /// Takes the oldest request out; its bytes stay at `settled` until [`Link::release`].
+    #[inline]
+    pub fn pop(&mut self) -> Option<Pending> {
+        let p = self.pending.pop_front()?;
+        if self.pending.is_empty() && self.pending.capacity() > KEEP_PENDING {
+            self.pending = VecDeque::new();
+        }
+        self.first_seq += 1;
+        match self.sent_count {
+            0 => self.sent_end += u64::from(p.len),
+            n => self.sent_count = n - 1,
+        }
+        Some(p)
+    }
+
+    /// Forgets the bytes of the request that was popped, as far as they went out.
+    #[inline]
+    pub fn release(&mut self, len: u32) {
+        self.settled += u64::from(len);
+        self.queue.release(self.settled.min(self.written));
+    }
+
+    /// The line of the request whose bytes start at stream offset `at`.
+    #[inline]
+    pub fn line_at(&self, at: u64, line: u32) -> &[u8] {
+        Source::Queue(&self.queue, at).slice(0..line as usize)
+    }
+
+    /// True if it holds as much as a server may be asked at once, or too much that clients who left
+    /// have asked.
+    #[inline]
+    pub fn is_full(&self) -> bool {
+        self.pending.len() >= MAX_IN_FLIGHT
+            || self.queue.len() >= self.most_bytes
+            || self.abandoned >= MAX_ABANDONED
+    }
+
+    /// True if clients that waited for it may go on.
+    pub fn has_room(&self) -> bool {
+        self.pending.len() <= MAX_IN_FLIGHT / 2
+            && self.queue.len() <= self.most_bytes / 2
+            && self.abandoned <= MAX_ABANDONED / 2
+    }
+
+    /// Copied bytes that it holds, and the entries of what is owed: of a small request they are
+    /// the larger part.
+    #[inline]
+    pub fn copied(&self) -> usize {
+        let owed = self.pending.len() * size_of::<Pending>();
+        let arriving = self.arriving.as_ref().map_or(0, |a| a.message.own_bytes());
+        owed + self.queue.own_bytes() + arriving + self.partial.len()
+    }
+
+    /// Charges what it holds.
+    #[inline]
+    pub fn account(&mut self, budget: &Budget) {
+        let copied = self.copied();
+        budget.recharge(&mut self.charged, copied);
+    }
+
+    /// Writes what it can. Stamps what has gone out whole with `now`. Returns bytes and calls.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn write(&mut self, now: Time) -> io::Result<(usize, usize)> {
+        let LinkState::Up(conn) = &mut self.state else {
+            return Ok((0, 0));
+        };
+        let (bytes, calls) = conn.write(&self.queue, self.written, MAX_WRITE)?;
+        self.written += bytes as u64;
+        self.queue
+            .release(self.settled.min(self.written).max(self.queue.start()));
+        while let Some(p) = self.pending.get_mut(self.sent_count) {
+            let end = self.sent_end + u64::from(p.len);
+            if end > self.written {
+                break;
+            }
+            p.sent = now;
+            self.sent_end = end;
+            self.sent_count += 1;
+            self.alarm = self.alarm.min(p.late_at());
+        }
+        Ok((bytes, calls))
+    }
+
+    /// True if it can write more at once.
+    pub fn may_write(&self) -> bool {
+        match &self.state {
+            LinkState::Up(conn) => conn.is_writable() && self.written < self.queue.end(),
+            _ => false,
+        }
+    }
+
+    /// Takes the reads out that have not begun to go out and that `is_abandoned`. Returns how many.
+    pub fn withdraw(&mut self, is_abandoned: impl Fn(&Pending) -> bool) -> usize {
+        // What has gone out in part must go out whole.
+        let mut at = self.sent_end;
+        let mut first = self.sent_count;
+        while at < self.written {
+            at += u64::from(self.pending[first].len);
+            first += 1;
+        }
+        let gone = |p: &Pending| !p.writes() && is_abandoned(p);
+        let count = self.pending.iter().skip(first).filter(|p| gone(p)).count();
+        if count == 0 {
+            return 0;
+        }
+        let tail = self.pending.split_off(first);
+        let mut queue = Queue::starting_at(self.queue.start());
+        let kept = (at - self.queue.start()) as usize;
+        queue.push(Source::Queue(&self.queue, self.queue.start()), 0..kept);
+        for p in tail {
+            if !gone(&p) {
+                queue.push(Source::Queue(&self.queue, at), 0..p.len as usize);
+                self.pending.push_back(p.clone());
+            }
+            at += u64::from(p.len);
+        }
+        self.queue = queue;
+        count
+    }
+
+    /// Forgets the socket and all that is half received. What is owed stays for the caller to
+    /// settle.
+    pub fn close(&mut self) -> Option<Conn<S>> {
+        self.partial = Vec::new();
+        self.arriving = None;
+        self.uptime = None;
+        match std::mem::replace(&mut self.state, LinkState::Idle) {
+            LinkState::Connecting(c) | LinkState::Greeting(c, _) | LinkState::Up(c) => Some(c),
+            LinkState::Idle | LinkState::Wanted => None,
+        }
+    }
+
+    /// Takes out what is owed, with the queue in which it stands from the returned offset on, and
+    /// how much of it had gone out.
+    pub fn take_owed(&mut self) -> (VecDeque<Pending>, Queue, u64, u64) {
+        let pending = std::mem::take(&mut self.pending);
+        let queue = std::mem::take(&mut self.queue);
+        let (at, written) = (self.settled, self.written);
+        self.first_seq += pending.len() as u64;
+        (self.written, self.settled, self.sent_end) = (0, 0, 0);
+        self.sent_count = 0;
+        self.abandoned = 0;
+        self.alarm = Time::NEVER;
+        (pending, queue, at, written)
+    }
+}
+
+/// Requests in flight to one server of clients that have left, at which others wait until half of
+/// them are answered: whoever comes, asks and goes, again and again, takes no more of it than a client
+/// that stays.
+const MAX_ABANDONED: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::super::NOBODY;
+    use super::*;
+    use crate::net::Stream;
+    use crate::slab::Slab;
+
+    fn id() -> ServerId {
+        Slab::default().insert(())
+    }
+
+    fn pending(to: To, traits: Traits, len: u32) -> Pending {
+        Pending {
+            to,
+            verb: Verb::Get,
+            traits,
+            attempt: Attempt::Primary,
+            counted: false,
+            home: Home {
+                primary: id(),
+                backup: NOBODY,
+                several: false,
+                pool: 0,
+            },
+            line: len,
+            len,
+            timeout: 1000,
+            deadline: Time::NEVER,
+            sent: Time::NEVER,
+            hash: 0,
+        }
+    }
+
+    #[test]
+    fn a_long_list_of_what_is_owed_gives_its_memory_back() {
+        let mut link: Link<Stream> = Link::new(id(), 1);
+        for (owed, kept) in [(1000, true), (KEEP_PENDING + 1, false)] {
+            for _ in 0..owed {
+                link.owe(pending(To::Nobody, Traits::default(), 0));
+            }
+            while link.pop().is_some() {}
+            assert_eq!(link.pending.capacity() > 0, kept, "{owed}");
+        }
+    }
+
+    #[test]
+    fn what_nobody_waits_for_is_not_sent_if_it_has_not_begun() {
+        let mut link: Link<Stream> = Link::new(id(), 1);
+        let client = |client| {
+            To::Client(Ticket {
+                client,
+                slot: 0,
+                part: 0,
+            })
+        };
+        let reads = Traits::default();
+        for (who, traits, line) in [
+            (1, reads, "get a\r\n"),
+            (1, reads, "get b\r\n"),
+            (2, reads, "get c\r\n"),
+            (1, Traits::WRITES, "incr d 1\r\n"),
+            (1, reads, "get e\r\n"),
+        ] {
+            link.queue.push_slice(line.as_bytes());
+            link.owe(pending(client(who), traits, line.len() as u32));
+        }
+        // The first has begun to go out.
+        link.written = 3;
+        let gone = link.withdraw(|p| p.to == client(1));
+        assert_eq!(gone, 2);
+        let mut bytes = Vec::new();
+        Source::Queue(&link.queue, 0).copy_to(0..link.queue.len(), &mut bytes);
+        assert_eq!(bytes, b"get a\r\nget c\r\nincr d 1\r\n");
+        assert_eq!(link.pending.len(), 3);
+    }
+}

@@ -1,0 +1,141 @@
+//! The backup is told what the primary did, in the order of the primary's replies.
+
+use super::link::{Ask, Attempt, Pending, To};
+use super::{NOBODY, Pools, ServerId};
+use crate::buffer::Source;
+use crate::net::Socket;
+use crate::protocol::forms::{self, Mirror};
+use crate::protocol::{Reply, Status, Traits, Verb};
+
+impl<S: Socket> Pools<S> {
+    /// The request at stream offset `at` of a link was answered by its primary.
+    pub(super) fn mirror(&mut self, id: usize, at: u64, p: &Pending, reply: &Reply<'_>) {
+        if p.home.several {
+            return self.mirror_each(id, at, p, reply);
+        }
+        let mut line = std::mem::take(&mut self.line);
+        line.clear();
+        let mirror = self.links.get(id).map(|link| {
+            let asked = link.line_at(at, p.line);
+            forms::mirror(p.verb, p.traits, asked, reply.status, &mut line)
+        });
+        if let Some(Mirror::Send {
+            verb,
+            with_data,
+            number,
+        }) = mirror
+        {
+            let data = with_data.then_some((id, at));
+            let key = self.key_at(id, at, p);
+            let to = To::Mirror(number);
+            self.send_mirror(p.home.backup, &key, p.hash, verb, &line, to, data, p);
+            self.key = key;
+        }
+        self.line = line;
+    }
+
+    /// The same for a gat with several keys: each key that was found is touched.
+    fn mirror_each(&mut self, id: usize, at: u64, p: &Pending, reply: &Reply<'_>) {
+        let Some(link) = self.links.get(id) else {
+            return;
+        };
+        let asked = link.line_at(at, p.line).to_vec();
+        let (mut single, mut line) = (Vec::new(), Vec::new());
+        forms::multi_keys(&asked, reply, |key, item| {
+            if item.is_none() {
+                return;
+            }
+            let place = self.pools[p.home.pool as usize].place(key, 0);
+            single.clear();
+            line.clear();
+            forms::write_single(p.verb, &asked, key, &mut single);
+            let mirror = forms::mirror(p.verb, p.traits, &single, Status::Done, &mut line);
+            if let Mirror::Send { verb, .. } = mirror {
+                let to = To::Mirror(None);
+                self.send_mirror(place.backup, key, place.hash, verb, &line, to, None, p);
+            }
+        });
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn send_mirror(
+        &mut self,
+        backup: ServerId,
+        key: &[u8],
+        hash: u64,
+        verb: Verb,
+        line: &[u8],
+        to: To,
+        data: Option<(usize, u64)>,
+        p: &Pending,
+    ) {
+        let Some(server) = self.servers.get_mut(backup) else {
+            return;
+        };
+        let link_id = server.link_for(hash);
+        let is_full = self.links.get(link_id).is_none_or(|l| l.is_full());
+        if !server.health.takes_writes() || is_full {
+            self.counters.limit_mirrors_journaled += u64::from(is_full);
+            server.stats.mirrors_failed += 1;
+            return self.journal(backup, key);
+        }
+        server.stats.mirrors += 1;
+        let pending = Pending {
+            attempt: Attempt::Backup,
+            ..self.own(to, verb, Traits::WRITES, hash)
+        };
+        let Some((from, at)) = data else {
+            return self.send(backup, pending, &Ask::line(verb, Traits::WRITES, line));
+        };
+        let Some((from, link)) = self.links.get_two(from, link_id) else {
+            return;
+        };
+        let start = link.queue.end();
+        link.queue.push_slice(line);
+        let source = Source::Queue(&from.queue, at);
+        link.queue.push(source, p.line as usize..p.len as usize);
+        let len = (link.queue.end() - start) as u32;
+        self.send_pushed(
+            link_id,
+            Pending {
+                line: line.len() as u32,
+                len,
+                ..pending
+            },
+        );
+    }
+
+    /// A mirror was answered: anything but success, not found or not stored means that the
+    /// backup may hold something else, so the key is deleted there.
+    pub(super) fn settle_mirror(&mut self, id: usize, at: u64, p: &Pending, status: Status) {
+        let To::Mirror(number) = p.to else {
+            return;
+        };
+        if forms::mirror_ok(status, number) {
+            return;
+        }
+        let server = self.server_of(id);
+        if let Some(server) = self.servers.get_mut(server) {
+            server.stats.mirrors_failed += 1;
+        }
+        let key = self.key_at(id, at, p);
+        self.invalidate(server, &key, p.hash);
+        self.key = key;
+    }
+
+    /// Whose link it is.
+    #[inline]
+    pub(super) fn server_of(&self, id: usize) -> ServerId {
+        self.links.get(id).map_or(NOBODY, |l| l.server)
+    }
+
+    /// The key of the request at `at`, in `self.key`'s memory: give it back.
+    pub(super) fn key_at(&mut self, id: usize, at: u64, p: &Pending) -> Vec<u8> {
+        let mut key = std::mem::take(&mut self.key);
+        key.clear();
+        if let Some(link) = self.links.get(id) {
+            forms::raw_key(p.verb, link.line_at(at, p.line), &mut key);
+        }
+        key
+    }
+}

@@ -1,0 +1,137 @@
+//! The pools' half: farms of primaries and backups, their servers, and what is asked of them. Knows of
+//! clients only the tickets that answers belong to.
+//!
+//! ```text
+//!  ask ──▶ send ──▶ link: queue, pending FIFO ──▶ server
+//!            ▲                                       │
+//!   warm, mirror, failover, sync, flush_all          ▼
+//!            └──────────── settle ◀── replies ◀── bytes
+//!                            ▲
+//!                          losses: requests whose server cannot answer, oldest first
+//! ```
+//!
+//! The files of this folder are layers; each calls those below it only:
+//!
+//! ```text
+//!  turn reload report   what the proxy calls
+//!  expire               what time does
+//!  eject                rings that servers leave
+//!  ask                  requests of clients
+//!  replies connect      bytes of servers, links that open
+//!  settle               what becomes of a request, by a reply or by its loss
+//!  flush_all warm       requests with several steps
+//!  failover mirror      the other farm
+//!  sync                 journals: what servers missed
+//!  down                 links and servers that go
+//!  send                 requests onto links
+//!  link server recent   data
+//! ```
+//!
+//! A request that cannot be asked where it should be, or whose link goes, becomes a *loss*: it is put
+//! on one list, in order, and `settle` decides what becomes of it. So nothing calls upwards.
+
+mod ask;
+mod connect;
+mod down;
+mod eject;
+mod expire;
+mod failover;
+mod flush_all;
+mod link;
+mod mirror;
+mod recent;
+mod reload;
+mod replies;
+mod report;
+mod send;
+mod server;
+mod settle;
+mod sync;
+mod turn;
+mod warm;
+
+pub use ask::Split;
+pub use link::Ask;
+pub use report::{Lines, line};
+pub use server::Place;
+pub use turn::Connect;
+
+use crate::budget::Budget;
+use crate::buffer::Queue;
+use crate::config::Address;
+use crate::health::Cause;
+use crate::net::Conn;
+use crate::slab::Slab;
+use crate::stats::PoolCounters;
+use crate::time::Time;
+use crate::work::WorkList;
+use link::{Link, Pending};
+use recent::RecentWrites;
+use server::{Pool, Server};
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+
+/// Names a server; stale once that was removed.
+pub type ServerId = usize;
+
+/// No server.
+pub const NOBODY: ServerId = usize::MAX;
+
+/// A link that was given up with writes unanswered: half-closed, read to its end.
+#[derive(Debug)]
+struct GivenUp<S> {
+    conn: Conn<S>,
+    server: ServerId,
+    token: usize,
+}
+
+/// Requests that were lost at one server, oldest first.
+#[derive(Debug)]
+struct Losses {
+    server: ServerId,
+    cause: Cause,
+    pending: VecDeque<Pending>,
+    /// Their bytes, from stream offset `at` on.
+    queue: Queue,
+    at: u64,
+    charged: usize,
+}
+
+/// All pools and servers.
+#[derive(Debug)]
+pub struct Pools<S> {
+    now: Time,
+    unix: u64,
+    start_unix: u64,
+    budget: Rc<Budget>,
+    pools: Vec<Pool>,
+    servers: Slab<Server>,
+    by_address: HashMap<Address, ServerId>,
+    links: Slab<Link<S>>,
+    given_up: Slab<GivenUp<S>>,
+    losses: VecDeque<Losses>,
+    flows: warm::Flows,
+    flushes: Slab<flush_all::FlushAll>,
+    recent: RecentWrites,
+    readable: WorkList<usize>,
+    dirty: WorkList<usize>,
+    /// Links that got nothing but mirrors: nobody waits for them.
+    mirrored: WorkList<usize>,
+    /// Servers that are to be told something, or whose state is to be looked at.
+    telling: WorkList<ServerId>,
+    connects: Vec<usize>,
+    /// Sockets so far: the next one's number.
+    sockets: u32,
+    /// Changes with each key; what `random` draws from.
+    draw: u32,
+    /// An upstream line that is being made.
+    line: Vec<u8>,
+    /// A decoded key.
+    key: Vec<u8>,
+    /// Links with a line for several keys that is being made.
+    open_lines: Vec<usize>,
+    /// When requests of clients that left were last looked for.
+    looked_for_abandoned: Time,
+    /// What servers did.
+    pub counters: PoolCounters,
+}

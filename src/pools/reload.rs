@@ -1,0 +1,238 @@
+//! The configuration in force: pools and their servers when it is first read, and while they are
+//! served when it changes.
+//!
+//! A pool is matched by its name, a server by its address. What is matched keeps its state and its
+//! connections. A server that is no longer named gets no new keys, answers what it was asked, and is
+//! removed when it owes nothing. A key that moves to another server may overtake what was asked of it
+//! before: per-key order is promised for one server.
+
+use super::link::{Link, LinkState};
+use super::server::{Pool, Server, policy};
+use super::{Pools, ServerId, flush_all, recent, warm};
+use crate::budget::Budget;
+use crate::clients::Rules;
+use crate::config::{Config, PoolConfig, ServerSpec};
+use crate::health::Health;
+use crate::journal::Journal;
+use crate::net::Socket;
+use crate::slab::Slab;
+use crate::stats::{PoolCounters, ServerStats};
+use crate::time::{SECOND, Time, nanos};
+use crate::work::WorkList;
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+
+/// A removed server gets so long to finish, in nanoseconds; or two requests' time, if that is more.
+const FINISH: u64 = 30 * SECOND;
+
+impl<S: Socket> Pools<S> {
+    /// No pools yet.
+    pub fn new(budget: Rc<Budget>, unix: u64) -> Pools<S> {
+        Pools {
+            now: Time(0),
+            unix,
+            start_unix: unix,
+            budget,
+            pools: Vec::new(),
+            servers: Slab::default(),
+            by_address: HashMap::new(),
+            links: Slab::default(),
+            given_up: Slab::default(),
+            losses: VecDeque::new(),
+            flows: warm::Flows::default(),
+            flushes: Slab::<flush_all::FlushAll>::default(),
+            recent: recent::RecentWrites::default(),
+            readable: WorkList::default(),
+            dirty: WorkList::default(),
+            mirrored: WorkList::default(),
+            telling: WorkList::default(),
+            connects: Vec::new(),
+            sockets: 0,
+            draw: unix as u32,
+            line: Vec::new(),
+            key: Vec::new(),
+            open_lines: Vec::new(),
+            looked_for_abandoned: Time(0),
+            counters: PoolCounters::default(),
+        }
+    }
+
+    /// Makes the pools those of the configuration.
+    pub fn configure(&mut self, config: &Config) {
+        for pool in &config.pools {
+            match self.pool_named(&pool.name) {
+                Some(at) if self.pools[at].config == *pool => {}
+                Some(at) => {
+                    self.warn_of_connections(at, pool);
+                    self.pools[at].configure(pool.clone());
+                }
+                None => self.pools.push(Pool::new(pool.clone())),
+            }
+        }
+        for pool in &mut self.pools {
+            pool.removed |= !config.pools.iter().any(|c| c.name == pool.config.name);
+        }
+        self.staff();
+    }
+
+    fn warn_of_connections(&self, at: usize, config: &PoolConfig) {
+        if self.pools[at].config.connections != config.connections {
+            log::warn!(
+                "pool {}: server_connections changes at the next start",
+                config.name
+            );
+        }
+    }
+
+    /// The pool of that name in the configuration in force.
+    pub fn pool_named(&self, name: &str) -> Option<usize> {
+        let is_named = |p: &Pool| !p.removed && p.config.name == name;
+        self.pools.iter().position(is_named)
+    }
+
+    /// What clients must know of a pool.
+    pub fn rules(&self, at: usize) -> Rules {
+        let config = &self.pools[at].config;
+        Rules {
+            max_value: config.max_value,
+            flush_all: config.flush_all,
+            idle_timeout: config.idle_timeout.map_or(0, nanos),
+            clients: config.clients,
+        }
+    }
+
+    /// Gives the pools the servers that their configurations name.
+    fn staff(&mut self) {
+        let mut named: HashMap<ServerId, (Vec<u32>, Vec<u32>)> = HashMap::new();
+        for at in 0..self.pools.len() {
+            if self.pools[at].removed {
+                continue;
+            }
+            let config = self.pools[at].config.clone();
+            let primaries = self.find_servers(&config, &config.primaries, &mut named);
+            let backups = self.find_servers(&config, &config.backups, &mut named);
+            for id in &primaries {
+                named.entry(*id).or_default().0.push(at as u32);
+            }
+            for id in &backups {
+                named.entry(*id).or_default().1.push(at as u32);
+            }
+            self.pools[at].primary_ids = primaries;
+            self.pools[at].backup_ids = backups;
+        }
+        let all: Vec<ServerId> = self.servers.keys().collect();
+        for id in all {
+            match named.remove(&id) {
+                Some((primary_of, backup_of)) => self.employ(id, primary_of, backup_of),
+                None => self.remove_server(id),
+            }
+        }
+        self.renew_rings();
+    }
+
+    /// The servers of `specs`. Those that are not there are added; a server has the name that it has
+    /// where it is named first.
+    fn find_servers(
+        &mut self,
+        config: &PoolConfig,
+        specs: &[ServerSpec],
+        named: &mut HashMap<ServerId, (Vec<u32>, Vec<u32>)>,
+    ) -> Vec<ServerId> {
+        let mut ids = Vec::with_capacity(specs.len());
+        for spec in specs {
+            let known = self.by_address.get(&spec.address).copied();
+            let id = known.unwrap_or_else(|| self.add_server(config, spec));
+            if !named.contains_key(&id) {
+                named.insert(id, Default::default());
+                if let Some(server) = self.servers.get_mut(id) {
+                    server.spec = spec.clone();
+                }
+            }
+            ids.push(id);
+        }
+        ids
+    }
+
+    fn add_server(&mut self, config: &PoolConfig, spec: &ServerSpec) -> ServerId {
+        let place = self.servers.len() as u64;
+        let seed = self.start_unix ^ (place + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let policy = policy([config].into_iter()).unwrap_or_default();
+        let id = self.servers.insert(Server {
+            spec: spec.clone(),
+            primary_of: Vec::new(),
+            backup_of: Vec::new(),
+            links: Vec::new(),
+            health: Health::new(policy, self.now, seed),
+            journal: Journal::new(config.journal),
+            missed: false,
+            telling: 0,
+            listed: false,
+            meta: true,
+            given_up: 0,
+            losing: 0,
+            keepalive: config.keepalive,
+            connect_timeout: nanos(config.connect_timeout),
+            timeout: nanos(config.timeout),
+            failure_limit: config.failure_limit,
+            removed: None,
+            stats: ServerStats::default(),
+        });
+        self.by_address.insert(spec.address.clone(), id);
+        let most_bytes = self.most_bytes(config.connections);
+        let links = (0..config.connections).map(|_| self.links.insert(Link::new(id, most_bytes)));
+        let links: Vec<usize> = links.collect();
+        if let Some(server) = self.servers.get_mut(id) {
+            server.links = links;
+        }
+        id
+    }
+
+    /// What a server must know of the pools that name it.
+    fn employ(&mut self, id: ServerId, primary_of: Vec<u32>, backup_of: Vec<u32>) {
+        let configs = || {
+            let all = primary_of.iter().chain(&backup_of);
+            all.map(|p| &self.pools[*p as usize].config)
+        };
+        let policy = policy(configs()).unwrap_or_default();
+        let journal = configs().map(|c| c.journal).max().unwrap_or(0);
+        let keepalive = configs().any(|c| c.keepalive);
+        let connect_timeout = configs().map(|c| nanos(c.connect_timeout)).max();
+        let preconnect = configs().any(|c| c.preconnect);
+        let Some(server) = self.servers.get_mut(id) else {
+            return;
+        };
+        server.health.set_policy(policy);
+        server.journal.set_limit(journal);
+        server.keepalive = keepalive;
+        server.connect_timeout = connect_timeout.unwrap_or(SECOND);
+        server.timeout = policy.timeout;
+        server.failure_limit = policy.failure_limit;
+        server.removed = None;
+        (server.primary_of, server.backup_of) = (primary_of, backup_of);
+        if preconnect && server.health.is_up() {
+            for link in server.links.clone() {
+                let idle = |l: &Link<S>| matches!(l.state, LinkState::Idle);
+                if self.links.get(link).is_some_and(idle) {
+                    self.open_link(link);
+                }
+            }
+        }
+    }
+
+    fn remove_server(&mut self, id: ServerId) {
+        let Some(server) = self.servers.get_mut(id) else {
+            return;
+        };
+        if server.removed.is_some() {
+            return;
+        }
+        let spans = server.connect_timeout + server.timeout;
+        server.removed = Some(self.now.plus(FINISH.max(2 * spans)));
+        (server.primary_of, server.backup_of) = (Vec::new(), Vec::new());
+        log::info!("{}: no longer configured", server.spec.name);
+        // Clients that wait for room go where their keys are now.
+        for link in server.links.clone() {
+            self.list_link(link);
+        }
+    }
+}

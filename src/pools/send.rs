@@ -1,0 +1,246 @@
+//! Requests onto links, or onto the list of losses where a server cannot be asked.
+
+use super::link::{Ask, LinkState, Pending, To};
+use super::{Losses, Pools, ServerId};
+use crate::buffer::Queue;
+use crate::clients::Ticket;
+use crate::health::Cause;
+use crate::net::Socket;
+use crate::protocol::{Traits, Verb, forms};
+use crate::time::Time;
+use std::collections::{HashMap, VecDeque};
+
+use super::NOBODY;
+use super::link::{Attempt, Home};
+
+impl<S: Socket> Pools<S> {
+    /// True if this server may be asked.
+    #[inline]
+    pub(super) fn is_up(&self, id: ServerId) -> bool {
+        self.servers.get(id).is_some_and(|s| s.health.is_up())
+    }
+
+    /// A request of magent's own; its lengths are filled in when it is sent.
+    pub(super) fn own(&self, to: To, verb: Verb, traits: Traits, hash: u64) -> Pending {
+        Pending {
+            to,
+            verb,
+            traits,
+            attempt: Attempt::Primary,
+            counted: false,
+            home: Home {
+                primary: NOBODY,
+                backup: NOBODY,
+                several: false,
+                pool: 0,
+            },
+            line: 0,
+            len: 0,
+            timeout: 0,
+            deadline: Time::NEVER,
+            sent: Time::NEVER,
+            hash,
+        }
+    }
+
+    /// Puts a request on the link of its key. A server that may not be asked loses it.
+    #[inline]
+    pub(super) fn send(&mut self, server: ServerId, pending: Pending, ask: &Ask<'_>) {
+        let Some(s) = self.servers.get(server) else {
+            return self.lose(server, pending, ask, Cause::Down);
+        };
+        let only_told = matches!(pending.to, To::Mirror(_) | To::Delete(_) | To::Flush(_));
+        if !s.health.is_up() && !(only_told && s.health.takes_writes()) {
+            return self.lose(server, pending, ask, Cause::Down);
+        }
+        let link = s.link_for(pending.hash);
+        self.send_on(link, pending, ask);
+    }
+
+    /// [`Pools::send`] for a request that is no key's, or not of the key's own link.
+    #[inline]
+    pub(super) fn send_on(&mut self, id: usize, mut pending: Pending, ask: &Ask<'_>) {
+        if let Some(link) = self.links.get_mut(id) {
+            (pending.line, pending.len) = ask.push_to(&mut link.queue);
+            self.send_pushed(id, pending);
+        }
+    }
+
+    /// The rest of [`Pools::send`], for bytes that are already in the link's queue.
+    pub(super) fn send_pushed(&mut self, id: usize, mut pending: Pending) {
+        let Some(link) = self.links.get_mut(id) else {
+            return;
+        };
+        let Some(server) = self.servers.get_mut(link.server) else {
+            return;
+        };
+        if pending.timeout == 0 {
+            pending.timeout = (server.timeout / crate::time::MILLISECOND) as u32;
+        }
+        if log::log_enabled!(log::Level::Debug) {
+            let at = link.queue.end() - u64::from(pending.len);
+            let line = link.line_at(at, pending.line);
+            let name = &server.spec.name;
+            log::debug!("{name} <- {} ({})", crate::logger::shown(line), whose(&pending.to));
+        }
+        server.stats.requests += 1;
+        let is_mirror = matches!(pending.to, To::Mirror(_));
+        let (verb, hash, len) = (pending.verb, pending.hash, pending.line);
+        let writes = pending.writes() && pending.to != To::Copy;
+        let at = link.queue.end() - u64::from(pending.len);
+        let seq = link.owe(pending);
+        // Before the handshake nobody knows if it is warming.
+        let may_copy = server.health.is_warming(self.now) || !link.is_up();
+        let is_noted = writes && may_copy && !server.primary_of.is_empty();
+        if is_noted && !forms::leaves_absent(verb, link.line_at(at, len)) {
+            self.recent.note(id, hash, seq);
+        }
+        match is_mirror {
+            true => self.mirrored.add(id, &mut link.mirrored),
+            false => self.dirty.add(id, &mut link.dirty),
+        }
+        link.account(&self.budget);
+        if matches!(link.state, LinkState::Idle) {
+            self.open_link(id);
+        }
+        if is_noted && self.recent.is_large() {
+            self.prune_recent();
+        }
+    }
+
+    fn prune_recent(&mut self) {
+        let mut oldest: HashMap<usize, u64> = HashMap::new();
+        for (link, since) in self.flows.asked_about() {
+            let first = oldest.entry(link).or_insert(since);
+            *first = since.min(*first);
+        }
+        let links = &self.links;
+        self.recent.prune(|id| {
+            let unanswered = links.get(id).map_or(u64::MAX, |l| l.first_seq);
+            oldest.get(&id).map_or(unanswered, |o| unanswered.min(*o))
+        });
+    }
+
+    /// Asks the loop for a socket.
+    pub(super) fn open_link(&mut self, id: usize) {
+        let Some(link) = self.links.get_mut(id) else {
+            return;
+        };
+        link.state = LinkState::Wanted;
+        link.since = self.now;
+        if let Some(server) = self.servers.get_mut(link.server) {
+            server.stats.connects += 1;
+            link.alarm = link.alarm.min(self.now.plus(server.connect_timeout));
+        }
+        self.connects.push(id);
+    }
+
+    /// A request cannot be asked at this server: `settle` decides what becomes of it.
+    pub(super) fn lose(
+        &mut self,
+        server: ServerId,
+        mut pending: Pending,
+        ask: &Ask<'_>,
+        cause: Cause,
+    ) {
+        let fits = |l: &Losses| l.server == server && l.cause == cause;
+        if !self.losses.back().is_some_and(fits) {
+            self.losses.push_back(Losses {
+                server,
+                cause,
+                pending: VecDeque::new(),
+                queue: Queue::new(),
+                at: 0,
+                charged: 0,
+            });
+        }
+        if let Some(losses) = self.losses.back_mut() {
+            (pending.line, pending.len) = ask.push_to(&mut losses.queue);
+            losses.pending.push_back(pending);
+            self.budget
+                .recharge(&mut losses.charged, losses.queue.own_bytes());
+        }
+        if let Some(s) = self.servers.get_mut(server) {
+            s.losing += 1;
+        }
+    }
+
+    /// All that was owed on a link is lost.
+    pub(super) fn lose_all(
+        &mut self,
+        server: ServerId,
+        pending: VecDeque<Pending>,
+        queue: Queue,
+        at: u64,
+        cause: Cause,
+    ) {
+        if pending.is_empty() {
+            return;
+        }
+        if let Some(s) = self.servers.get_mut(server) {
+            s.losing += pending.len();
+        }
+        let mut losses = Losses {
+            server,
+            cause,
+            pending,
+            queue,
+            at,
+            charged: 0,
+        };
+        self.budget
+            .recharge(&mut losses.charged, losses.queue.own_bytes());
+        self.losses.push_back(losses);
+    }
+
+    /// Lists a link that may have something to read.
+    pub(super) fn list_link(&mut self, id: usize) {
+        if let Some(link) = self.links.get_mut(id) {
+            self.readable.add(id, &mut link.listed);
+        }
+    }
+
+    /// Lists a server that is to be told something, or whose state is to be looked at.
+    pub(super) fn list_server(&mut self, id: ServerId) {
+        if let Some(server) = self.servers.get_mut(id) {
+            self.telling.add(id, &mut server.listed);
+        }
+    }
+
+    /// Brings the total of bytes up to date for one link.
+    #[inline]
+    pub(super) fn account_link(&mut self, id: usize) {
+        if let Some(link) = self.links.get_mut(id) {
+            link.account(&self.budget);
+        }
+    }
+
+    /// `127.0.0.1:11212 connection refused` as the line of an answer; want of memory is not the
+    /// server's.
+    pub(super) fn failure(&self, server: ServerId, cause: Cause) -> Vec<u8> {
+        let mut text = b"SERVER_ERROR ".to_vec();
+        if let Some(s) = self
+            .servers
+            .get(server)
+            .filter(|_| cause != Cause::NoMemory)
+        {
+            text.extend_from_slice(s.spec.name.as_bytes());
+            text.push(b' ');
+        }
+        text.extend_from_slice(cause.text().as_bytes());
+        text
+    }
+}
+
+/// Whose a request is, for `-vv`.
+fn whose(to: &To) -> String {
+    match to {
+        To::Client(Ticket { client, .. }) => format!("client {}", client & 0xffff_ffff),
+        To::Nobody => "magent".into(),
+        To::Mirror(_) => "mirror".into(),
+        To::Delete(_) | To::Flush(_) => "journal".into(),
+        To::Step(_) => "look or fetch".into(),
+        To::Copy => "copy".into(),
+        To::FlushAll(_) => "flush_all".into(),
+    }
+}

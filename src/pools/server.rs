@@ -1,0 +1,210 @@
+//! One server, whatever pools name it: its address with its links, its health and its journal.
+
+use super::{NOBODY, ServerId};
+use crate::config::{PoolConfig, ServerSpec};
+use crate::health::{Health, Policy};
+use crate::journal::Journal;
+use crate::placement::{Distribution, Farm};
+use crate::stats::ServerStats;
+use crate::time::{Time, nanos};
+
+/// A server.
+#[derive(Debug)]
+pub struct Server {
+    /// As configured, under the name that it has where it is named first.
+    pub spec: ServerSpec,
+    /// Pools that name it as a primary.
+    pub primary_of: Vec<u32>,
+    /// Pools that name it as a backup.
+    pub backup_of: Vec<u32>,
+    /// A key always travels on the same one.
+    pub links: Vec<usize>,
+    /// Up, warming, down.
+    pub health: Health,
+    /// What it missed.
+    pub journal: Journal,
+    /// It missed something while it was away.
+    pub missed: bool,
+    /// Deletes and flushes on their way to it that are of its journal.
+    pub telling: usize,
+    /// On the list of servers that are to be told something.
+    pub listed: bool,
+    /// It knows meta commands (1.6); as of the last handshake.
+    pub meta: bool,
+    /// Links that were given up with writes unanswered and are not at their end.
+    pub given_up: usize,
+    /// Requests that were lost here and have not gone their ways yet.
+    pub losing: usize,
+    /// TCP keepalive on its links.
+    pub keepalive: bool,
+    /// A connect may take so long, in nanoseconds.
+    pub connect_timeout: u64,
+    /// An answer of the handshake may take so long, in nanoseconds.
+    pub timeout: u64,
+    /// Timeouts in a row until it counts as down.
+    pub failure_limit: u32,
+    /// No longer configured: it finishes what it owes, until this time at most.
+    pub removed: Option<Time>,
+    /// Its figures.
+    pub stats: ServerStats,
+}
+
+impl Server {
+    /// The link that a key of this hash travels on.
+    #[inline]
+    pub fn link_for(&self, hash: u64) -> usize {
+        match self.links.len() {
+            1 => self.links[0],
+            n => self.links[(hash >> 7) as usize % n],
+        }
+    }
+}
+
+/// What decides about a server that these pools name. Where they differ: the most patient of them.
+pub fn policy<'a>(pools: impl Iterator<Item = &'a PoolConfig>) -> Option<Policy> {
+    pools
+        .map(|config| Policy {
+            timeout: nanos(config.timeout),
+            failure_limit: config.failure_limit,
+            retry: nanos(config.retry),
+            warm: nanos(config.warm),
+            eject: config.auto_eject,
+        })
+        .reduce(|a, b| Policy {
+            timeout: a.timeout.max(b.timeout),
+            failure_limit: a.failure_limit.max(b.failure_limit),
+            retry: a.retry.min(b.retry),
+            warm: a.warm.max(b.warm),
+            eject: a.eject && b.eject,
+        })
+}
+
+/// One pool: its settings and where its keys go.
+#[derive(Debug)]
+pub struct Pool {
+    /// As configured.
+    pub config: PoolConfig,
+    /// Its primaries, all of them.
+    pub primaries: Farm,
+    /// Their servers, in the farm's order.
+    pub primary_ids: Vec<ServerId>,
+    /// Of the primaries those that are up, while others are ejected.
+    pub ring: Option<Farm>,
+    /// A server came or went: the ring is to be made anew.
+    pub ring_is_stale: bool,
+    /// Its backups, if it has some.
+    pub backups: Option<Farm>,
+    /// Their servers, in the farm's order.
+    pub backup_ids: Vec<ServerId>,
+    /// `flush_all`s on their way: until they are done nothing is copied from backups.
+    pub flushing: u32,
+    /// No longer configured; its clients finish what they are owed.
+    pub removed: bool,
+}
+
+/// Where a key goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// Who is asked first.
+    pub primary: ServerId,
+    /// Who holds its copy; [`NOBODY`] if it has none.
+    pub backup: ServerId,
+    /// Where it belongs when that is out of the ring, or the ring moved it: else [`NOBODY`].
+    pub full_ring: ServerId,
+    /// Chooses the link.
+    pub hash: u64,
+}
+
+/// FNV-1a, 64 bits: chooses a key's link and tells keys apart in tables that only have to be
+/// right almost always. (Fowler, Noll, Vo.)
+#[inline]
+pub fn fnv(key: &[u8]) -> u64 {
+    key.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| {
+        (h ^ u64::from(*b)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+impl Pool {
+    /// A pool whose servers are still to be found.
+    pub fn new(config: PoolConfig) -> Pool {
+        Pool {
+            primaries: Farm::new(config.farm(&config.primaries), None),
+            primary_ids: Vec::new(),
+            ring: None,
+            ring_is_stale: config.auto_eject,
+            backups: backups(&config),
+            backup_ids: Vec::new(),
+            flushing: 0,
+            removed: false,
+            config,
+        }
+    }
+
+    /// Other settings and farms; the servers are still to be found.
+    pub fn configure(&mut self, config: PoolConfig) {
+        let same = |a: &PoolConfig, b: &PoolConfig| {
+            a.farm(&a.primaries) == b.farm(&b.primaries) && a.farm(&a.backups) == b.farm(&b.backups)
+        };
+        if !same(&self.config, &config) {
+            self.primaries = Farm::new(config.farm(&config.primaries), None);
+            self.backups = backups(&config);
+        }
+        self.ring_is_stale = true;
+        self.config = config;
+    }
+
+    /// What a request may take at one server, in nanoseconds.
+    #[inline]
+    pub fn span(&self) -> u64 {
+        nanos(self.config.connect_timeout) + nanos(self.config.timeout)
+    }
+
+    /// What one answer may take, in milliseconds.
+    #[inline]
+    pub fn timeout_ms(&self) -> u32 {
+        self.config.timeout.as_millis() as u32
+    }
+
+    /// Where a key goes; `draw` is what `random` draws from.
+    #[inline]
+    pub fn place(&self, key: &[u8], draw: u32) -> Place {
+        let home = self.primary_ids[self.primaries.place(key, draw)];
+        let (primary, full_ring) = self.stand_in(key, home, draw);
+        let backup = match &self.backups {
+            None => NOBODY,
+            Some(farm) => {
+                let n = self.backup_ids.len();
+                let first = farm.place(key, draw);
+                // Where both would be one server, the next of the backups is the backup.
+                (0..n)
+                    .map(|i| self.backup_ids[(first + i) % n])
+                    .find(|id| *id != primary)
+                    .unwrap_or(NOBODY)
+            }
+        };
+        Place {
+            primary,
+            backup,
+            full_ring,
+            hash: fnv(key),
+        }
+    }
+
+    /// Where a key is placed while servers are out of the ring, and its home if that is another.
+    #[inline]
+    fn stand_in(&self, key: &[u8], home: ServerId, draw: u32) -> (ServerId, ServerId) {
+        let Some(ring) = &self.ring else {
+            return (home, NOBODY);
+        };
+        let now = self.primary_ids[ring.place(key, draw)];
+        // With `random` no server is a key's home.
+        if now == home || self.config.distribution == Distribution::Random {
+            return (now, NOBODY);
+        }
+        (now, home)
+    }
+}
+
+fn backups(config: &PoolConfig) -> Option<Farm> {
+    (!config.backups.is_empty()).then(|| Farm::new(config.farm(&config.backups), None))
+}

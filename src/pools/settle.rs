@@ -1,0 +1,251 @@
+//! What becomes of a request: its reply goes to the client and to the mirror, its loss to the backup,
+//! to the journal, or back as an error. Nothing else ends one: that is how no request is forgotten.
+
+use super::link::{Ask, Attempt, Pending, To};
+use super::{Losses, Pools, ServerId};
+use crate::buffer::{Queue, Source};
+use crate::clients::{Clients, Ticket, is_error};
+use crate::health::Cause;
+use crate::net::Socket;
+use crate::protocol::{Reply, Status, Traits, forms, text};
+use crate::time::Time;
+use crate::work::{REQUEST, Work};
+
+impl<S: Socket> Pools<S> {
+    /// The oldest request of a link got its reply. `is_kept`: its values are there.
+    #[inline]
+    pub(super) fn settle(
+        &mut self,
+        id: usize,
+        reply: &Reply<'_>,
+        is_kept: bool,
+        clients: &mut Clients<S>,
+    ) {
+        let Some(link) = self.links.get_mut(id) else {
+            return;
+        };
+        let (at, server, token) = (link.settled, link.server, link.token);
+        let Some(p) = link.pop() else {
+            return;
+        };
+        if let Some(server) = self.servers.get_mut(server) {
+            server.health.on_answer(self.now);
+            if p.sent != Time::NEVER {
+                server.stats.latency.add(self.now.since(p.sent));
+            }
+            server.stats.errors += u64::from(is_error(reply.status));
+        }
+        match p.to {
+            To::Client(ticket) if is_kept => {
+                self.settle_client(id, at, &p, ticket, reply, clients);
+            }
+            To::Client(ticket) => self.settle_discarded(id, at, &p, ticket, reply, clients),
+            To::Nobody => {}
+            To::Mirror(_) => self.settle_mirror(id, at, &p, reply.status),
+            To::Delete(stamp) => {
+                let key = self.key_at(id, at, &p);
+                self.settle_delete(server, &key, stamp, reply.status);
+                self.key = key;
+            }
+            To::Flush(stamp) => self.settle_flush(server, stamp, reply.status),
+            To::Step(key) => self.step_answered(key, id, reply, clients),
+            To::Copy => self.settle_copy(server, reply.status),
+            To::FlushAll(op) => self.flush_answered(op, reply, clients),
+        }
+        if let Some(link) = self.links.get_mut(id) {
+            // If the reply took the server down, the link went with it.
+            if link.token == token && link.is_up() {
+                link.release(p.len);
+            }
+        }
+    }
+
+    fn settle_copy(&mut self, id: ServerId, status: Status) {
+        if status == Status::Done {
+            self.counters.repairs += 1;
+            if let Some(server) = self.servers.get_mut(id) {
+                server.stats.keys_copied += 1;
+            }
+        }
+    }
+
+    #[inline]
+    fn settle_client(
+        &mut self,
+        id: usize,
+        at: u64,
+        p: &Pending,
+        ticket: Ticket,
+        reply: &Reply<'_>,
+        clients: &mut Clients<S>,
+    ) {
+        if self.warm_up(id, at, p, ticket, reply, clients) {
+            return;
+        }
+        if p.attempt == Attempt::Backup && p.traits.has(Traits::RETURNS_CAS) {
+            self.answer_marked(id, at, p, ticket, reply, clients);
+        } else if let Some(link) = self.links.get_mut(id) {
+            let line = link.line_at(at, p.line);
+            clients.answer(ticket, p.verb, line, reply);
+        }
+        if p.writes() {
+            self.tell_other_farm(id, at, p, reply);
+        }
+        self.note_if_abandoned(id, ticket, clients);
+    }
+
+    /// A write was answered: the backup is told.
+    fn tell_other_farm(&mut self, id: usize, at: u64, p: &Pending, reply: &Reply<'_>) {
+        match p.attempt {
+            Attempt::Primary | Attempt::Retried | Attempt::Warmed => self.mirror(id, at, p, reply),
+            Attempt::Deleted if !forms::mirror_ok(reply.status, None) => {
+                let key = self.key_at(id, at, p);
+                self.invalidate(self.server_of(id), &key, p.hash);
+                self.key = key;
+            }
+            Attempt::Deleted | Attempt::Backup => {}
+        }
+    }
+
+    fn note_if_abandoned(&mut self, id: usize, ticket: Ticket, clients: &Clients<S>) {
+        if let Some(link) = self.links.get_mut(id).filter(|l| l.abandoned > 0) {
+            if !clients.is_here(ticket.client) {
+                link.abandoned -= 1;
+            }
+        }
+    }
+
+    /// The values of a reply were thrown away: for want of memory, or because the client has left.
+    fn settle_discarded(
+        &mut self,
+        id: usize,
+        at: u64,
+        p: &Pending,
+        ticket: Ticket,
+        reply: &Reply<'_>,
+        clients: &mut Clients<S>,
+    ) {
+        let Some(link) = self.links.get_mut(id) else {
+            return;
+        };
+        let line = link.line_at(at, p.line).to_vec();
+        clients.no_room(ticket, &line, reply.len);
+        if p.writes() {
+            // Nobody knows any more which keys were found and touched.
+            forms::each_key(p.verb, &line, |key| {
+                let place = self.pools[p.home.pool as usize].place(key, 0);
+                if p.attempt != Attempt::Backup {
+                    self.invalidate(place.backup, key, place.hash);
+                }
+            });
+        }
+        self.note_if_abandoned(id, ticket, clients);
+    }
+
+    /// The answer of a backup: its cas tokens are marked as such.
+    fn answer_marked(
+        &mut self,
+        id: usize,
+        at: u64,
+        p: &Pending,
+        ticket: Ticket,
+        reply: &Reply<'_>,
+        clients: &mut Clients<S>,
+    ) {
+        let Some(link) = self.links.get(id) else {
+            return;
+        };
+        let mut marked = Queue::new();
+        let items = forms::mark_cas(p.verb, reply, &mut marked);
+        let source = Source::Queue(&marked, marked.start());
+        let most = marked.len().min(reply.line + u64::MAX.ilog10() as usize + 1);
+        let line = text::find_newline(source.slice(0..most));
+        let marked = Reply {
+            source,
+            at: 0,
+            len: marked.len(),
+            line: line.map_or(reply.line, |n| n + 1),
+            status: reply.status,
+            items: &items,
+        };
+        clients.answer(ticket, p.verb, link.line_at(at, p.line), &marked);
+    }
+
+    /// Decides what becomes of requests that were lost, a bounded amount.
+    pub(super) fn take_losses(&mut self, work: &mut Work, clients: &mut Clients<S>) {
+        while let Some(mut losses) = self.losses.pop_front() {
+            while !work.is_done() {
+                let Some(p) = losses.pending.pop_front() else {
+                    break;
+                };
+                work.count(REQUEST);
+                if let Some(server) = self.servers.get_mut(losses.server) {
+                    server.losing -= 1;
+                }
+                let ask = Ask::queued(&p, &losses.queue, losses.at);
+                self.lost(losses.server, &p, &ask, losses.cause, clients);
+                losses.at += u64::from(p.len);
+                let end = losses.at.max(losses.queue.start());
+                losses.queue.release(end);
+            }
+            if losses.pending.is_empty() {
+                self.budget.recharge(&mut losses.charged, 0);
+                self.list_server(losses.server);
+                continue;
+            }
+            let Losses { charged, queue, .. } = &mut losses;
+            self.budget.recharge(charged, queue.own_bytes());
+            self.losses.push_front(losses);
+            return;
+        }
+    }
+
+    /// One request was lost at `server`.
+    fn lost(
+        &mut self,
+        server: ServerId,
+        p: &Pending,
+        ask: &Ask<'_>,
+        cause: Cause,
+        clients: &mut Clients<S>,
+    ) {
+        if let Some(s) = self.servers.get_mut(server) {
+            s.stats.errors += u64::from(cause != Cause::Down);
+        }
+        match p.to {
+            To::Client(ticket) => match p.attempt {
+                Attempt::Deleted => {
+                    // The primary had said that there is nothing; that is the answer.
+                    self.missed(server, p, ask);
+                    self.answer_absent(ticket, ask, clients);
+                }
+                Attempt::Backup => self.fail(server, ticket, ask, cause, clients),
+                Attempt::Primary | Attempt::Retried | Attempt::Warmed => {
+                    self.fail_over(server, p, ticket, ask, cause, clients);
+                }
+            },
+            To::Mirror(_) => {
+                if let Some(s) = self.servers.get_mut(server) {
+                    s.stats.mirrors_failed += 1;
+                }
+                let mut key = std::mem::take(&mut self.key);
+                key.clear();
+                forms::raw_key(p.verb, ask.line_bytes(), &mut key);
+                self.journal(server, &key);
+                self.key = key;
+            }
+            To::Delete(_) | To::Flush(_) => {
+                let mut key = std::mem::take(&mut self.key);
+                key.clear();
+                if matches!(p.to, To::Delete(_)) {
+                    forms::raw_key(p.verb, ask.line_bytes(), &mut key);
+                }
+                self.told_in_vain(server, p.to, &key);
+                self.key = key;
+            }
+            To::Nobody | To::Copy => {}
+            To::Step(key) => self.step_lost(key, cause, clients),
+            To::FlushAll(op) => self.flush_lost(op, server, cause, clients),
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! Journals: what a server missed it is told before it is asked for it.
+//!
+//! ```text
+//!  missed(key) ──▶ journal ──tell──▶ `delete key` on the key's own link ──answered──▶ forgotten
+//!  handshake ──▶ settling ──▶ syncing: told all that it missed while it was away ──▶ up
+//! ```
+//!
+//! Keys are told in pieces, so that no turn takes long. A server that is up may still have some to be
+//! told (it was too full for their mirrors, or its ring changed): then the delete of a key goes out
+//! before anything else that is asked for it.
+
+use super::link::{Ask, To};
+use super::server::fnv;
+use super::{NOBODY, Pools, ServerId};
+use crate::health::{Cause, State};
+use crate::net::Socket;
+use crate::protocol::{Status, Traits, Verb, forms};
+use crate::time::{SECOND, Time};
+use crate::work::{REQUEST, Work};
+
+impl<S: Socket> Pools<S> {
+    /// The server missed what happened to a key.
+    pub(super) fn journal(&mut self, id: ServerId, key: &[u8]) {
+        let Some(server) = self.servers.get_mut(id) else {
+            return;
+        };
+        let before = server.journal.overflows();
+        server.journal.add(key);
+        self.note_overflow(id, before);
+        self.list_server(id);
+    }
+
+    fn note_overflow(&mut self, id: ServerId, before: u64) {
+        let Some(server) = self.servers.get_mut(id) else {
+            return;
+        };
+        if server.journal.overflows() > before {
+            self.counters.limit_journal_overflows += 1;
+            log::warn!(
+                "{}: missed more than the journal holds; it will be flushed when it is back",
+                server.spec.name
+            );
+        }
+    }
+
+    /// Deletes a key on a server in the order of its link; journaled until that is answered.
+    /// Where the server is away the journal alone knows.
+    pub(super) fn invalidate(&mut self, id: ServerId, key: &[u8], hash: u64) {
+        self.journal(id, key);
+        if self.is_up(id) {
+            self.counters.chases += 1;
+            self.tell_key(id, key, hash);
+        }
+    }
+
+    /// [`Pools::invalidate`] where the other farm may hold what is deleted here: what is absent from
+    /// now on is looked for there.
+    pub(super) fn invalidate_and_warm(&mut self, id: ServerId, key: &[u8], hash: u64) {
+        self.invalidate(id, key, hash);
+        let has_backup = self.has_backup(id);
+        if let Some(server) = self.servers.get_mut(id).filter(|_| has_backup) {
+            server.health.warm(self.now);
+        }
+    }
+
+    /// True if a server is the primary of a pool that has backups.
+    pub(super) fn has_backup(&self, id: ServerId) -> bool {
+        let pools = self.servers.get(id).map(|s| &s.primary_of);
+        pools.is_some_and(|all| {
+            let with_backups = |p: &u32| self.pools[*p as usize].backups.is_some();
+            all.iter().any(with_backups)
+        })
+    }
+
+    /// Sees to it that a server is asked for this key only after it was told what it missed of it.
+    #[inline]
+    pub(super) fn tell_before(&mut self, id: ServerId, key: &[u8], hash: u64) {
+        if self.servers.get(id).is_some_and(|s| s.journal.is_due(key)) {
+            self.tell_key(id, key, hash);
+        }
+    }
+
+    /// Sends the delete of a journaled key.
+    fn tell_key(&mut self, id: ServerId, key: &[u8], hash: u64) {
+        let Some(server) = self.servers.get_mut(id) else {
+            return;
+        };
+        let Some(stamp) = server.journal.tells(key) else {
+            return;
+        };
+        server.telling += 1;
+        let mut line = Vec::new();
+        let verb = forms::write_delete(key, &mut line);
+        let pending = self.own(To::Delete(stamp), verb, Traits::WRITES, hash);
+        self.send(id, pending, &Ask::line(verb, Traits::WRITES, &line));
+    }
+
+    /// Tells servers what they missed, a bounded amount.
+    pub(super) fn tell_some(&mut self, work: &mut Work) {
+        for _ in 0..self.telling.len() {
+            if work.is_done() {
+                return;
+            }
+            let Some(id) = self.telling.take() else {
+                return;
+            };
+            if let Some(server) = self.servers.get_mut(id) {
+                server.listed = false;
+                if server.journal.free_some() {
+                    self.list_server(id);
+                }
+                self.advance_server(id, work);
+            }
+        }
+    }
+
+    /// Moves a server on towards being used, and tells it what it missed.
+    fn advance_server(&mut self, id: ServerId, work: &mut Work) {
+        let Some(server) = self.servers.get_mut(id) else {
+            return;
+        };
+        match server.health.state() {
+            State::Settling { .. } => self.settle_server(id),
+            State::Syncing | State::Up => {
+                self.tell_due(id, work);
+                self.end_sync(id);
+            }
+            State::Down { .. } | State::Probing => {}
+        }
+    }
+
+    /// A server that answers is told what it missed once nothing old can be executed any more.
+    fn settle_server(&mut self, id: ServerId) {
+        let (now, unix) = (self.now, self.unix);
+        let Some(server) = self.servers.get_mut(id) else {
+            return;
+        };
+        let is_open = server.given_up > 0;
+        if server.health.settled_at(is_open).is_none_or(|at| now < at) {
+            return;
+        }
+        if is_open {
+            // Not at their ends for so long: time tells instead.
+            let late: Vec<usize> = (self.given_up.keys())
+                .filter(|k| self.given_up.get(*k).is_some_and(|g| g.server == id))
+                .collect();
+            late.into_iter().for_each(|k| self.end_given_up(k, false));
+        }
+        let Some(server) = self.servers.get_mut(id) else {
+            return;
+        };
+        server.health.syncing();
+        server.missed = !server.journal.is_empty();
+        server.journal.mark();
+        let flush_at = server.journal.take_flush_at(unix);
+        if let Some(at) = flush_at {
+            self.send_flush(id, format!("flush_all {at}\r\n").as_bytes(), None);
+        }
+        let flush = self.servers.get(id).and_then(|s| s.journal.flush_due());
+        if let Some(stamp) = flush {
+            self.send_flush(id, b"flush_all\r\n", Some(stamp));
+        }
+        self.list_server(id);
+    }
+
+    fn send_flush(&mut self, id: ServerId, line: &[u8], stamp: Option<u64>) {
+        let Some(server) = self.servers.get_mut(id) else {
+            return;
+        };
+        server.telling += 1;
+        let to = To::Flush(stamp.unwrap_or(0));
+        let pending = self.own(to, Verb::FlushAll, Traits::WRITES, 0);
+        self.send(id, pending, &Ask::line(Verb::FlushAll, Traits::WRITES, line));
+    }
+
+    fn tell_due(&mut self, id: ServerId, work: &mut Work) {
+        while let Some(server) = self.servers.get_mut(id) {
+            let has_room = |l: &usize| self.links.get(*l).is_some_and(|l| l.has_room());
+            if !server.journal.has_due() || !server.links.iter().all(has_room) {
+                // Answers list it again.
+                return;
+            }
+            if work.is_done() {
+                return self.list_server(id);
+            }
+            let Some((key, stamp)) = server.journal.next() else {
+                return;
+            };
+            server.telling += 1;
+            let mut line = std::mem::take(&mut self.line);
+            line.clear();
+            let verb = forms::write_delete(&key, &mut line);
+            let pending = self.own(To::Delete(stamp), verb, Traits::WRITES, fnv(&key));
+            self.send(id, pending, &Ask::line(verb, Traits::WRITES, &line));
+            self.line = line;
+            work.count(REQUEST);
+        }
+    }
+
+    /// A server is trusted once it was told all that it missed while it was away. What it missed since
+    /// then follows key by key.
+    fn end_sync(&mut self, id: ServerId) {
+        let Some(server) = self.servers.get_mut(id) else {
+            return;
+        };
+        let is_told = server.health.state() == State::Syncing
+            && server.losing == 0
+            && server.journal.flush_due().is_none()
+            && server.journal.is_told_to_mark();
+        if !is_told {
+            return;
+        }
+        let missed_something = server.missed || !server.journal.is_empty();
+        if let Some(away) = server.health.go_up(self.now) {
+            let cause = server.health.last_error().map_or("", |(c, _)| c.text());
+            let seconds = away as f64 / SECOND as f64;
+            log::warn!("{}: up again after {seconds:.3} s ({cause})", server.spec.name);
+        }
+        for pool in server.primary_of.iter().chain(&server.backup_of) {
+            let pool = &mut self.pools[*pool as usize];
+            pool.ring_is_stale |= pool.config.auto_eject || pool.ring.is_some();
+        }
+        if missed_something && self.has_backup(id) {
+            if let Some(server) = self.servers.get_mut(id) {
+                server.health.warm(self.now);
+            }
+        }
+    }
+
+    /// A delete of a journaled key was answered.
+    pub(super) fn settle_delete(&mut self, id: ServerId, key: &[u8], stamp: u64, status: Status) {
+        let Some(server) = self.servers.get_mut(id) else {
+            return;
+        };
+        server.telling -= 1;
+        if matches!(status, Status::Done | Status::Absent) {
+            server.journal.told(key, stamp);
+            self.list_server(id);
+        } else {
+            server.journal.again(key, stamp);
+            self.server_down(id, Cause::DeleteRefused, false);
+        }
+    }
+
+    /// The flush that stands for a journal was answered.
+    pub(super) fn settle_flush(&mut self, id: ServerId, stamp: u64, status: Status) {
+        let Some(server) = self.servers.get_mut(id) else {
+            return;
+        };
+        server.telling -= 1;
+        if status != Status::Done {
+            log::error!(
+                "{}: refuses flush_all, which it must be told: it stays down",
+                server.spec.name
+            );
+            return self.server_down(id, Cause::FlushRefused, false);
+        }
+        server.journal.flushed(stamp);
+        let next = server.journal.flush_due().filter(|next| *next != stamp);
+        if let Some(next) = next {
+            self.send_flush(id, b"flush_all\r\n", Some(next));
+        }
+        self.list_server(id);
+    }
+
+    /// Something that a server was told was lost: it is told once more.
+    pub(super) fn told_in_vain(&mut self, id: ServerId, to: To, key: &[u8]) {
+        if let Some(server) = self.servers.get_mut(id) {
+            server.telling -= 1;
+            if let To::Delete(stamp) = to {
+                server.journal.again(key, stamp);
+            }
+            self.list_server(id);
+        }
+    }
+
+    /// A server that is up missed more than its journal holds, or a flush: it is told as one that
+    /// returns.
+    pub(super) fn resync_if_flushed(&mut self, id: ServerId) {
+        let Some(server) = self.servers.get(id) else {
+            return;
+        };
+        if server.health.is_up() && server.journal.flush_due().is_some() {
+            self.server_down(id, Cause::JournalFull, true);
+        }
+    }
+
+    /// A write was sent to a server that is not its key's home in the full ring: both will have to
+    /// drop the key.
+    pub(super) fn note_stray(&mut self, stand_in: ServerId, home: ServerId, key: &[u8]) {
+        if home == NOBODY {
+            return;
+        }
+        self.journal(home, key);
+        let Some(server) = self.servers.get_mut(stand_in) else {
+            return;
+        };
+        let before = server.journal.overflows();
+        server.journal.add_stray(key);
+        // From half on, so that what is noted until the answers come has room too.
+        if server.journal.is_half_full() && !server.journal.has_due() {
+            server.journal.ring_changed();
+        }
+        self.note_overflow(stand_in, before);
+        self.list_server(stand_in);
+    }
+
+    /// When the next server that answers may be told what it missed.
+    pub(super) fn next_settled(&self) -> Time {
+        let settling = self.servers.values();
+        let at = settling.filter_map(|s| s.health.settled_at(s.given_up > 0));
+        at.min().unwrap_or(Time::NEVER)
+    }
+}

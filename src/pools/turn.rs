@@ -1,0 +1,226 @@
+//! One turn of the pools' half, as the proxy drives it.
+
+use super::Pools;
+use super::link::{LinkState, To};
+use crate::buffer::Chunk;
+use crate::clients::Clients;
+use crate::config::Address;
+use crate::health::Cause;
+use crate::net::Socket;
+use crate::time::{MILLISECOND, Time};
+use crate::work::Work;
+use std::rc::Rc;
+
+/// A connection that is wanted.
+#[derive(Debug)]
+pub struct Connect {
+    /// To register the stream with, and to hand it over with.
+    pub token: usize,
+    /// Where to.
+    pub address: Address,
+    /// Switch TCP keepalive on.
+    pub keepalive: bool,
+}
+
+/// Tokens of links have this bit; those of clients have not. The event loop's own have the top
+/// bit set.
+pub const KIND_LINK: usize = 1 << 60;
+
+/// Bits of a token that hold the number of the socket.
+const SOCKETS: u32 = (1 << 28) - 1;
+
+/// Requests of clients that left are looked for this often at most, in nanoseconds.
+const LOOK_FOR_ABANDONED: u64 = 5 * MILLISECOND;
+
+impl<S: Socket> Pools<S> {
+    /// A turn begins.
+    pub fn begin_turn(&mut self, now: Time, unix: u64) {
+        self.now = now;
+        self.unix = unix;
+    }
+
+    /// The next connection that is wanted.
+    pub fn next_connect(&mut self) -> Option<Connect> {
+        while let Some(id) = self.connects.pop() {
+            let Some(link) = self.links.get_mut(id) else {
+                continue;
+            };
+            let Some(server) = self.servers.get(link.server) else {
+                continue;
+            };
+            if matches!(link.state, LinkState::Wanted) {
+                self.sockets = self.sockets.wrapping_add(1) & SOCKETS;
+                link.token = KIND_LINK | (self.sockets as usize) << 32 | (id & 0xffff_ffff);
+                return Some(Connect {
+                    token: link.token,
+                    address: server.spec.address.clone(),
+                    keepalive: server.keepalive,
+                });
+            }
+        }
+        None
+    }
+
+    /// An event of a link's socket.
+    pub fn ready(&mut self, token: usize, readable: bool, writable: bool, closed: bool) {
+        self.note_event(token, readable, writable, closed);
+    }
+
+    /// Reads the links that have something, and decides what becomes of what was asked.
+    pub fn serve(&mut self, chunk: &mut Rc<Chunk>, work: &mut Work, clients: &mut Clients<S>) {
+        for _ in 0..self.readable.len() {
+            if work.is_done() {
+                break;
+            }
+            let Some(id) = self.readable.take() else {
+                break;
+            };
+            if let Some(link) = self.links.get_mut(id) {
+                link.listed = false;
+                self.serve_link(id, chunk, work, clients);
+            }
+        }
+        self.follow(work, clients);
+    }
+
+    /// What follows from what was read, asked or late: losses, rings, journals.
+    pub fn follow(&mut self, work: &mut Work, clients: &mut Clients<S>) {
+        self.renew_rings();
+        if !self.losses.is_empty() {
+            self.take_losses(work, clients);
+            self.renew_rings();
+        }
+        if !self.telling.is_empty() {
+            self.tell_some(work);
+        }
+    }
+
+    /// Does what is due.
+    pub fn expire_due(&mut self, work: &mut Work, clients: &mut Clients<S>) {
+        self.expire(work);
+        self.follow(work, clients);
+    }
+
+    /// Writes each link that gained output, once, but for those that got mirrors only.
+    pub fn write(&mut self, work: &mut Work, clients: &mut Clients<S>) {
+        for _ in 0..self.dirty.len() {
+            if work.is_done() {
+                break;
+            }
+            let Some(id) = self.dirty.take() else {
+                break;
+            };
+            self.write_link(id, work, clients);
+        }
+    }
+
+    /// Writes what only tells backups: it would wake them, and a processor that clients' answers
+    /// need, so it goes last.
+    pub fn write_mirrors(&mut self, work: &mut Work, clients: &mut Clients<S>) {
+        for _ in 0..self.mirrored.len() {
+            if work.is_done() {
+                break;
+            }
+            let Some(id) = self.mirrored.take() else {
+                break;
+            };
+            self.write_link(id, work, clients);
+        }
+    }
+
+    fn write_link(&mut self, id: usize, work: &mut Work, clients: &mut Clients<S>) {
+        let Some(link) = self.links.get_mut(id) else {
+            return;
+        };
+        (link.dirty, link.mirrored) = (false, false);
+        let Ok((bytes, calls)) = link.write(self.now) else {
+            return self.link_lost(id, Cause::ConnectionLost);
+        };
+        work.count_call(bytes);
+        self.counters.writes += calls as u64;
+        self.counters.server_bytes_written += bytes as u64;
+        if link.may_write() {
+            self.dirty.add(id, &mut link.dirty);
+        }
+        link.account(&self.budget);
+        if let Some(server) = self.servers.get_mut(link.server) {
+            server.stats.bytes_written += bytes as u64;
+        }
+        self.wake_waiting(id, clients);
+    }
+
+    /// Clients left: what they have asked and is not sent yet is not sent, if it only reads; and how
+    /// much of what is under way is theirs is counted.
+    pub fn look_for_abandoned(&mut self, clients: &Clients<S>) {
+        self.looked_for_abandoned = self.now;
+        let is_abandoned = |p: &super::Pending| match p.to {
+            To::Client(ticket) => !clients.is_here(ticket.client),
+            _ => false,
+        };
+        for link in self.links.values_mut().filter(|l| !l.pending.is_empty()) {
+            self.counters.requests_withdrawn += link.withdraw(is_abandoned) as u64;
+            link.abandoned = link.pending.iter().filter(|p| is_abandoned(p)).count();
+            link.account(&self.budget);
+        }
+    }
+
+    /// When it may be looked for again.
+    pub fn abandoned_at(&self) -> Time {
+        self.looked_for_abandoned.plus(LOOK_FOR_ABANDONED)
+    }
+
+    /// True if something is to be done at once.
+    pub fn has_work(&self) -> bool {
+        !self.readable.is_empty()
+            || !self.dirty.is_empty()
+            || !self.mirrored.is_empty()
+            || !self.losses.is_empty()
+            || self.has_to_tell()
+    }
+
+    /// True if a server on the list can be told something, or moved on, now.
+    fn has_to_tell(&self) -> bool {
+        !self.telling.is_empty()
+    }
+
+    /// True if links are to be read.
+    pub fn has_readable(&self) -> bool {
+        !self.readable.is_empty()
+    }
+
+    /// When something is due next.
+    pub fn alarm(&self) -> Time {
+        self.next_alarm()
+    }
+
+    /// True when servers owe nothing that is worth waiting for.
+    pub fn is_drained(&self) -> bool {
+        self.links
+            .values()
+            .all(|l| l.pending.is_empty() || !self.is_up(l.server))
+    }
+
+    /// Counts what it holds: for tests that look for leaks.
+    pub fn holdings(&self, into: &mut crate::stats::Holdings) {
+        into.pending = self.links.values().map(|l| l.pending.len()).sum();
+        into.drains = self.given_up.len();
+        into.waiters = self.flows.waiting() + self.losses.iter().map(|l| l.pending.len()).sum::<usize>();
+        into.fetches = self.flows.len();
+        into.flushes = self.flushes.len();
+        into.servers_away = self
+            .servers
+            .values()
+            .filter(|s| !s.health.is_up())
+            .count();
+        into.journals = (self.servers.values())
+            .filter(|s| !s.journal.is_empty())
+            .count();
+    }
+
+    /// The copied bytes that it holds, counted one by one: for tests.
+    pub fn copied(&self) -> usize {
+        let links: usize = self.links.values().map(|l| l.copied()).sum();
+        let losses: usize = self.losses.iter().map(|l| l.queue.own_bytes()).sum();
+        links + losses + self.flows.charged()
+    }
+}

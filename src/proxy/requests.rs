@@ -1,0 +1,264 @@
+//! Requests of clients on their way to the pools.
+
+use super::Proxy;
+use crate::buffer::Source;
+use crate::clients::{Next, Portions, needs_line_end};
+use crate::net::Socket;
+use crate::pools::{Ask, Split};
+use crate::protocol::{Request, forms};
+use crate::work::{REQUEST, Work};
+
+/// Reads of one client in one turn, so that a fast one does not hold up the others.
+const READS_PER_TURN: usize = 4;
+
+impl<S: Socket> Proxy<S> {
+    /// Reads clients that are ready, and asks what they want.
+    pub(super) fn serve_clients(&mut self, work: &mut Work) {
+        for _ in 0..self.clients.ready_len() {
+            if work.is_done() {
+                break;
+            }
+            let Some(key) = self.clients.take_ready() else {
+                break;
+            };
+            for _ in 0..READS_PER_TURN {
+                if work.is_done() || !self.clients.fill(key, &mut self.input, work) {
+                    break;
+                }
+                self.take_requests(key, work);
+            }
+            self.clients.list_again(key);
+        }
+        self.pools.follow(work, &mut self.clients);
+    }
+
+    /// Those who wait for memory.
+    pub(super) fn serve_hungry(&mut self, work: &mut Work) {
+        if !self.clients.has_hungry() {
+            return;
+        }
+        if let Some((key, most)) = self.clients.next_hungry() {
+            if self.clients.fill_hungry(key, most, &mut self.input, work) {
+                self.take_requests(key, work);
+            }
+            self.clients.list_again(key);
+        }
+    }
+
+    /// Asks what the bytes of the input want, until they are used up or the client may not go on.
+    fn take_requests(&mut self, key: usize, work: &mut Work) {
+        loop {
+            if work.is_done() {
+                self.input.stop();
+                break;
+            }
+            work.count(REQUEST);
+            match self.clients.next_request(key, &mut self.input) {
+                Next::Nothing => break,
+                Next::Request(request) => {
+                    if !self.take_request(key, &request) {
+                        break;
+                    }
+                }
+                Next::Head(request) => {
+                    if !self.take_head(key, &request) {
+                        break;
+                    }
+                }
+                Next::Value(value) => {
+                    let request = value.request;
+                    let source = Source::Queue(&value.bytes, value.bytes.start());
+                    let len = value.bytes.len();
+                    let mut name = Vec::new();
+                    let line = source.slice(0..value.line);
+                    forms::raw_key(request.verb, line, &mut name);
+                    let ask = Ask {
+                        verb: request.verb,
+                        traits: request.traits,
+                        line: (source, 0..value.line),
+                        data: (source, value.line..len),
+                        end_line: needs_line_end(&request),
+                    };
+                    // A full server cannot stop a request that has arrived; it stops the next one.
+                    self.ask(key, &request, &name, &ask);
+                    self.clients.value_taken(value);
+                }
+                Next::Keys(request) => self.take_keys(key, &request, work),
+                Next::Portion(portions) => self.take_portion(key, portions, work),
+                Next::Again(slot) => self.ask_again(key, slot, work),
+                Next::Local(what, format) => self.local(key, what, format, work),
+                Next::Drop => {
+                    if let Some(pool) = self.clients.pool_of(key) {
+                        self.pools.drop_key(pool, &self.input.scratch.line);
+                    }
+                }
+            }
+        }
+        self.clients.keep_rest(key, &mut self.input);
+    }
+
+    /// A request with one key at the front of the input. False if its server has no room: the client
+    /// waits.
+    #[inline]
+    fn take_request(&mut self, key: usize, request: &Request) -> bool {
+        let Some(pool) = self.clients.pool_of(key) else {
+            return false;
+        };
+        let name = self.input.key(request);
+        let place = self.pools.place(pool, name);
+        if !self.pools.has_room_for(&place, key, &mut self.clients) {
+            self.input.stop();
+            return false;
+        }
+        let at = self.input.at();
+        let total = request.head + request.data;
+        let ask = Ask {
+            verb: request.verb,
+            traits: request.traits,
+            line: self.input.line(request),
+            data: (self.input.source(), at + request.head..at + total),
+            end_line: needs_line_end(request),
+        };
+        let (verb, traits) = (request.verb, request.traits);
+        let ticket = self
+            .clients
+            .owe(key, request.dress, verb, traits, ask.len());
+        if let Some(ticket) = ticket {
+            self.pools.ask(ticket, pool, &place, name, &ask);
+        }
+        self.input.consume(total);
+        true
+    }
+
+    fn ask(&mut self, key: usize, request: &Request, name: &[u8], ask: &Ask<'_>) {
+        let Some(pool) = self.clients.pool_of(key) else {
+            return;
+        };
+        let place = self.pools.place(pool, name);
+        let (verb, traits) = (request.verb, request.traits);
+        let ticket = self
+            .clients
+            .owe(key, request.dress, verb, traits, ask.len());
+        if let Some(ticket) = ticket {
+            self.pools.ask(ticket, pool, &place, name, ask);
+        }
+    }
+
+    /// The head of a request whose value is still on its way. False if its server has no room.
+    fn take_head(&mut self, key: usize, request: &Request) -> bool {
+        let Some(pool) = self.clients.pool_of(key) else {
+            return false;
+        };
+        let place = self.pools.place(pool, self.input.key(request));
+        if !self.pools.has_room_for(&place, key, &mut self.clients) {
+            self.input.stop();
+            return false;
+        }
+        self.clients.begin_value(key, request, &mut self.input);
+        true
+    }
+
+    /// A request with several keys at the front of the input: as many of them as may be are asked at
+    /// once.
+    fn take_keys(&mut self, key: usize, request: &Request, work: &mut Work) {
+        let (Some(pool), keys) = (self.clients.pool_of(key), self.input.scratch.keys.len()) else {
+            return;
+        };
+        let Some(ticket) = self.clients.owe_keys(key, request, keys) else {
+            return;
+        };
+        let portion = self.clients.portion(key).min(keys);
+        let Some(mut multi) = self.clients.take_multi(ticket) else {
+            return;
+        };
+        multi.begin_portion(portion < keys);
+        let head = self.input.head(request);
+        let scratch = &self.input.scratch;
+        let split = Split::new(ticket, pool, request, &scratch.line);
+        let names = scratch.keys[..portion].iter();
+        let names = names.map(|range| (None, &head[range.clone()]));
+        let (asked, bytes) = self
+            .pools
+            .ask_keys(&split, &mut multi, names, &mut self.clients);
+        work.count(asked * REQUEST);
+        let rest = scratch.keys.get(asked..).unwrap_or_default();
+        let portions = (!rest.is_empty()).then(|| {
+            let mut left = Vec::with_capacity(head.len());
+            for range in rest {
+                left.extend_from_slice(&head[range.clone()]);
+                left.push(b' ');
+            }
+            Box::new(Portions {
+                request: *request,
+                slot: ticket.slot,
+                prefix: scratch.line.clone(),
+                keys: left,
+                at: 0,
+            })
+        });
+        multi.set_more(portions.is_some());
+        self.clients.give_multi(ticket, multi, bytes);
+        self.input.consume(request.head + request.data);
+        if let Some(portions) = portions {
+            self.clients.keep_portions(key, portions);
+        }
+    }
+
+    /// The next keys of a request that is asked for in portions.
+    fn take_portion(&mut self, key: usize, mut portions: Box<Portions>, work: &mut Work) {
+        let ticket = portions.ticket(key);
+        let (Some(pool), portion) = (self.clients.pool_of(key), self.clients.portion(key)) else {
+            return;
+        };
+        let Some(mut multi) = self.clients.take_multi(ticket) else {
+            return;
+        };
+        multi.begin_portion(true);
+        let split = Split::new(ticket, pool, &portions.request, &portions.prefix);
+        let left = &portions.keys[portions.at..];
+        let names = left.split(|b| *b == b' ').filter(|name| !name.is_empty());
+        let names = names.take(portion).map(|name| (None, name));
+        let (asked, bytes) = self
+            .pools
+            .ask_keys(&split, &mut multi, names, &mut self.clients);
+        work.count(asked * REQUEST);
+        let spaces = left.iter().enumerate().filter(|(_, b)| **b == b' ');
+        let end = spaces.map(|(i, _)| i + 1).take(asked).last().unwrap_or(0);
+        portions.at += end;
+        let is_over = portions.at == portions.keys.len();
+        multi.set_more(!is_over);
+        self.clients.give_multi(ticket, multi, bytes);
+        if !is_over {
+            self.clients.keep_portions(key, portions);
+        }
+    }
+
+    /// Keys whose values there was no memory for.
+    fn ask_again(&mut self, key: usize, slot: u32, work: &mut Work) {
+        let Some(pool) = self.clients.pool_of(key) else {
+            return;
+        };
+        let Some((ticket, verb, traits, prefix)) = self.clients.asked_in(key, slot) else {
+            return;
+        };
+        let Some(mut multi) = self.clients.take_multi(ticket) else {
+            return;
+        };
+        let keys = multi.take_again();
+        let portion = self.clients.portion(key);
+        let split = Split {
+            ticket,
+            pool,
+            verb,
+            traits,
+            prefix: &prefix,
+        };
+        let names = keys.iter().take(portion).map(|(n, name)| (Some(*n), &name[..]));
+        let (asked, bytes) = self
+            .pools
+            .ask_keys(&split, &mut multi, names, &mut self.clients);
+        work.count(asked * REQUEST);
+        multi.put_back(keys.into_iter().skip(asked));
+        self.clients.give_multi(ticket, multi, bytes);
+    }
+}
