@@ -1,6 +1,6 @@
 //! TERM, INT, PIPE, and what systemd is told.
 
-use super::common::{Client, Magent, Memcached, TempDir, magent::placement, wait_for};
+use super::common::{Client, Magent, Memcached, TempDir, magent::farm, wait_for};
 use super::{Daemon, MAGENT, free_port};
 use nix::sys::signal::Signal;
 use std::os::unix::net::UnixDatagram;
