@@ -5,6 +5,7 @@ pub mod client;
 pub mod config;
 pub mod event_loop;
 pub mod farm;
+pub mod files;
 pub mod health;
 pub mod logger;
 pub mod net;

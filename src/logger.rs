@@ -5,13 +5,14 @@
 //! written as `\x0a`: nobody can forge a line or reach the terminal.
 
 use crate::config::LogTarget;
+use crate::files::{self, Owner};
 use crate::sys::{self, Gravity};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::ffi::CString;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -27,21 +28,26 @@ struct Logger(Mutex<Sink>);
 
 static LOGGER: Logger = Logger(Mutex::new(Sink::Stderr));
 
-/// Sends all lines to `target` from now on; `verbosity` as in [`set_verbosity`].
+/// Sends all lines to `target` from now on; a log file is given to `owner`, `verbosity` is as
+/// in [`set_verbosity`].
 ///
 /// # Errors
 /// The file can't be opened.
-pub fn start(target: &LogTarget, verbosity: u32) -> io::Result<()> {
+pub fn start(target: &LogTarget, verbosity: u32, owner: Owner) -> io::Result<()> {
     let sink = match target {
         LogTarget::Stderr => Sink::Stderr,
         LogTarget::Syslog => {
             sys::open_syslog();
             Sink::Syslog
         }
-        LogTarget::File(path) => Sink::File {
-            path: path.clone(),
-            file: open(path)?,
-        },
+        LogTarget::File(path) => {
+            let file = files::open_log(path)?;
+            files::give(&file, owner)?;
+            Sink::File {
+                path: path.clone(),
+                file,
+            }
+        }
     };
     LOGGER.set(sink);
     // It only fails if it was called before, and then this logger is in place already.
@@ -69,13 +75,9 @@ pub fn reopen() -> io::Result<()> {
         Sink::File { path, .. } => path.clone(),
         Sink::Stderr | Sink::Syslog => return Ok(()),
     };
-    let file = open(&path)?;
+    let file = files::open_log(&path)?;
     LOGGER.set(Sink::File { path, file });
     Ok(())
-}
-
-fn open(path: &Path) -> io::Result<File> {
-    File::options().append(true).create(true).open(path)
 }
 
 impl Logger {
@@ -192,6 +194,7 @@ fn date(days: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
 
     #[test]
     fn dates() {
@@ -223,7 +226,7 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("magent-log-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         let (path, moved) = (dir.join("log"), dir.join("log.1"));
-        start(&LogTarget::File(path.clone()), 1).unwrap();
+        start(&LogTarget::File(path.clone()), 1, None).unwrap();
         log::warn!("first\nline");
         log::debug!("not asked for");
         std::fs::rename(&path, &moved).unwrap();
@@ -251,7 +254,7 @@ mod tests {
         assert!(second.contains(&"error second".to_string()), "{second:?}");
         assert!(second.contains(&"error third".to_string()));
         assert!(!second.iter().any(|l| l.contains("too quiet")));
-        start(&LogTarget::Stderr, 0).unwrap();
+        start(&LogTarget::Stderr, 0, None).unwrap();
         std::fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -168,8 +168,24 @@ pub struct Identity {
 
 /// True if the process may become somebody else.
 pub fn is_root() -> bool {
+    user() == 0
+}
+
+/// Who the process is to the kernel now.
+pub fn user() -> u32 {
     // SAFETY: no arguments.
-    unsafe { libc::geteuid() == 0 }
+    unsafe { libc::geteuid() }
+}
+
+/// Gives away the file behind a descriptor, also one that was opened with `O_PATH`.
+///
+/// # Errors
+/// What the system says.
+pub fn give(file: impl AsFd, uid: u32, gid: u32) -> io::Result<()> {
+    let fd = file.as_fd().as_raw_fd();
+    // SAFETY: the path is empty and ends in a NUL.
+    let done = unsafe { libc::fchownat(fd, c"".as_ptr(), uid, gid, libc::AT_EMPTY_PATH) };
+    check(done).map(drop)
 }
 
 /// Resolves `-u` and `-g`: names first, then numbers. `None` if neither is given.
