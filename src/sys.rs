@@ -13,8 +13,10 @@
 #![allow(unsafe_code)]
 
 mod notify;
+mod nowait;
 
 pub use notify::{State, notify};
+pub use nowait::{has_room, send_now};
 
 use std::ffi::{CStr, CString};
 use std::io::{self, Read, Write};
@@ -503,36 +505,6 @@ fn handle(signal: libc::c_int, handler: libc::sighandler_t) -> io::Result<()> {
     // SAFETY: set is complete.
     check(unsafe { libc::sigprocmask(libc::SIG_UNBLOCK, set.as_ptr(), std::ptr::null_mut()) })?;
     Ok(())
-}
-
-// -------------------------------------------------------------------------------- syslog
-
-/// How grave a line for syslog is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[allow(missing_docs)]
-pub enum Gravity {
-    Error,
-    Warning,
-    Info,
-    Debug,
-}
-
-/// Names the lines that [`syslog`] will write. Nothing is opened yet.
-pub fn open_syslog() {
-    // SAFETY: syslog keeps the pointer; the string lives for ever.
-    unsafe { libc::openlog(c"magent".as_ptr(), libc::LOG_PID, libc::LOG_DAEMON) };
-}
-
-/// Writes one line. Where no syslog runs it is lost, as with every daemon.
-pub fn syslog(gravity: Gravity, line: &CStr) {
-    let priority = match gravity {
-        Gravity::Error => libc::LOG_ERR,
-        Gravity::Warning => libc::LOG_WARNING,
-        Gravity::Info => libc::LOG_INFO,
-        Gravity::Debug => libc::LOG_DEBUG,
-    };
-    // SAFETY: the format takes one string, and one is given.
-    unsafe { libc::syslog(priority, c"%s".as_ptr(), line.as_ptr()) };
 }
 
 // ------------------------------------------------------------------------------- sockets

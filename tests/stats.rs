@@ -34,7 +34,7 @@ const OF_MAGENT: &[&str] = &[
     "repairs", "repairs_dropped", "chases", "protocol_errors", "limit_memory_paused",
     "limit_memory_gets", "limit_memory_stores", "limit_memory_requests", "limit_client_paused",
     "limit_client_stalled", "limit_client_half_sent", "limit_client_idle", "limit_server_paused",
-    "limit_mirrors_journaled", "limit_accept_paused", "limit_journal_overflows",
+    "limit_mirrors_journaled", "limit_accept_paused", "limit_journal_overflows", "log_lines_lost",
 ];
 
 #[rustfmt::skip]

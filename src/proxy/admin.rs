@@ -73,10 +73,7 @@ impl<S: Socket> Proxy<S> {
             Local::Version => {
                 self.answer_local(key, dress, VERSION_LINE.as_bytes(), VERSION.as_bytes());
             }
-            Local::Verbosity(level) => {
-                crate::logger::set_verbosity(level);
-                self.answer_local(key, dress, b"OK\r\n", b"");
-            }
+            Local::Verbosity => self.answer_local(key, dress, b"OK\r\n", b""),
             Local::Stats(arguments) => self.stats(key, dress, &arguments),
             Local::FlushAll(when) => self.flush_all(key, dress, when),
             Local::Quit => {
@@ -245,6 +242,7 @@ impl<S: Socket> Proxy<S> {
             line("threads", 1),
             line("bytes_in_flight", held),
             line("limit_maxbytes", self.config.memory),
+            line("log_lines_lost", crate::logger::lost()),
         ];
         let mut counters = self.counters.clone();
         counters.get_misses = counters.cmd_get.saturating_sub(counters.get_hits);

@@ -7,9 +7,6 @@ use crate::protocol::{Dress, Local, Parsed, Scratch};
 /// From more seconds than this on a delay is an absolute time.
 const DELTA_MAX: u64 = 60 * 60 * 24 * 30;
 
-/// memcached's highest level of verbosity.
-const VERBOSITY_MAX: u32 = 2;
-
 const NO_CRAWLER: &[u8] = b"CLIENT_ERROR lru crawler disabled";
 
 /// Whatever is no meta command and no command with keys.
@@ -71,9 +68,9 @@ fn dress(line: &Line<'_>) -> Dress {
 
 fn verbosity(line: &Line<'_>, s: &mut Scratch) -> Parsed {
     match parse_u32(line.words.get(1)) {
-        Some(level) => Parsed::Local {
+        Some(_) => Parsed::Local {
             used: line.used,
-            what: Local::Verbosity(level.min(VERBOSITY_MAX)),
+            what: Local::Verbosity,
             dress: dress(line),
         },
         None => line.refuse_unless_quiet(s, BAD_FORMAT),
