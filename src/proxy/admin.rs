@@ -9,10 +9,10 @@ use crate::stats::Counters;
 use crate::sys;
 use crate::upstream::{LinkState, NOBODY, ServerId};
 
-/// The protocol level that magent speaks, for clients that choose features by it, then its own.
-pub const VERSION: &str = concat!("1.6.18-magent-", env!("CARGO_PKG_VERSION"));
+/// The protocol level that magent speaks, for clients that choose features by it.
+pub const VERSION: &str = "1.6.18";
 
-const VERSION_LINE: &str = concat!("VERSION 1.6.18-magent-", env!("CARGO_PKG_VERSION"), "\r\n");
+const VERSION_LINE: &str = "VERSION 1.6.18\r\n";
 
 /// The lines of one `stats`: names and values.
 type Lines = Vec<(String, String)>;
@@ -133,6 +133,7 @@ impl<S: Socket> Proxy<S> {
         let arguments = String::from_utf8_lossy(arguments).into_owned();
         let mut words = arguments.split(' ').filter(|w| !w.is_empty());
         let pool = self.clients.get(key).map_or(0, |c| c.pool as usize);
+        let is_binary = matches!(dress, Dress::Binary(_));
         match (words.next(), words.next()) {
             (None, _) if matches!(dress, Dress::Text) && !self.config.memcached_stats => {
                 let text = self.matrix(pool);
@@ -158,10 +159,19 @@ impl<S: Socket> Proxy<S> {
                 let lines = self.stats_route(pool, name.as_bytes());
                 self.answer_stats(key, dress, &lines);
             }
-            (Some("route"), None) => {
+            (Some("route"), None) if !is_binary => {
                 self.answer_local(key, dress, b"CLIENT_ERROR usage: stats route KEY\r\n", b"");
             }
-            (Some("detail"), _) if !matches!(dress, Dress::Binary(_)) => {
+            // There are no counts by key prefix to be switched on.
+            (Some("detail"), Some("on" | "off")) => match is_binary {
+                true => self.answer_stats(key, dress, &Lines::new()),
+                false => self.answer_local(key, dress, b"OK\r\n", b""),
+            },
+            (Some("detail"), Some("dump")) => match is_binary {
+                true => self.answer_stats(key, dress, &vec![line("detailed", "END\r\n")]),
+                false => self.answer_local(key, dress, b"END\r\n", b""),
+            },
+            (Some("detail"), _) if !is_binary => {
                 let usage = b"CLIENT_ERROR usage: stats detail on|off|dump\r\n";
                 self.answer_local(key, dress, usage, b"");
             }
@@ -234,6 +244,7 @@ impl<S: Socket> Proxy<S> {
             line("uptime", self.now.0 / SECOND),
             line("time", self.unix),
             line("version", VERSION),
+            line("magent_version", env!("CARGO_PKG_VERSION")),
             line("pointer_size", usize::BITS),
             line("rusage_user", format!("{:.6}", user.as_secs_f64())),
             line("rusage_system", format!("{:.6}", system.as_secs_f64())),
