@@ -171,6 +171,9 @@ impl Meta<'_> {
             return Err(flags.blame(INVALID, BAD_OPAQUE));
         }
         if len > self.limits.max_value {
+            if flags.newer {
+                return Err(INVALID);
+            }
             return Ok(self.too_large(len, mode.has(Traits::SETS), flags.has(b'b'), s));
         }
         let traits = mode
