@@ -12,8 +12,9 @@ mod entrance;
 mod reading;
 
 use crate::config::{Address, Config, ListenSpec, PoolConfig};
+use crate::files::Owner;
 use crate::logger;
-use crate::net::{self, Owner, Stream};
+use crate::net::{self, Stream};
 use crate::proxy::{Now, Proxy};
 use crate::sys::{self, Signal, Signals, State};
 use entrance::{Entrances, Plan};

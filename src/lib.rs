@@ -5,6 +5,7 @@ pub mod buffer;
 pub mod clients;
 pub mod config;
 pub mod event_loop;
+pub mod files;
 pub mod health;
 pub mod journal;
 pub mod logger;

@@ -2,62 +2,92 @@
 //!
 //! One line is `2026-11-21T04:08:59.123Z warn text`; syslog gets the text alone, since it adds
 //! its own time. Bytes that came from a peer may stand in a text, so control characters are
-//! written as `\x0a`: nobody can forge a line or reach the terminal.
+//! written as `\x0a` and long texts are cut: nobody can forge a line, reach the terminal or
+//! fill the disk with one request.
+//!
+//! Logging never waits. A line that can't be written at once is dropped and counted, and the
+//! next one that can be is preceded by the count.
+
+mod sink;
 
 use crate::config::LogTarget;
-use crate::sys::{self, Gravity};
+use crate::files::{self, Owner};
 use log::{Level, LevelFilter, Log, Metadata, Record};
-use std::ffi::CString;
+use sink::{Stream, Syslog, WRITE_MAX};
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Where every system's syslog listens.
+const SYSLOG: &str = "/dev/log";
+
+/// syslog's number for daemons.
+const FACILITY: u8 = 3;
+
+/// Bytes at most of what goes with a text: time, level and line end, and a line that says how
+/// many were lost before it.
+const HEADS_MAX: usize = 160;
+
+/// Bytes of one text at most.
+const TEXT_MAX: usize = WRITE_MAX - HEADS_MAX;
+
+/// Bytes of one piece of a text at most, so that what stands behind a long request is seen.
+const PIECE_MAX: usize = 1024;
 
 /// Where lines go now.
 enum Sink {
-    Stderr,
-    Syslog,
-    File { path: PathBuf, file: File },
+    /// Before [`start`].
+    Nowhere,
+    Stderr(Stream),
+    File(PathBuf, Stream),
+    Syslog(Syslog),
+}
+
+/// The sink, and the lines that it did not take.
+struct State {
+    sink: Sink,
+    /// Since the start.
+    lost: u64,
+    /// Since the log said so last.
+    untold: u64,
 }
 
 /// What `log` wants: one object that lives for ever.
-struct Logger(Mutex<Sink>);
+struct Logger(Mutex<State>);
 
-static LOGGER: Logger = Logger(Mutex::new(Sink::Stderr));
+static LOGGER: Logger = Logger(Mutex::new(State {
+    sink: Sink::Nowhere,
+    lost: 0,
+    untold: 0,
+}));
 
-/// Sends all lines to `target` from now on; `verbosity` as in [`set_verbosity`].
+/// Sends all lines to `target` from now on; a log file is given to `owner`. `verbosity`: 0
+/// what an administrator should know, 1 what happens to servers and listeners too, 2 and more
+/// every request.
 ///
 /// # Errors
-/// The file can't be opened.
-pub fn start(target: &LogTarget, verbosity: u32) -> io::Result<()> {
+/// The log can't be opened.
+pub fn start(target: &LogTarget, verbosity: u32, owner: Owner) -> io::Result<()> {
     let sink = match target {
-        LogTarget::Stderr => Sink::Stderr,
-        LogTarget::Syslog => {
-            sys::open_syslog();
-            Sink::Syslog
+        LogTarget::Stderr => Sink::Stderr(Stream::stderr()?),
+        LogTarget::Syslog => Sink::Syslog(Syslog::new(Path::new(SYSLOG))),
+        LogTarget::File(path) => {
+            let stream = Stream::open(path)?;
+            files::give(stream.file(), owner)?;
+            Sink::File(path.clone(), stream)
         }
-        LogTarget::File(path) => Sink::File {
-            path: path.clone(),
-            file: open(path)?,
-        },
     };
-    LOGGER.set(sink);
+    LOGGER.state().sink = sink;
     // It only fails if it was called before, and then this logger is in place already.
     let _ = log::set_logger(&LOGGER);
-    set_verbosity(verbosity);
-    Ok(())
-}
-
-/// What is logged: 0 what an administrator should know, 1 what happens to servers and
-/// listeners too, 2 and more every request.
-pub fn set_verbosity(verbosity: u32) {
     log::set_max_level(match verbosity {
         0 => LevelFilter::Warn,
         1 => LevelFilter::Info,
         _ => LevelFilter::Debug,
     });
+    Ok(())
 }
 
 /// Opens the log file anew, after it was moved away. Stderr and syslog need nothing.
@@ -65,27 +95,24 @@ pub fn set_verbosity(verbosity: u32) {
 /// # Errors
 /// The file can't be opened; lines then go on to the one that was moved.
 pub fn reopen() -> io::Result<()> {
-    let path = match &*LOGGER.sink() {
-        Sink::File { path, .. } => path.clone(),
-        Sink::Stderr | Sink::Syslog => return Ok(()),
+    let path = match &LOGGER.state().sink {
+        Sink::File(path, _) => path.clone(),
+        _ => return Ok(()),
     };
-    let file = open(&path)?;
-    LOGGER.set(Sink::File { path, file });
+    let stream = Stream::open(&path)?;
+    LOGGER.state().sink = Sink::File(path, stream);
     Ok(())
 }
 
-fn open(path: &Path) -> io::Result<File> {
-    File::options().append(true).create(true).open(path)
+/// How many lines could not be written since the start.
+pub fn lost() -> u64 {
+    LOGGER.state().lost
 }
 
 impl Logger {
-    /// A panic elsewhere leaves no half-made sink behind, so a poisoned lock is as good.
-    fn sink(&self) -> std::sync::MutexGuard<'_, Sink> {
+    /// A panic elsewhere leaves no half-made state behind, so a poisoned lock is as good.
+    fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn set(&self, sink: Sink) {
-        *self.sink() = sink;
     }
 }
 
@@ -99,56 +126,90 @@ impl Log for Logger {
             return;
         }
         // Made before the lock is taken: the text's own formatting may log or panic.
-        let mut line = Line(String::with_capacity(128));
-        let _ = start_line(&mut line.0, SystemTime::now(), record.level());
-        let text = line.0.len();
-        let _ = write!(line, "{}", record.args());
-        // A log that can't be written must not stop what it is about.
-        let _ = match &mut *self.sink() {
-            Sink::Stderr => io::stderr().write_all(line.end().as_bytes()),
-            Sink::File { file, .. } => file.write_all(line.end().as_bytes()),
-            Sink::Syslog => {
-                // No NUL is left, so this always succeeds.
-                if let Ok(line) = CString::new(&line.0[text..]) {
-                    sys::syslog(gravity(record.level()), &line);
-                }
-                Ok(())
-            }
-        };
+        let mut text = Text(String::with_capacity(128));
+        // It ends early where the text is cut.
+        let _ = write!(text, "{}", record.args());
+        self.state().write(record.level(), &text.0);
     }
 
     fn flush(&self) {}
 }
 
-/// A line in the making: control characters become `\x..`.
-struct Line(String);
+impl State {
+    fn write(&mut self, level: Level, text: &str) {
+        if self.put(level, text).is_ok() {
+            self.untold = 0;
+        } else {
+            self.lost += 1;
+            self.untold += 1;
+        }
+    }
 
-impl Line {
-    fn end(&mut self) -> &str {
-        self.0.push('\n');
-        &self.0
+    /// Writes a line, and before it how many are missing there: both or neither.
+    fn put(&mut self, level: Level, text: &str) -> io::Result<()> {
+        let notice = match self.untold {
+            0 => None,
+            n => Some(format!("{n} log lines were lost")),
+        };
+        let notice = notice.as_deref().map(|n| (Level::Warn, n));
+        let lines = notice.into_iter().chain([(level, text)]);
+        let mut out = String::with_capacity(text.len() + HEADS_MAX);
+        match &mut self.sink {
+            Sink::Nowhere => Ok(()),
+            Sink::Stderr(stream) | Sink::File(_, stream) => {
+                for (level, text) in lines {
+                    let _ = start_line(&mut out, SystemTime::now(), level);
+                    out.push_str(text);
+                    out.push('\n');
+                }
+                stream.put(out.as_bytes())
+            }
+            Sink::Syslog(syslog) => {
+                let pid = std::process::id();
+                for (level, text) in lines {
+                    let priority = FACILITY << 3 | gravity(level);
+                    out.clear();
+                    let _ = write!(out, "<{priority}>magent[{pid}]: {text}");
+                    syslog.put(out.as_bytes())?;
+                    self.untold = 0;
+                }
+                Ok(())
+            }
+        }
     }
 }
 
-impl std::fmt::Write for Line {
-    fn write_str(&mut self, text: &str) -> std::fmt::Result {
-        for c in text.chars() {
+/// A text in the making: control characters become `\x..`, and what is too long `...`.
+struct Text(String);
+
+impl std::fmt::Write for Text {
+    fn write_str(&mut self, piece: &str) -> std::fmt::Result {
+        let end = TEXT_MAX.min(self.0.len() + PIECE_MAX);
+        for c in piece.chars() {
+            if self.0.len() >= end {
+                self.0.push_str("...");
+                break;
+            }
             if c.is_control() {
                 write!(self.0, "\\x{:02x}", u32::from(c))?;
             } else {
                 self.0.push(c);
             }
         }
-        Ok(())
+        match self.0.len() < TEXT_MAX {
+            true => Ok(()),
+            false => Err(std::fmt::Error),
+        }
     }
 }
 
-fn gravity(level: Level) -> Gravity {
+/// syslog's number for a level.
+fn gravity(level: Level) -> u8 {
     match level {
-        Level::Error => Gravity::Error,
-        Level::Warn => Gravity::Warning,
-        Level::Info => Gravity::Info,
-        Level::Debug | Level::Trace => Gravity::Debug,
+        Level::Error => 3,
+        Level::Warn => 4,
+        Level::Info => 6,
+        Level::Debug | Level::Trace => 7,
     }
 }
 
@@ -224,11 +285,73 @@ mod tests {
         }
     }
 
+    fn text(args: std::fmt::Arguments<'_>) -> String {
+        let mut text = Text(String::new());
+        let _ = text.write_fmt(args);
+        text.0
+    }
+
     #[test]
     fn nobody_forges_a_line() {
-        let mut line = Line(String::new());
-        write!(line, "key a\r\nb\x1b[2J\0\u{85} ü").unwrap();
-        assert_eq!(line.end(), "key a\\x0d\\x0ab\\x1b[2J\\x00\\x85 ü\n");
+        assert_eq!(
+            text(format_args!("key {} ü", "a\r\nb\x1b[2J\0\u{85}")),
+            "key a\\x0d\\x0ab\\x1b[2J\\x00\\x85 ü"
+        );
+    }
+
+    #[test]
+    fn long_texts_are_cut() {
+        let long = "ü".repeat(1 << 20);
+        let said = text(format_args!("a <- {long} (why)"));
+        assert!(said.starts_with("a <- üü") && said.ends_with("ü... (why)"));
+        assert!(said.len() < PIECE_MAX + 32, "{}", said.len());
+        let (many, zeros) = (format!("{long}\0"), "\0".repeat(10_000));
+        let said = text(format_args!("{many}{zeros}{many}{zeros}{many}{zeros}"));
+        assert!((TEXT_MAX..TEXT_MAX + 8).contains(&said.len()));
+    }
+
+    #[test]
+    fn a_syslog_that_nobody_reads_is_not_waited_for() {
+        let dir = std::env::temp_dir().join(format!("magent-syslog-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("log");
+        let mut state = State {
+            sink: Sink::Syslog(Syslog::new(&path)),
+            lost: 0,
+            untold: 0,
+        };
+        state.write(Level::Info, "nobody listens");
+        assert_eq!((state.lost, state.untold), (1, 1));
+        let bind = || {
+            let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            socket
+        };
+        let read = |socket: &std::os::unix::net::UnixDatagram| {
+            let mut buf = [0; 2 * WRITE_MAX];
+            let n = socket.recv(&mut buf).ok()?;
+            let said = String::from_utf8_lossy(&buf[..n]).into_owned();
+            Some(said.replace(&format!("magent[{}]", std::process::id()), "magent"))
+        };
+        let log = bind();
+        state.write(Level::Error, "a");
+        assert_eq!(read(&log).unwrap(), "<28>magent: 1 log lines were lost");
+        assert_eq!(read(&log).unwrap(), "<27>magent: a");
+        let before = state.lost;
+        // More than any socket takes.
+        (0..50_000).for_each(|_| state.write(Level::Debug, "b"));
+        let lost = state.lost - before;
+        assert!((1..50_000).contains(&lost), "{lost}");
+        while read(&log).is_some() {}
+        // Syslog was started again meanwhile.
+        drop(log);
+        std::fs::remove_file(&path).unwrap();
+        let log = bind();
+        state.write(Level::Info, "c");
+        let told = format!("<28>magent: {lost} log lines were lost");
+        assert_eq!(read(&log).unwrap(), told);
+        assert_eq!(read(&log).unwrap(), "<30>magent: c");
+        std::fs::remove_dir_all(&dir).unwrap();
     }
 
     /// One test for all that touches the one logger of the process.
@@ -237,13 +360,13 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("magent-log-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         let (path, moved) = (dir.join("log"), dir.join("log.1"));
-        start(&LogTarget::File(path.clone()), 1).unwrap();
+        start(&LogTarget::File(path.clone()), 1, None).unwrap();
         log::warn!("first\nline");
         log::debug!("not asked for");
         std::fs::rename(&path, &moved).unwrap();
         log::info!("still the old file");
         reopen().unwrap();
-        set_verbosity(0);
+        log::set_max_level(LevelFilter::Warn);
         log::info!("too quiet");
         log::error!("second");
         std::fs::rename(&path, dir.join("log.2")).unwrap();
@@ -265,7 +388,7 @@ mod tests {
         assert!(second.contains(&"error second".to_string()), "{second:?}");
         assert!(second.contains(&"error third".to_string()));
         assert!(!second.iter().any(|l| l.contains("too quiet")));
-        start(&LogTarget::Stderr, 0).unwrap();
+        start(&LogTarget::Stderr, 0, None).unwrap();
         std::fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -1,15 +1,15 @@
 //! The command: options → everything that can fail → the background → the loop → the status.
 
+mod pid_file;
+
 use magent::config::{Action, Config, LogTarget};
 use magent::event_loop::{self, Bound, EventLoop};
+use magent::files::Owner;
 use magent::logger;
-use magent::net::Owner;
 use magent::sys::{self, Readiness, Signals, State, reason};
+use pid_file::PidFile;
 use std::ffi::OsString;
-use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown, lchown};
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -93,29 +93,13 @@ fn prepare(config: &Config) -> Result<Prepared, String> {
 }
 
 fn start_log(config: &Config, owner: Owner) -> Result<(), String> {
-    let target = &config.log;
-    let failed = |path: &Path, e: io::Error| format!("-L {}: {}", path.display(), reason(&e));
-    match (logger::start(target, config.verbose.into()), target) {
-        (Err(e), LogTarget::File(path)) => return Err(failed(path, e)),
-        (Err(e), _) => return Err(format!("the log: {}", reason(&e))),
-        (Ok(()), LogTarget::File(path)) => {
-            give(path, owner).map_err(|e| failed(path, e))?;
-        }
-        (Ok(()), _) => {}
-    }
+    logger::start(&config.log, config.verbose.into(), owner).map_err(|e| match &config.log {
+        LogTarget::File(path) => format!("-L {}: {}", path.display(), reason(&e)),
+        _ => format!("the log: {}", reason(&e)),
+    })?;
     // Nobody reads a daemon's stderr, so a panic must go where all else goes.
     std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
     Ok(())
-}
-
-/// Gives a file to `owner`; links and devices (`/dev/stderr`) stay whose they are.
-fn give(path: &Path, owner: Owner) -> io::Result<()> {
-    match owner {
-        Some((uid, gid)) if fs::symlink_metadata(path)?.is_file() => {
-            lchown(path, Some(uid), Some(gid))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// The loop's whole life, in the process that runs it.
@@ -159,137 +143,8 @@ fn start(
     let signals = Signals::install().map_err(|e| format!("signals: {}", reason(&e)))?;
     if let Some(file) = pid_file {
         file.write()
-            .map_err(|e| format!("-P {}: {}", file.path.display(), reason(&e)))?;
+            .map_err(|e| format!("-P {}: {}", file.path().display(), reason(&e)))?;
     }
     EventLoop::new(config, bound, signals, owner)
         .map_err(|e| format!("waiting for events: {}", reason(&e)))
-}
-
-/// The pid file, kept open: where it can't be removed any more it can still be emptied.
-struct PidFile {
-    path: PathBuf,
-    file: File,
-    /// Whose pid it holds. Until it holds ours, dropping it removes it only if we made it.
-    written: bool,
-    made: bool,
-}
-
-impl PidFile {
-    /// Opens it, so that it is known that it can be written; what it holds stays.
-    fn open(path: &Path, owner: Owner) -> io::Result<PidFile> {
-        let made = fs::symlink_metadata(path).is_err();
-        // Reading too, or opening a pipe that nobody reads would never return.
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o644)
-            .open(path)?;
-        let pid_file = PidFile {
-            path: path.to_path_buf(),
-            file,
-            written: false,
-            made,
-        };
-        if let (Some((uid, gid)), true) = (owner, pid_file.is_ours()) {
-            fchown(&pid_file.file, Some(uid), Some(gid))?;
-        }
-        Ok(pid_file)
-    }
-
-    /// Writes the pid of this process.
-    fn write(&mut self) -> io::Result<()> {
-        self.written = true;
-        self.empty()?;
-        writeln!(self.file, "{}", std::process::id())
-    }
-
-    fn empty(&self) -> io::Result<()> {
-        match self.file.metadata()?.is_file() {
-            true => self.file.set_len(0),
-            false => Ok(()),
-        }
-    }
-
-    /// True if the path still names the file that was opened, and it is a plain one.
-    fn is_ours(&self) -> bool {
-        match (fs::symlink_metadata(&self.path), self.file.metadata()) {
-            (Ok(there), Ok(here)) => {
-                there.is_file() && (there.dev(), there.ino()) == (here.dev(), here.ino())
-            }
-            _ => false,
-        }
-    }
-}
-
-impl Drop for PidFile {
-    fn drop(&mut self) {
-        if !(self.written || self.made) || !self.is_ours() {
-            return;
-        }
-        if let Err(e) = fs::remove_file(&self.path) {
-            let path = self.path.display();
-            log::warn!("the pid file {path} can't be removed: {}", reason(&e));
-            // An empty one misleads nobody into sending signals to a stranger.
-            if let Err(e) = self.empty() {
-                log::warn!("the pid file {path} can't be emptied: {}", reason(&e));
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn path(name: &str) -> PathBuf {
-        let path = std::env::temp_dir().join(format!("magent-{}-{name}", std::process::id()));
-        let _ = fs::remove_file(&path);
-        path
-    }
-
-    #[test]
-    fn a_pid_file_comes_and_goes() {
-        let path = path("comes");
-        let mut file = PidFile::open(&path, None).unwrap();
-        file.write().unwrap();
-        let pid = format!("{}\n", std::process::id());
-        assert_eq!(fs::read_to_string(&path).unwrap(), pid);
-        drop(file);
-        assert!(!path.exists());
-    }
-
-    #[test]
-    fn a_failed_start_leaves_no_pid_file_and_spoils_none() {
-        let path = path("failed");
-        drop(PidFile::open(&path, None).unwrap());
-        assert!(!path.exists());
-        fs::write(&path, "123456\n").unwrap();
-        drop(PidFile::open(&path, None).unwrap());
-        assert_eq!(fs::read_to_string(&path).unwrap(), "123456\n");
-        PidFile::open(&path, None).unwrap().write().unwrap();
-        assert!(!path.exists());
-    }
-
-    #[test]
-    fn a_successors_pid_file_stays() {
-        let path = path("successor");
-        let mut file = PidFile::open(&path, None).unwrap();
-        file.write().unwrap();
-        fs::remove_file(&path).unwrap();
-        fs::write(&path, "123456\n").unwrap();
-        drop(file);
-        assert_eq!(fs::read_to_string(&path).unwrap(), "123456\n");
-        fs::remove_file(&path).unwrap();
-    }
-
-    #[test]
-    fn devices_are_written_but_never_removed() {
-        let null = Path::new("/dev/null");
-        let mut file = PidFile::open(null, Some((65534, 65534))).unwrap();
-        file.write().unwrap();
-        drop(file);
-        assert_eq!(fs::metadata(null).unwrap().uid(), 0);
-    }
 }

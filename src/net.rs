@@ -2,13 +2,14 @@
 
 use crate::buffer::Queue;
 use crate::config::{Address, ListenSpec};
+use crate::files::{Owner, SocketInode};
 use crate::sys;
 use mio::event::Source;
 use mio::{Interest, Registry, Token};
 use std::fs;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::Shutdown;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// What the proxy needs of a connection; the core's only type parameter, so that all of it
@@ -314,9 +315,6 @@ pub fn connect(address: &Address, keepalive: bool) -> io::Result<Stream> {
     }
 }
 
-/// User and group that socket files are given to.
-pub type Owner = Option<(u32, u32)>;
-
 /// Where clients come in. Dropping it closes it and removes its socket file.
 pub struct Listener {
     spec: ListenSpec,
@@ -368,7 +366,11 @@ impl Listener {
         }
         if let Accepting::Unix { file, .. } = &self.socket {
             if self.spec.mode != spec.mode {
-                fs::set_permissions(&file.path, fs::Permissions::from_mode(spec.mode))?;
+                let inode = SocketInode::hold(&file.path)?;
+                if inode.id()? != file.id {
+                    return Err(io::Error::other("it was replaced"));
+                }
+                inode.set_mode(spec.mode)?;
                 self.spec.mode = spec.mode;
             }
         }
@@ -433,10 +435,12 @@ fn bind_unix(path: &Path, spec: &ListenSpec, owner: Owner) -> io::Result<Accepti
     let bound = sys::with_umask(0o777 & !spec.mode, || {
         std::os::unix::net::UnixListener::bind(path)
     })?;
-    let file = SocketFile::new(path)?;
-    if let Some((uid, gid)) = owner {
-        std::os::unix::fs::lchown(path, Some(uid), Some(gid))?;
-    }
+    let inode = SocketInode::hold(path)?;
+    inode.give(owner)?;
+    let file = SocketFile {
+        path: path.to_path_buf(),
+        id: inode.id()?,
+    };
     sys::set_backlog(&bound, spec.backlog)?;
     bound.set_nonblocking(true)?;
     let listener = mio::net::UnixListener::from_std(bound);
@@ -469,15 +473,6 @@ struct SocketFile {
     path: PathBuf,
     /// Device and inode: a successor's file at the same path is left alone.
     id: (u64, u64),
-}
-
-impl SocketFile {
-    fn new(path: &Path) -> io::Result<SocketFile> {
-        Ok(SocketFile {
-            path: path.to_path_buf(),
-            id: file_id(path)?,
-        })
-    }
 }
 
 impl Drop for SocketFile {
@@ -631,7 +626,17 @@ mod tests {
         assert_eq!(listener.spec(), &wanted);
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
         talk(&listener);
+
+        // Another file by that name keeps its mode.
+        fs::write(dir.join("precious"), "").unwrap();
+        let before = fs::metadata(dir.join("precious")).unwrap().mode();
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink(dir.join("precious"), &path).unwrap();
+        wanted.mode = 0o777;
+        let refused = listener.adjust(&wanted).unwrap_err();
+        assert_eq!(sys::reason(&refused), "it was replaced");
+        assert_eq!(fs::metadata(dir.join("precious")).unwrap().mode(), before);
         drop(listener);
-        fs::remove_dir(&dir).unwrap();
+        fs::remove_dir_all(&dir).unwrap();
     }
 }

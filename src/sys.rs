@@ -13,8 +13,10 @@
 #![allow(unsafe_code)]
 
 mod notify;
+mod nowait;
 
 pub use notify::{State, notify};
+pub use nowait::{has_room, send_now};
 
 use std::ffi::{CStr, CString};
 use std::io::{self, Read, Write};
@@ -168,8 +170,24 @@ pub struct Identity {
 
 /// True if the process may become somebody else.
 pub fn is_root() -> bool {
+    user() == 0
+}
+
+/// Who the process is to the kernel now.
+pub fn user() -> u32 {
     // SAFETY: no arguments.
-    unsafe { libc::geteuid() == 0 }
+    unsafe { libc::geteuid() }
+}
+
+/// Gives away the file behind a descriptor, also one that was opened with `O_PATH`.
+///
+/// # Errors
+/// What the system says.
+pub fn give(file: impl AsFd, uid: u32, gid: u32) -> io::Result<()> {
+    let fd = file.as_fd().as_raw_fd();
+    // SAFETY: the path is empty and ends in a NUL.
+    let done = unsafe { libc::fchownat(fd, c"".as_ptr(), uid, gid, libc::AT_EMPTY_PATH) };
+    check(done).map(drop)
 }
 
 /// Resolves `-u` and `-g`: names first, then numbers. `None` if neither is given.
@@ -497,36 +515,6 @@ fn handle(signal: libc::c_int, handler: libc::sighandler_t) -> io::Result<()> {
     // SAFETY: set is complete.
     check(unsafe { libc::sigprocmask(libc::SIG_UNBLOCK, set.as_ptr(), std::ptr::null_mut()) })?;
     Ok(())
-}
-
-// -------------------------------------------------------------------------------- syslog
-
-/// How grave a line for syslog is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[allow(missing_docs)]
-pub enum Gravity {
-    Error,
-    Warning,
-    Info,
-    Debug,
-}
-
-/// Names the lines that [`syslog`] will write. Nothing is opened yet.
-pub fn open_syslog() {
-    // SAFETY: syslog keeps the pointer; the string lives for ever.
-    unsafe { libc::openlog(c"magent".as_ptr(), libc::LOG_PID, libc::LOG_DAEMON) };
-}
-
-/// Writes one line. Where no syslog runs it is lost, as with every daemon.
-pub fn syslog(gravity: Gravity, line: &CStr) {
-    let priority = match gravity {
-        Gravity::Error => libc::LOG_ERR,
-        Gravity::Warning => libc::LOG_WARNING,
-        Gravity::Info => libc::LOG_INFO,
-        Gravity::Debug => libc::LOG_DEBUG,
-    };
-    // SAFETY: the format takes one string, and one is given.
-    unsafe { libc::syslog(priority, c"%s".as_ptr(), line.as_ptr()) };
 }
 
 // ------------------------------------------------------------------------------- sockets

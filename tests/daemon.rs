@@ -3,6 +3,8 @@
 mod common;
 #[path = "daemon/files.rs"]
 mod files;
+#[path = "daemon/log.rs"]
+mod log;
 #[path = "daemon/rights.rs"]
 mod rights;
 #[path = "daemon/signals.rs"]
@@ -168,9 +170,11 @@ fn is_root(left_out: &str) -> bool {
     root
 }
 
-/// The program where every user can reach it.
+/// The program where every user can reach it. Copied by another process: while this one has the
+/// copy open to write, a child that another thread starts has it too, and it can't be run.
 fn public_copy(dir: &Path) -> PathBuf {
     let copy = dir.join("magent");
-    fs::copy(MAGENT, &copy).expect("a copy");
+    let done = Command::new("cp").arg(MAGENT).arg(&copy).status();
+    assert!(done.expect("cp").success());
     copy
 }

@@ -326,7 +326,7 @@ fn check_column(number: usize, states: &str, cells: &[(String, String)]) {
         let got = farm.client.ask_line(format!("{request}\r\n"));
         farm.client.read_until_quiet();
         let begin = match *request {
-            "version" => "VERSION 1.6.18-magent-",
+            "version" => "VERSION 1.6.18",
             "stats" => "memcached agent v",
             "verbosity 1" => "OK",
             _ => "MN",

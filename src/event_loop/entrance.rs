@@ -2,7 +2,8 @@
 //! those who are turned away. Knows nothing of the proxy.
 
 use crate::config::ListenSpec;
-use crate::net::{Listener, Owner, Socket, Stream};
+use crate::files::Owner;
+use crate::net::{Listener, Socket, Stream};
 use crate::sys;
 use mio::{Interest, Registry, Token};
 use std::collections::VecDeque;

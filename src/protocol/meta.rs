@@ -24,6 +24,9 @@ const OPAQUE_MAX: usize = 32;
 
 const BAD_TOKEN: &[u8] = b"CLIENT_ERROR bad token in command line format";
 const BAD_OPAQUE: &[u8] = b"CLIENT_ERROR opaque token too long";
+const INVALID: &[u8] = b"CLIENT_ERROR invalid flag";
+/// What `md` and `ma` say of any bad flag.
+const EITHER: &[u8] = b"CLIENT_ERROR invalid or duplicate flag";
 
 /// The dress of a meta command without any of the client's own flags.
 const PLAIN: MetaDress = MetaDress {
@@ -65,10 +68,18 @@ struct Flags {
     /// One bit for each letter that was seen.
     seen: u128,
     opaque_too_long: bool,
+    /// There is a flag that only newer servers know.
+    newer: bool,
     dress: MetaDress,
 }
 
 impl Flags {
+    /// What to say when `why` is found: a server that does not know a flag says so, whatever
+    /// else is wrong.
+    fn blame(&self, unknown: Refusal, why: Refusal) -> Refusal {
+        if self.newer { unknown } else { why }
+    }
+
     fn has(&self, letter: u8) -> bool {
         self.seen >> letter & 1 == 1
     }
@@ -103,7 +114,7 @@ impl Meta<'_> {
         self.check(b"CLIENT_ERROR options flags are too long")?;
         let flags = self.flags(Verb::MetaGet, None, s)?;
         if flags.opaque_too_long {
-            return Err(BAD_OPAQUE);
+            return Err(flags.blame(INVALID, BAD_OPAQUE));
         }
         let presence = match flags.has(b'N') {
             true => Traits::CREATES.with(Traits::WRITES),
@@ -154,12 +165,15 @@ impl Meta<'_> {
             b'E' => Traits::CREATES,
             b'R' => Traits::NEEDS_KEY,
             b'A' | b'P' => grows,
-            _ => return Err(b"CLIENT_ERROR invalid mode for ms M token"),
+            _ => return Err(flags.blame(INVALID, b"CLIENT_ERROR invalid mode for ms M token")),
         };
         if flags.opaque_too_long {
-            return Err(BAD_OPAQUE);
+            return Err(flags.blame(INVALID, BAD_OPAQUE));
         }
         if len > self.limits.max_value {
+            if flags.newer {
+                return Err(INVALID);
+            }
             return Ok(self.too_large(len, mode.has(Traits::SETS), flags.has(b'b'), s));
         }
         let traits = mode
@@ -174,9 +188,9 @@ impl Meta<'_> {
     fn delete(&self, s: &mut Scratch) -> Result<Parsed, Refusal> {
         self.check(b"CLIENT_ERROR options flags too long")?;
         let flags = self.flags(Verb::MetaDelete, None, s);
-        let flags = flags.map_err(|_| &b"CLIENT_ERROR invalid or duplicate flag"[..])?;
+        let flags = flags.map_err(|_| EITHER)?;
         if flags.opaque_too_long {
-            return Err(BAD_OPAQUE);
+            return Err(flags.blame(EITHER, BAD_OPAQUE));
         }
         let kind = match flags.has(b'I') {
             true => Traits::NEEDS_KEY,
@@ -190,12 +204,12 @@ impl Meta<'_> {
     fn arithmetic(&self, s: &mut Scratch) -> Result<Parsed, Refusal> {
         self.check(b"CLIENT_ERROR options flags too long")?;
         let flags = self.flags(Verb::MetaArithmetic, None, s);
-        let mut flags = flags.map_err(|_| &b"CLIENT_ERROR invalid or duplicate flag"[..])?;
+        let mut flags = flags.map_err(|_| EITHER)?;
         if !matches!(flags.mode, 0 | b'I' | b'+' | b'D' | b'-') {
-            return Err(b"CLIENT_ERROR invalid mode for ma M token");
+            return Err(flags.blame(EITHER, b"CLIENT_ERROR invalid mode for ma M token"));
         }
         if flags.opaque_too_long {
-            return Err(BAD_OPAQUE);
+            return Err(flags.blame(EITHER, BAD_OPAQUE));
         }
         if !flags.has(b'v') {
             // The mirror must learn the number, the client did not ask for it.
@@ -270,6 +284,7 @@ impl Meta<'_> {
             cas: None,
             seen: 0,
             opaque_too_long: false,
+            newer: false,
             dress: PLAIN,
         };
         // Of several errors memcached tells the last, but ends at once at a flag that it
@@ -279,7 +294,7 @@ impl Meta<'_> {
         for word in self.words.from(first) {
             let letter = word[0];
             if letter >= 127 || flags.has(letter) {
-                return Err(b"CLIENT_ERROR duplicate flag");
+                return Err(flags.blame(INVALID, b"CLIENT_ERROR duplicate flag"));
             }
             flags.seen |= 1 << letter;
             if letter == b'b' && !decoded {
@@ -294,7 +309,10 @@ impl Meta<'_> {
             }
             returned += u8::from(returns_token(verb, letter));
         }
-        if failed { Err(why) } else { Ok(flags) }
+        match failed {
+            true => Err(flags.blame(INVALID, why)),
+            false => Ok(flags),
+        }
     }
 
     fn request(&self, verb: Verb, traits: Traits, flags: &Flags) -> Request {
@@ -331,8 +349,6 @@ impl Meta<'_> {
         }
     }
 }
-
-const INVALID: Refusal = b"CLIENT_ERROR invalid flag";
 
 impl Flags {
     /// Checks one flag and writes it to the wire line, or keeps it where it is the client's
@@ -375,6 +391,7 @@ impl Flags {
                 if !known && !may_pass {
                     return Err(INVALID);
                 }
+                self.newer |= !known;
                 line.push(b' ');
                 line.extend_from_slice(word);
             }

@@ -193,8 +193,8 @@ pub struct Request {
 pub enum Local {
     /// `version`.
     Version,
-    /// `verbosity N`.
-    Verbosity(u32),
+    /// `verbosity N`, which changes nothing.
+    Verbosity,
     /// `stats …`: what stands behind `stats`, space-separated, may be empty.
     Stats(Vec<u8>),
     /// `flush_all`; the delay in seconds as the client gave it, `None` for at once.

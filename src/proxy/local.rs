@@ -20,7 +20,7 @@ impl<S: Socket> Proxy<S> {
         match what {
             Local::Version => self.say(key, format, VERSION_LINE.as_bytes(), PROTOCOL.as_bytes()),
             // What is logged is the operator's to say.
-            Local::Verbosity(_) => self.say(key, format, b"OK\r\n", b""),
+            Local::Verbosity => self.say(key, format, b"OK\r\n", b""),
             Local::Stats(arguments) => {
                 work.count(REPORT);
                 self.stats(key, format, &arguments);
@@ -56,6 +56,7 @@ impl<S: Socket> Proxy<S> {
         let arguments = String::from_utf8_lossy(arguments).into_owned();
         let mut words = arguments.split(' ').filter(|w| !w.is_empty());
         let pool = self.clients.pool_of(key).unwrap_or(0);
+        let is_binary = matches!(format, Dress::Binary(_));
         let lines = match (words.next(), words.next()) {
             (None, _) if matches!(format, Dress::Text) && !self.config.memcached_stats => {
                 let text = self.pools.matrix(pool);
@@ -66,11 +67,17 @@ impl<S: Socket> Proxy<S> {
             (Some("settings"), None) => self.stats_settings(),
             (Some("pools"), None) => self.pools.stats_pools(&self.clients),
             (Some("route"), Some(name)) => self.pools.stats_route(pool, name.as_bytes()),
-            (Some("route"), None) => {
+            (Some("route"), None) if !is_binary => {
                 let usage = b"CLIENT_ERROR usage: stats route KEY\r\n";
                 return self.say(key, format, usage, b"");
             }
-            (Some("detail"), _) if !matches!(format, Dress::Binary(_)) => {
+            (Some("detail"), Some("on" | "off")) if is_binary => Lines::new(),
+            (Some("detail"), Some("on" | "off")) => return self.say(key, format, b"OK\r\n", b""),
+            (Some("detail"), Some("dump")) if is_binary => {
+                vec![line("detailed", "END\r\n")]
+            }
+            (Some("detail"), Some("dump")) => return self.say(key, format, b"END\r\n", b""),
+            (Some("detail"), _) if !is_binary => {
                 let usage = b"CLIENT_ERROR usage: stats detail on|off|dump\r\n";
                 return self.say(key, format, usage, b"");
             }
@@ -120,7 +127,8 @@ impl<S: Socket> Proxy<S> {
             line("pid", std::process::id()),
             line("uptime", self.now.0 / SECOND),
             line("time", self.unix),
-            line("version", env!("CARGO_PKG_VERSION")),
+            line("version", PROTOCOL),
+            line("magent_version", env!("CARGO_PKG_VERSION")),
             line("pointer_size", usize::BITS),
             line("rusage_user", format!("{:.6}", user.as_secs_f64())),
             line("rusage_system", format!("{:.6}", system.as_secs_f64())),
@@ -129,6 +137,7 @@ impl<S: Socket> Proxy<S> {
             line("threads", 1),
             line("bytes_in_flight", self.budget.total()),
             line("limit_maxbytes", self.budget.limit()),
+            line("log_lines_lost", crate::logger::lost()),
         ];
         let mut clients = self.clients.counters.clone();
         clients.get_misses = clients.cmd_get.saturating_sub(clients.get_hits);

@@ -1,5 +1,5 @@
 //! What two answers to the same bytes may differ in, taken out of them: cas numbers (their
-//! order of appearance is kept), times, the version, the prefix of the keys, and, where several
+//! order of appearance is kept), times, the prefix of the keys, and, where several
 //! servers answer, the order of one multi-get's values.
 
 use crate::rows::{PREFIX, base64};
@@ -63,7 +63,6 @@ pub fn text(answer: &[u8], prefix: [u8; PREFIX], sort: bool, cas: &mut Cas) -> V
                 out.extend(take(&mut rest, number(words.get(1)).map_or(0, |n| n + 2)));
             }
             b"HD" | b"ME" => meta_line(line, cas, &mut out),
-            b"VERSION" => out.extend(version(line)),
             _ => out.extend(line),
         }
     }
@@ -111,36 +110,21 @@ fn meta_line(line: &[u8], cas: &mut Cas, out: &mut Vec<u8>) {
     });
 }
 
-/// The protocol level alone: magent puts its own version behind it.
-fn version(line: &[u8]) -> Vec<u8> {
-    let mut short = line.to_vec();
-    if let Some(i) = line.windows(8).position(|w| w == b"-magent-") {
-        short.truncate(i);
-        short.extend(b"\r\n");
-    }
-    short
-}
-
 /// The comparable form of a binary answer.
 pub fn binary(answer: &[u8], prefix: [u8; PREFIX], cas: &mut Cas) -> Vec<u8> {
-    const VERSION: u8 = 0x0b;
     let answer = replace(answer, &prefix, b"@@@@@@");
     let mut out = Vec::new();
     let mut rest = &answer[..];
     while rest.len() >= 24 && rest[0] == 0x81 {
         let mut head = take(&mut rest, 24).to_vec();
         let len = u32::from_be_bytes([head[8], head[9], head[10], head[11]]);
-        let mut body = take(&mut rest, len as usize).to_vec();
-        if head[1] == VERSION && head[6..8] == [0, 0] {
-            body = version(&body);
-            body.truncate(body.len() - if body.ends_with(b"\r\n") { 2 } else { 0 });
-            head[8..12].copy_from_slice(&(body.len() as u32).to_be_bytes());
-        }
+        let body = take(&mut rest, len as usize);
         let mut token = [0; 8];
         token.copy_from_slice(&head[16..24]);
         let number = cas.number(u64::from_be_bytes(token)) as u64;
         head[16..24].copy_from_slice(&number.to_be_bytes());
-        out.extend([head, body].concat());
+        out.extend(head);
+        out.extend(body);
     }
     out.extend(rest);
     out
@@ -188,7 +172,7 @@ fn number(word: Option<impl AsRef<[u8]>>) -> Option<usize> {
 #[test]
 fn what_may_differ_is_gone() {
     let mut cas = Cas::default();
-    let answer = b"VALUE Kabcdeb 0 1 77\r\ny\r\nVALUE Kabcdea 5 1 76\r\nx\r\nEND\r\nVA 2 c77 t12 k x c9\r\nt5\r\nHD t-1 f5\r\nVERSION 1.6.18-magent-9\r\n";
+    let answer = b"VALUE Kabcdeb 0 1 77\r\ny\r\nVALUE Kabcdea 5 1 76\r\nx\r\nEND\r\nVA 2 c77 t12 k x c9\r\nt5\r\nHD t-1 f5\r\nVERSION 1.6.18\r\n";
     let want = b"VALUE @@@@@@a 5 1 cas1\r\nx\r\nVALUE @@@@@@b 0 1 cas2\r\ny\r\nEND\r\nVA 2 cas2 tN k x cas3\r\nt5\r\nHD t-1 f5\r\nVERSION 1.6.18\r\n";
     let got = text(answer, *b"Kabcde", true, &mut cas);
     assert_eq!(

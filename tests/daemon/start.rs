@@ -12,8 +12,7 @@ use std::process::Command;
 fn the_shell_gets_status_0_from_a_daemon_that_serves() {
     let daemon = Daemon::start(&[]);
     let version = daemon.client().ask_line("version\r\n");
-    let wanted = concat!("VERSION 1.6.18-magent-", env!("CARGO_PKG_VERSION"));
-    assert_eq!(version, wanted);
+    assert_eq!(version, "VERSION 1.6.18");
     let stat = fs::read_to_string(format!("/proc/{}/stat", daemon.pid)).unwrap();
     let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
     let (session, terminal) = (fields[3], fields[4]);
@@ -276,7 +275,7 @@ fn it_listens_wherever_it_was_told() {
         stream.write_all(b"version\r\nquit\r\n").unwrap();
         let mut said = String::new();
         stream.read_to_string(&mut said).unwrap();
-        assert!(said.starts_with("VERSION 1.6.18-magent-"), "{host}: {said}");
+        assert!(said.trim_end() == "VERSION 1.6.18", "{host}: {said}");
     }
 }
 
@@ -319,16 +318,6 @@ fn vv_logs_every_request_and_where_it_went() {
     );
     assert!(
         line("magent <- version") && line("magent <- nonsense"),
-        "{log}"
-    );
-    // At run time too.
-    client.ask("verbosity 0\r\n", "OK\r\n");
-    client.ask_line("touch quiet 100\r\n");
-    client.ask("verbosity 2\r\n", "OK\r\n");
-    client.ask_line("touch loud 100\r\n");
-    let log = fs::read_to_string(dir.path().join("log")).unwrap();
-    assert!(
-        log.contains("touch loud") && !log.contains("touch quiet"),
         "{log}"
     );
     let _ = child.kill();

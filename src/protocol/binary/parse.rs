@@ -117,9 +117,7 @@ pub fn parse(buf: &[u8], _searched: usize, limits: &Limits, s: &mut Scratch) -> 
         Op::Stat => local(&p, Local::Stats(p.key.to_vec())),
         Op::Flush if !limits.flush_all => own_answer(&p, Code::NotAllowed, Then::Swallow(0), s),
         Op::Flush => local(&p, Local::FlushAll(delay(p.u32_at(0)))),
-        Op::Verbosity if p.extras.len() == 4 && p.body == 4 => {
-            local(&p, Local::Verbosity(p.u32_at(0)))
-        }
+        Op::Verbosity if p.extras.len() == 4 && p.body == 4 => local(&p, Local::Verbosity),
         Op::Noop => own_answer(&p, Code::Success, Then::Swallow(0), s),
         Op::Sasl | Op::SaslMechanisms => {
             own_answer(&p, Code::UnknownCommand, Then::Swallow(behind_key), s)

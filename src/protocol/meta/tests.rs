@@ -124,6 +124,7 @@ fn too_much_of_anything_is_refused() {
 fn refusals() {
     let bad = "CLIENT_ERROR bad command line format";
     let duplicate = "CLIENT_ERROR duplicate flag";
+    let invalid = "CLIENT_ERROR invalid flag";
     let either = "CLIENT_ERROR invalid or duplicate flag";
     let token = "CLIENT_ERROR bad token in command line format";
     let decoding = "CLIENT_ERROR error decoding key";
@@ -132,10 +133,12 @@ fn refusals() {
         ("ms\r\n", "ERROR", 0),
         ("me\r\n", bad, 0),
         ("mg k v v\r\n", duplicate, 0),
-        ("mg k x x\r\n", duplicate, 0),
+        ("mg k v v x\r\n", duplicate, 0),
+        ("mg k x x\r\n", invalid, 0),
+        ("mg k m o o o\r\n", invalid, 0),
         ("mg k \u{7f}\r\n", duplicate, 0),
-        ("mg k 5\r\n", "CLIENT_ERROR invalid flag", 0),
-        ("mg k E\u{1}\r\n", "CLIENT_ERROR invalid flag", 0),
+        ("mg k 5\r\n", invalid, 0),
+        ("mg k E\u{1}\r\n", invalid, 0),
         ("mg k T\r\n", token, 0),
         ("mg k Nx v\r\n", token, 0),
         (

@@ -4,8 +4,8 @@ use super::scan::{self, parse_i32, parse_u32};
 use super::{BAD_EXPTIME, BAD_FORMAT, ERROR, Line};
 use crate::protocol::{Dress, Local, Parsed, Scratch};
 
-/// memcached's highest level of verbosity.
-const VERBOSITY_MAX: u32 = 2;
+/// Longest pause of memcached's crawler in microseconds.
+const SLEEP_MAX: u32 = 1_000_000;
 
 const NO_CRAWLER: &[u8] = b"CLIENT_ERROR lru crawler disabled";
 
@@ -68,9 +68,9 @@ fn dress(line: &Line<'_>) -> Dress {
 
 fn verbosity(line: &Line<'_>, s: &mut Scratch) -> Parsed {
     match parse_u32(line.words.get(1)) {
-        Some(level) => Parsed::Local {
+        Some(_) => Parsed::Local {
             used: line.used,
-            what: Local::Verbosity(level.min(VERBOSITY_MAX)),
+            what: Local::Verbosity,
             dress: dress(line),
         },
         None => line.refuse_unless_quiet(s, BAD_FORMAT),
@@ -98,14 +98,28 @@ fn flush_all(line: &Line<'_>, s: &mut Scratch) -> Parsed {
 fn slabs(line: &Line<'_>, s: &mut Scratch) -> Parsed {
     match (line.words.get(1), line.words.len()) {
         (b"reassign", 4) => line.refuse(s, b"CLIENT_ERROR slab reassignment disabled"),
-        (b"automove", 3..) => line.refuse_unless_quiet(s, ERROR),
+        (b"automove", 3..) => {
+            let level = line.words.get(2);
+            let why = match level == b"ratio" || parse_u32(level).is_some() {
+                true => ERROR,
+                false => BAD_FORMAT,
+            };
+            line.refuse_unless_quiet(s, why)
+        }
         _ => line.refuse(s, ERROR),
     }
 }
 
 fn lru_crawler(line: &Line<'_>, s: &mut Scratch) -> Parsed {
     let why = match (line.words.get(1), line.words.len()) {
-        (b"crawl" | b"metadump" | b"tocrawl" | b"sleep", 3) => NO_CRAWLER,
+        (b"crawl" | b"metadump", 3) => NO_CRAWLER,
+        (what @ (b"tocrawl" | b"sleep"), 3) => match parse_u32(line.words.get(2)) {
+            None => BAD_FORMAT,
+            Some(n) if what == b"sleep" && n > SLEEP_MAX => {
+                b"CLIENT_ERROR sleep must be one second or less"
+            }
+            Some(_) => NO_CRAWLER,
+        },
         (b"enable" | b"disable", 2) => NO_CRAWLER,
         _ => ERROR,
     };

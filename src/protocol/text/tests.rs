@@ -330,8 +330,8 @@ fn local_commands() {
         ("version\r\n", Local::Version),
         ("version 1 2\n", Local::Version),
         ("quit\r\n", Local::Quit),
-        ("verbosity 1\r\n", Local::Verbosity(1)),
-        ("verbosity 99 x\r\n", Local::Verbosity(2)),
+        ("verbosity 1\r\n", Local::Verbosity),
+        ("verbosity 99 x\r\n", Local::Verbosity),
         ("stats\r\n", Local::Stats(vec![])),
         ("stats  route   k \r\n", Local::Stats(b"route k".to_vec())),
         ("flush_all\r\n", flush(None)),
@@ -347,7 +347,7 @@ fn local_commands() {
         assert_eq!(local(line), (what, Dress::Text), "{line:?}");
     }
     for (line, what) in [
-        ("verbosity 1 noreply\r\n", Local::Verbosity(1)),
+        ("verbosity 1 noreply\r\n", Local::Verbosity),
         ("flush_all noreply\r\n", flush(None)),
         ("flush_all 0 noreply\r\n", flush(None)),
     ] {

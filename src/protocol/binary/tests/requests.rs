@@ -209,7 +209,7 @@ fn requests_for_magent_itself() {
             b"route a\r\nb",
             Local::Stats(b"route a\r\nb".to_vec()),
         ),
-        (0x1b, &[0, 0, 0, 2], b"", Local::Verbosity(2)),
+        (0x1b, &[0, 0, 0, 2], b"", Local::Verbosity),
         (0x08, b"", b"", Local::FlushAll(None)),
         (0x18, &[0; 4], b"", Local::FlushAll(None)),
         (
