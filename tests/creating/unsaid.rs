@@ -149,15 +149,16 @@ fn only_en_is_a_miss() {
 fn a_crowd_that_waits_in_vain_is_answered_in_time() {
     const CLIENTS: usize = 200;
     const ADDS: usize = 20;
-    let (magent, farm, backup) = before(|_| true);
+    let (magent, farm, backup) = before(|link| {
+        link.silence();
+        false
+    });
     let primary = &farm.primaries[0];
     let mut clients: Vec<Client> = (0..CLIENTS).map(|_| magent.client()).collect();
     let begin = Instant::now();
     for client in &mut clients {
         client.send("add k0 0 0 1\r\nx\r\n".repeat(ADDS));
     }
-    let mut other = magent.client();
-    other.set("other", "x");
     let refused = format!("SERVER_ERROR {} timed out\r\n", backup.name);
     for client in &mut clients {
         client.expect(refused.repeat(ADDS));
