@@ -322,10 +322,10 @@ fn a_primary_whose_three_old_links_are_reset() {
     wakes_and_executes(true, End::Reset, "3");
 }
 
-/// How long real servers are stopped.
+/// How long real servers are stopped: by default for longer than the wait for a link's end, 5 s.
 fn asleep() -> Duration {
     let seconds = std::env::var("MAGENT_ASLEEP_SECONDS");
-    Duration::from_secs(seconds.ok().and_then(|s| s.parse().ok()).unwrap_or(4))
+    Duration::from_secs(seconds.ok().and_then(|s| s.parse().ok()).unwrap_or(7))
 }
 
 /// The same with a real one that is really stopped, and many more writes in flight.
