@@ -2,6 +2,11 @@
 
 mod common;
 
+#[path = "upstream_faults/causes.rs"]
+mod causes;
+#[path = "upstream_faults/flapping.rs"]
+mod flapping;
+
 use common::{Client, Core, Fake, FakeLink, Magent, Memcached, keys, show, wait_for};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,6 +1,7 @@
 //! A server that does what a script says: late, half, double or wrong answers, or none.
 
 use super::{DEADLINE, wait_for};
+use socket2::SockRef;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +15,8 @@ const LOOK: Duration = Duration::from_millis(20);
 #[derive(Default)]
 struct Seen {
     requests: Mutex<Vec<Vec<u8>>>,
-    links: Mutex<Vec<TcpStream>>,
+    /// One handle of each link, but of those that were reset.
+    links: Mutex<Vec<Option<TcpStream>>>,
     over: AtomicBool,
 }
 
@@ -34,6 +36,8 @@ pub struct FakeLink {
     seen: Arc<Seen>,
     /// Counts connections from 0.
     pub number: usize,
+    /// It ends by a reset, not by an end of stream.
+    resets: bool,
 }
 
 impl Fake {
@@ -101,7 +105,7 @@ impl Fake {
 impl Drop for Fake {
     fn drop(&mut self) {
         self.seen.over.store(true, Ordering::Relaxed);
-        for link in self.seen.links.lock().expect("links").iter() {
+        for link in self.seen.links.lock().expect("links").iter().flatten() {
             let _ = link.shutdown(Shutdown::Both);
         }
         // Wakes the acceptor.
@@ -122,7 +126,7 @@ fn accept(
         }
         let number = {
             let mut links = seen.links.lock().expect("links");
-            links.push(stream.try_clone().expect("a second handle"));
+            links.push(Some(stream.try_clone().expect("a second handle")));
             links.len() - 1
         };
         let _ = stream.set_nodelay(true);
@@ -132,11 +136,14 @@ fn accept(
             unread: Vec::new(),
             seen: seen.clone(),
             number,
+            resets: false,
         };
         let script = script.clone();
         std::thread::spawn(move || {
             script(&mut link);
-            let _ = link.stream.shutdown(Shutdown::Both);
+            if !link.resets {
+                let _ = link.stream.shutdown(Shutdown::Both);
+            }
         });
     }
 }
@@ -231,6 +238,38 @@ impl FakeLink {
     /// The same; false at the end of the link.
     pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         self.stream.write_all(bytes.as_ref()).is_ok()
+    }
+
+    /// Whatever comes next; `None` at the end.
+    pub fn bytes(&mut self) -> Option<Vec<u8>> {
+        if self.unread.is_empty() && !self.fill() {
+            return None;
+        }
+        Some(std::mem::take(&mut self.unread))
+    }
+
+    /// Whatever has come by now, without waiting for more.
+    pub fn bytes_so_far(&mut self) -> Vec<u8> {
+        let mut chunk = [0; 65536];
+        while let Ok(n @ 1..) = self.stream.read(&mut chunk) {
+            self.unread.extend_from_slice(&chunk[..n]);
+        }
+        std::mem::take(&mut self.unread)
+    }
+
+    /// A second handle of the connection, for a thread that only sends.
+    pub fn sender(&self) -> TcpStream {
+        self.stream.try_clone().expect("a second handle")
+    }
+
+    /// The link ends by a reset when the script returns.
+    pub fn reset(&mut self) {
+        SockRef::from(&self.stream)
+            .set_linger(Some(Duration::ZERO))
+            .expect("SO_LINGER");
+        // The socket lives as long as one handle of it does.
+        self.seen.links.lock().expect("links")[self.number] = None;
+        self.resets = true;
     }
 
     /// Says nothing more until the other side closes or the test is over.

@@ -13,6 +13,7 @@
 pub mod client;
 pub mod core;
 pub mod fake;
+pub mod farm;
 pub mod keys;
 pub mod magent;
 pub mod memcached;

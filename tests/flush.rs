@@ -1,0 +1,157 @@
+//! `flush_all` with a delay: each server counts it by its own clock, so it is passed on as it is
+//! (behaviour.md §3).
+
+mod common;
+
+use common::farm::{Farm, ask_until_down, quick, wait_back};
+use common::{Fake, Magent, Memcached, wait_for};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::scope;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+fn unix_now() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.expect("a time").as_secs()
+}
+
+fn plain(request: &[u8]) -> Vec<u8> {
+    let answer = match &request[..3] {
+        b"flu" => "OK\r\n",
+        b"set" => "STORED\r\n",
+        b"del" => "NOT_FOUND\r\n",
+        b"mg " | b"me " => "EN\r\n",
+        _ => "ERROR\r\n",
+    };
+    answer.into()
+}
+
+#[test]
+fn servers_are_sent_the_delay_that_the_client_sent() {
+    let fakes: Vec<Fake> = (0..3).map(|_| Fake::answering(plain)).collect();
+    let list: Vec<&str> = fakes.iter().map(|f| f.name.as_str()).collect();
+    let magent = Magent::farm(&list[..2], &list[2..], &quick(&[]));
+    let mut client = magent.client();
+    let far = (unix_now() + 5_000_000).to_string();
+    let delays = ["1", "2", "60", "2592000", "2592001", &far];
+    for delay in delays {
+        client.ask(format!("flush_all {delay}\r\n"), "OK\r\n");
+    }
+    // And of who wants no answer.
+    client.ask("flush_all 7 noreply\r\nmn\r\n", "MN\r\n");
+    let wanted = delays.iter().chain(&["7"]);
+    let wanted: Vec<String> = wanted.map(|d| format!("flush_all {d}\r\n")).collect();
+    for fake in &fakes {
+        fake.wait_count("flush_all", wanted.len());
+        let got = fake.requests();
+        let got: Vec<_> = got.iter().map(|r| String::from_utf8_lossy(r)).collect();
+        assert_eq!(got, wanted, "{}", fake.name);
+    }
+}
+
+/// A binary client's delay too: its four bytes are the number.
+#[test]
+fn a_binary_flush_passes_its_delay_on() {
+    let fake = Fake::answering(plain);
+    let magent = Magent::farm(&[&fake.name], &[], &quick(&[]));
+    let mut client = magent.client();
+    let flush = |delay: u32| {
+        let mut request = vec![0x80, 0x08, 0, 0, 4, 0, 0, 0, 0, 0, 0, 4];
+        request.extend([0; 12]);
+        request.extend(delay.to_be_bytes());
+        request
+    };
+    for delay in [3, 100] {
+        let answer = client.send(flush(delay)).read_exact(24);
+        assert_eq!(answer[6..8], [0, 0], "its status");
+    }
+    let got = fake.requests().concat();
+    let got = String::from_utf8_lossy(&got);
+    assert_eq!(got, "flush_all 3\r\nflush_all 100\r\n");
+}
+
+/// memcached's second has begun at another time than magent's: what is set when the second is
+/// over survives, whenever in a second all that happens.
+#[test]
+fn what_is_set_after_the_delay_survives() {
+    const FARMS: u32 = 5;
+    const ROUNDS: usize = 3;
+    let farms: Vec<Farm> = (0..FARMS).map(|_| Farm::new(1, 0, &[])).collect();
+    let alone = Memcached::start();
+    // Each begins in another fifth of a second.
+    let round = |mut client: common::Client, begin: Instant| {
+        let mut lost = 0;
+        for _ in 0..ROUNDS {
+            std::thread::sleep(begin.saturating_duration_since(Instant::now()));
+            let sent = Instant::now();
+            client.ask("flush_all 1\r\n", "OK\r\n");
+            // A tenth more than the delay: its clock ticks beside the thread that serves.
+            std::thread::sleep((sent + Duration::from_millis(1100)) - Instant::now());
+            client.set("k", "x");
+            let end = Instant::now() + Duration::from_millis(1100);
+            let mut kept = true;
+            while Instant::now() < end && kept {
+                kept = client.get("k").is_some();
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            lost += usize::from(!kept);
+        }
+        lost
+    };
+    let begin = Instant::now();
+    let lost: usize = scope(|s| {
+        let all: Vec<_> = (0..FARMS)
+            .zip(&farms)
+            .map(|(i, farm)| {
+                let at = begin + Duration::from_millis(200) * i;
+                s.spawn(move || round(farm.magent.client(), at))
+            })
+            .collect();
+        let control = s.spawn(|| round(alone.client(), begin));
+        assert_eq!(control.join().expect("a control"), 0, "memcached alone");
+        all.into_iter().map(|t| t.join().expect("a farm")).sum()
+    });
+    assert_eq!(lost, 0, "of {} values", FARMS as usize * ROUNDS);
+}
+
+/// A server that is away is told the time at which it ends, since it is told later.
+#[test]
+fn a_server_that_was_away_is_told_the_absolute_time() {
+    let open = Arc::new(AtomicBool::new(false));
+    let theirs = open.clone();
+    let away = Fake::raw(move |link| {
+        let asleep = link.number == 0 || !theirs.load(Ordering::Relaxed);
+        if link.number > 0 && asleep {
+            link.silence();
+        } else if link.handshake() {
+            if asleep {
+                link.silence();
+            }
+            while let Some(request) = link.request() {
+                link.send(plain(&request));
+            }
+        }
+    });
+    let other = Fake::answering(plain);
+    let options = quick(&["--failure-limit", "1"]);
+    let magent = Magent::farm(&[&away.name], &[&other.name], &options);
+    ask_until_down(&magent, &away.name, "k");
+    let before = unix_now();
+    let answer = magent.client().ask_line("flush_all 1000\r\n");
+    assert_eq!(answer, format!("SERVER_ERROR {} down", away.name));
+    open.store(true, Ordering::Relaxed);
+    wait_back(&magent, &away.name);
+    let told = wait_for("its flush", || {
+        let requests = away.requests();
+        requests.into_iter().find(|r| r.starts_with(b"flush_all"))
+    });
+    let told = String::from_utf8_lossy(&told).trim_end().to_string();
+    let at: Option<u64> = told.split(' ').nth(1).and_then(|t| t.parse().ok());
+    let wanted = before + 1000..=unix_now() + 1001;
+    assert!(
+        at.is_some_and(|at| wanted.contains(&at)),
+        "{told:?}, not flush_all {wanted:?}"
+    );
+    let delays = other.count("flush_all 1000\r\n");
+    assert_eq!(delays, 1, "the delay goes to the one that is up");
+}
