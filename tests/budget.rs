@@ -3,7 +3,8 @@
 
 mod common;
 
-use common::{Client, Core, Fake, Magent, Memcached, Peer};
+use common::world::State;
+use common::{Client, Fake, Magent, Memcached, Peer, World};
 use magent::client;
 use magent::net::Stream;
 use std::cell::Cell;
@@ -43,7 +44,7 @@ const BACKUP: [&str; 2] = ["-b", "127.0.0.1:4"];
 /// over.
 #[track_caller]
 fn allocations(options: &[&str], clients: usize, request: &[u8]) -> u64 {
-    let mut core = Core::new(&[&FARM[..], options].concat());
+    let mut core = World::new(&[&FARM[..], options].concat());
     core.around = counted;
     let peers: Vec<Peer> = (0..clients).map(|_| core.client()).collect();
     let mut answer = Vec::new();
@@ -134,7 +135,7 @@ fn an_idle_client_is_small() {
 #[test]
 fn clients_that_rest_hold_no_memory() {
     const CLIENTS: usize = 5_000;
-    let mut core = Core::new(&[&FARM[..], &["-n", "5001"]].concat());
+    let mut core = World::new(&[&FARM[..], &["-n", "5001"]].concat());
     core.around = counted;
     let peers: Vec<Peer> = (0..CLIENTS).map(|_| core.client()).collect();
     core.step();
@@ -222,7 +223,7 @@ fn together(magent: &Magent, clients: usize, depth: usize, rounds: usize) {
 
 /// Calls per request where every server answers at once what it has read.
 fn cost_on_core(clients: usize, depth: usize) -> f64 {
-    let mut core = Core::new(&[&FARM[..], &["-s", "127.0.0.1:4"]].concat());
+    let mut core = World::new(&[&FARM[..], &["-s", "127.0.0.1:4"]].concat());
     let peers: Vec<Peer> = (0..clients).map(|_| core.client()).collect();
     let mut seen = Vec::new();
     for round in 0..20 {
@@ -276,8 +277,9 @@ fn system_calls_stay_within_their_budget_with_real_servers() {
 /// write. It does not wait long for the last of them, and a large part does not wait.
 #[test]
 fn the_parts_of_an_answer_go_together() {
-    let mut core = Core::new(&FARM[..4]);
-    core.silent.extend([1, 2]);
+    let mut core = World::new(&FARM[..4]);
+    core.become_state(1, State::Silent);
+    core.become_state(2, State::Silent);
     let key = |server, len| common::keys::key_on(server, 2, &format!("k{len}."), 0);
     let part = |key: &str, len: usize| format!("VALUE {key} 0 {len}\r\n{}\r\n", "v".repeat(len));
     let (one, other, large) = (key(0, 9), key(1, 9), key(0, 9000));
@@ -340,10 +342,10 @@ fn a_server_at_work_may_go_on() {
         ),
     ];
     for (i, (request, a, b, first, next, lulls)) in table.into_iter().enumerate() {
-        let mut core = Core::new(&FARM[..2]);
+        let mut core = World::new(&FARM[..2]);
         let clients = [core.client(), core.client()];
         core.step();
-        core.silent.insert(1);
+        core.become_state(1, State::Silent);
         for (client, n) in clients.iter().zip([a, b]) {
             core.send(client, request.repeat(n));
         }
@@ -361,10 +363,10 @@ fn a_server_at_work_may_go_on() {
 #[test]
 fn what_was_asked_later_is_not_waited_for() {
     let one = "VALUE k 0 1\r\nv\r\nEND\r\n";
-    let mut core = Core::new(&FARM[..2]);
+    let mut core = World::new(&FARM[..2]);
     let clients = [core.client(), core.client()];
     core.step();
-    core.silent.insert(1);
+    core.become_state(1, State::Silent);
     for round in 0..3 {
         for client in &clients {
             core.send(client, "get k\r\n".repeat(5));
@@ -393,12 +395,12 @@ fn a_busy_loop_lets_more_clients_come() {
         (32, 1, 2_000, false),
     ];
     for (n, turn, pause, is_worth_it) in table {
-        let mut core = Core::new(&FARM[..2]);
+        let mut core = World::new(&FARM[..2]);
         let clients: Vec<_> = (0..n).map(|_| core.client()).collect();
         core.step();
-        core.silent.insert(1);
-        core.turn = Duration::from_micros(turn);
-        let all_send = |core: &mut Core| {
+        core.become_state(1, State::Silent);
+        core.turn_takes = Duration::from_micros(turn);
+        let all_send = |core: &mut World| {
             for client in &clients {
                 core.send(client, "get k\r\n");
             }

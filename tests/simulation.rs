@@ -5,7 +5,7 @@
 //!
 //! 1. no foreign bytes: every value names its key and the writes it holds (`history.rs`);
 //! 2. one well-formed answer for each request, in order (`answers.rs`);
-//! 3. no write is done twice on a server (`store.rs`);
+//! 3. no write is done twice on a server (`servers.rs`);
 //! 4. nothing is read that is older than what was acknowledged, while one server at a time
 //!    fails;
 //! 5. bytes in flight stay within `-m`, and come to nothing when all have left;
@@ -15,33 +15,29 @@
 //! `MAGENT_SIM_SEED=n cargo test --test simulation` plays one run again;
 //! `MAGENT_SIM_SECONDS=n` plays fresh ones for so long.
 
+mod common;
+
 #[path = "simulation/answers.rs"]
 mod answers;
 #[path = "simulation/clients.rs"]
 mod clients;
 #[path = "simulation/history.rs"]
 mod history;
-#[path = "simulation/net.rs"]
-mod net;
 #[path = "simulation/plan.rs"]
 mod plan;
 #[path = "simulation/requests.rs"]
 mod requests;
-#[path = "simulation/rng.rs"]
-mod rng;
 #[path = "simulation/scenarios.rs"]
 mod scenarios;
 #[path = "simulation/servers.rs"]
 mod servers;
-#[path = "simulation/store.rs"]
-mod store;
-#[path = "simulation/world.rs"]
-mod world;
+#[path = "simulation/sim.rs"]
+mod sim;
 
 use plan::Plan;
+use sim::Sim;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use world::World;
 
 /// Seeds that are always played.
 const FIXED: std::ops::Range<u64> = 0..12;
@@ -52,22 +48,23 @@ const FRESH: Duration = Duration::from_secs(5);
 /// Plays a seed; a failure is shown with all that is needed to find out why.
 fn play(seed: u64) -> u64 {
     let plan = Plan::new(seed);
-    let mut world = World::new(seed, plan.clone());
+    let mut sim = Sim::new(seed, plan.clone());
+    sim.traced = number("MAGENT_SIM_SEED").is_some();
     let run = || -> Result<(), String> {
-        world.run(plan.length)?;
-        world.end()
+        sim.run(plan.length)?;
+        sim.end()
     };
     // Caught only to say which seed it was.
     let outcome = catch_unwind(AssertUnwindSafe(run)).unwrap_or(Err("it panicked".into()));
     if let Err(why) = outcome {
         // All of it only for who plays this seed again: hundreds of lines would hide the seed.
         if number("MAGENT_SIM_SEED").is_some() {
-            println!("{}\n{plan:#?}", world.trace());
+            println!("{}\n{plan:#?}", sim.trace());
         }
-        let (faults, step, at) = (world.faults(), world.steps, world.now as f64 / 1e9);
+        let (faults, step, at) = (sim.faults(), sim.steps, sim.world.now as f64 / 1e9);
         panic!("{faults}\nMAGENT_SIM_SEED={seed}, step {step}, at {at:.6} s: {why}\n");
     }
-    world.answered
+    sim.answered
 }
 
 fn number(name: &str) -> Option<u64> {

@@ -1,8 +1,8 @@
 //! The parsers alone: no panic, the same outcome however the bytes are cut, and nothing for a
 //! server that a strict reader would refuse.
 
-use crate::input::Rng;
-use crate::wire;
+use crate::common::rng::Rng;
+use crate::common::world::wire;
 use magent::buffer::{Queue, Source};
 use magent::protocol::reply::{Progress, Scan};
 use magent::protocol::{self, Dialect, Limits, Parsed, Reply, Scratch, Status, Verb, forms};

@@ -2,12 +2,11 @@
 
 use super::answers::{self, Got};
 use super::history::{Seen, lossy};
-use super::net::{Connect, Fake};
-use super::plan::{Mode, PORT};
+use super::plan::Mode;
 use super::requests::{Expect, Maker, Op};
-use super::rng::Rng;
-use super::store::SECOND;
-use super::world::{Event, MS, World};
+use super::sim::{Event, MS, Sim};
+use crate::common::rng::Rng;
+use crate::common::world::{SECOND, State};
 use std::collections::{HashMap, VecDeque};
 
 /// How a client is getting on.
@@ -47,19 +46,17 @@ pub struct Client {
     take_due: bool,
 }
 
-impl World {
+impl Sim {
     /// A client connects.
     pub fn arrive(&mut self, i: usize) {
         if self.ending || self.clients[i].stage != Stage::Away {
             return;
         }
-        let Ok(token) = self.proxy.admit(0) else {
+        let cap = self.rng.pick(&[2048, 65_536, 1 << 20]);
+        let Some(conn) = self.world.connect_client(0, 0, cap) else {
             return;
         };
-        let cap = self.rng.pick(&[2048, 65_536, 1 << 20]);
-        let choppy = self.plan.choppy;
-        let conn = self.net.borrow_mut().open(cap, Connect::Stands, choppy);
-        self.net.borrow_mut().conns[conn].token = token;
+        self.world.net.borrow_mut().conns[conn].choppy = self.plan.choppy;
         let rude = self.plan.rude;
         let client = Client {
             conn,
@@ -71,9 +68,6 @@ impl World {
         self.note(|| format!("client {i} comes: c{conn}"));
         self.clients[i] = client;
         self.by_conn.insert(conn, i);
-        let net = self.net.clone();
-        let clock = self.clock();
-        self.proxy.accepted(token, Fake { net, conn }, 0, clock);
         self.schedule_turn(i);
     }
 
@@ -94,7 +88,7 @@ impl World {
             if client.eager {
                 self.after(5_000, 200_000, Event::Take(i));
             } else {
-                let wait = client.stalled.saturating_sub(self.now);
+                let wait = client.stalled.saturating_sub(self.world.now);
                 self.after(wait + MS, wait + 50 * MS, Event::Take(i));
             }
         }
@@ -103,8 +97,8 @@ impl World {
     /// magent read, wrote or closed.
     pub fn client_touched(&mut self, i: usize) {
         let client = &mut self.clients[i];
-        let consumed = self.net.borrow().conns[client.conn].inn.consumed;
-        let now = self.now;
+        let consumed = self.world.net.borrow().conns[client.conn].inn.consumed;
+        let now = self.world.now;
         let unread = client.expects.iter_mut().rev();
         for e in unread.take_while(|e| e.read_at.is_none() || e.end > consumed) {
             if e.end <= consumed {
@@ -123,7 +117,7 @@ impl World {
         if self.plan.rude && !self.ending && self.misbehave(i) {
             return;
         }
-        let busy = self.now < self.plan.length && !self.ending;
+        let busy = self.world.now < self.plan.length && !self.ending;
         if busy && self.clients[i].expects.len() < self.clients[i].depth {
             self.make_requests(i);
         }
@@ -148,7 +142,7 @@ impl World {
                 }
                 self.clients[i].stage = Stage::Closing;
                 let conn = self.clients[i].conn;
-                self.net.borrow_mut().peer_fin(conn);
+                self.world.net.borrow_mut().fin(conn);
             }
             6..=7 => {
                 self.clients[i].outbox.extend_from_slice(b"quit\r\n");
@@ -161,7 +155,7 @@ impl World {
             }
             8 if !self.clients[i].eager => {
                 let stall = self.rng.range(SECOND, 45 * SECOND);
-                self.clients[i].stalled = self.now + stall;
+                self.clients[i].stalled = self.world.now + stall;
                 return false;
             }
             _ => return false,
@@ -179,7 +173,7 @@ impl World {
         let roomy = self.plan.memory > 16 << 20;
         let calm = self.calm && roomy && self.plan.mode != Mode::Many;
         let must = |key: usize| {
-            let settled = self.now > 0;
+            let settled = self.world.now > 0;
             (calm && settled && self.held(key)).then_some(self.epoch)
         };
         let mut maker = Maker {
@@ -188,7 +182,7 @@ impl World {
             habits: &habits,
             tokens: &mut tokens,
             must: &must,
-            settles: self.now + self.plan.deadline() + 10 * SECOND,
+            settles: self.world.now + self.plan.deadline() + 10 * SECOND,
             out: Vec::new(),
             expects: Vec::new(),
         };
@@ -216,7 +210,7 @@ impl World {
         } else {
             all
         };
-        let n = (self.net.borrow_mut()).peer_write(client.conn, &client.outbox[..n]);
+        let n = (self.world.net.borrow_mut()).put(client.conn, &client.outbox[..n]);
         client.outbox.drain(..n);
     }
 
@@ -227,7 +221,7 @@ impl World {
         if client.stage == Stage::Away {
             return Ok(());
         }
-        if client.stalled > self.now {
+        if client.stalled > self.world.now {
             self.schedule_take(i);
             return Ok(());
         }
@@ -236,13 +230,12 @@ impl World {
         } else {
             self.rng.range(1, 3000) as usize
         };
-        let bytes = self.net.borrow_mut().peer_read(client.conn, most);
-        client.inbox.extend_from_slice(&bytes);
+        (self.world.net.borrow_mut()).take(client.conn, most, &mut client.inbox);
         while self.answer(i)? {}
         let (left, ended) = {
-            let net = self.net.borrow();
+            let net = self.world.net.borrow();
             let c = &net.conns[self.clients[i].conn];
-            (c.out.len() > 0, c.out.fin)
+            (!c.out.is_empty(), c.out.fin)
         };
         if left {
             self.schedule_take(i);
@@ -272,7 +265,7 @@ impl World {
 
     /// The client leaves; what it asked for may still be done.
     fn leave(&mut self, i: usize) {
-        let settles = self.now + self.plan.deadline() + 10 * SECOND;
+        let settles = self.world.now + self.plan.deadline() + 10 * SECOND;
         let client = std::mem::take(&mut self.clients[i]);
         for e in client.expects {
             for write in [e.write, e.create].into_iter().flatten() {
@@ -284,7 +277,7 @@ impl World {
         }
         self.by_conn.remove(&client.conn);
         let reset = self.rng.often(300);
-        self.net.borrow_mut().peer_close(client.conn, reset);
+        self.world.net.borrow_mut().close(client.conn, reset);
         let soon = self.rng.pick(&[MS, 20 * MS, SECOND]);
         self.after(10_000, soon, Event::Arrive(i));
     }
@@ -308,8 +301,8 @@ impl World {
         let quiet = matches!(first.op, Op::Meta { quiet: true, .. });
         let since = read.max(client.not_before);
         let late = since + self.plan.deadline() + 20 * MS;
-        if self.now > late && !quiet {
-            let after = (self.now - since) / MS;
+        if self.world.now > late && !quiet {
+            let after = (self.world.now - since) / MS;
             return Err(format!(
                 "client {i} c{} has no answer after {after} ms: {}",
                 client.conn,
@@ -415,13 +408,11 @@ impl World {
         let expected = self.plan.mode == Mode::Many || self.plan.backups == 0;
         // What waits too long for a backup that fails to say if it holds the key, asks it in
         // the end.
-        let server = (0..self.servers.len()).find(|s| {
-            let name = format!("127.0.0.1:{} ", PORT as usize + s);
-            line.contains(&name)
-        });
-        let recent = self.now < self.healed + self.plan.deadline() + SECOND;
-        if let Some(s) = server.filter(|s| *s >= self.plan.primaries) {
-            if recent || !self.servers[s].is_well() {
+        let mut named = self.world.servers.iter();
+        let server = named.find(|(port, _)| line.contains(&format!("127.0.0.1:{port} ")));
+        let recent = self.world.now < self.healed + self.plan.deadline() + SECOND;
+        if let Some((_, s)) = server.filter(|(port, _)| self.plan.backup_ports().contains(port)) {
+            if recent || s.state != State::Well {
                 return Ok(());
             }
         }
@@ -467,7 +458,7 @@ impl World {
         }
         let next = self.clients[i].expects.front().map(|e| &e.op);
         if let (Op::Flush { .. }, _) | (_, Some(Op::Flush { .. })) = (&expect.op, next) {
-            self.clients[i].not_before = self.now;
+            self.clients[i].not_before = self.world.now;
         }
         if let Op::Flush { asked } = expect.op {
             if let Got::Done = got {
@@ -483,7 +474,7 @@ impl World {
 
     /// A miss is a failure if the key was there all the time and nothing failed.
     fn missed(&self, seen: &Seen) -> Result<(), String> {
-        let settled = self.history.keys[seen.key].settles < self.now;
+        let settled = self.history.keys[seen.key].settles < self.world.now;
         let calm = self.calm && seen.must == Some(self.epoch) && settled;
         if calm && self.history.unchanged(seen) && self.held(seen.key) {
             return Err(format!("key {} is there and was not found", seen.key));

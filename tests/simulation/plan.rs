@@ -1,9 +1,10 @@
 //! What a seed decides about a run before it begins.
 
 use super::requests::Habits;
-use super::rng::Rng;
-use magent::config::{Action, Config};
-use std::ffi::OsString;
+use crate::common::rng::Rng;
+use crate::common::world;
+use magent::config::Config;
+use std::ops::Range;
 
 /// How much goes wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,8 +48,11 @@ pub struct Plan {
     pub mad: bool,
 }
 
-/// The first server's port; the next ones follow.
+/// The first server's port; the next ones follow, primaries first.
 pub const PORT: u16 = 11001;
+
+/// Values that servers refuse are larger, in bytes.
+pub const ITEM_MAX: usize = 48 * 1024;
 
 impl Plan {
     /// The plan of a seed.
@@ -98,13 +102,14 @@ impl Plan {
 
     /// The configuration of it.
     pub fn config(&self) -> Config {
-        let mut args: Vec<String> = ["-D", "-p", "0", "-f", "/tmp/none", "-I", "64k"]
-            .map(String::from)
-            .to_vec();
-        for i in 0..self.primaries + self.backups {
-            let farm = if i < self.primaries { "-s" } else { "-b" };
-            args.push(farm.into());
-            args.push(format!("127.0.0.1:{}", PORT + i as u16));
+        let mut args: Vec<String> = vec!["-I".into(), "64k".into()];
+        for port in self.ports() {
+            let farm = if self.backup_ports().contains(&port) {
+                "-b"
+            } else {
+                "-s"
+            };
+            args.extend([farm.into(), format!("127.0.0.1:{port}")]);
         }
         let mut option = |name: &str, value: String| args.extend([name.to_string(), value]);
         option("--timeout", self.timeout.to_string());
@@ -114,11 +119,17 @@ impl Plan {
         option("--retry", "300".into());
         option("-i", self.connections.to_string());
         option("-m", self.memory.to_string());
-        let args: Vec<OsString> = args.into_iter().map(OsString::from).collect();
-        match Config::from_args(&args) {
-            Ok(Action::Run(config)) => config,
-            other => panic!("{other:?}"),
-        }
+        world::options(&args.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// All servers.
+    pub fn ports(&self) -> Range<u16> {
+        PORT..PORT + (self.primaries + self.backups) as u16
+    }
+
+    /// Those of them that are backups.
+    pub fn backup_ports(&self) -> Range<u16> {
+        PORT + self.primaries as u16..self.ports().end
     }
 
     /// Within this time of being read every request is answered, in nanoseconds: connect and

@@ -1,7 +1,7 @@
 //! Requests that a client makes up, and what it expects of the answers.
 
 use super::history::{History, Kind, Seen, key_name, tag};
-use super::rng::Rng;
+use crate::common::rng::Rng;
 use std::collections::HashMap;
 
 /// What was asked, as far as the answer depends on it.
