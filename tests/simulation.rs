@@ -31,6 +31,8 @@ mod requests;
 mod scenarios;
 #[path = "simulation/servers.rs"]
 mod servers;
+#[path = "simulation/settle.rs"]
+mod settle;
 #[path = "simulation/sim.rs"]
 mod sim;
 

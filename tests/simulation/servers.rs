@@ -109,9 +109,64 @@ impl Sim {
             let (line, data) = (done.words.join(" "), lossy(&done.data));
             format!("s{port} c{conn} <- {line} {data}: {}", lossy(&done.answer))
         });
-        let applied = self.apply(port, &done);
+        let applied = self
+            .created(port, &done)
+            .and_then(|()| self.apply(port, &done));
         applied.map_err(|why| format!("s{port} c{conn}: {why}"))?;
         Ok(true)
+    }
+
+    /// A key that its backup holds is not created once more on its primary, as long as magent
+    /// cannot know better than to ask.
+    fn created(&mut self, port: u16, done: &Done) -> Result<(), String> {
+        let (verb, answer) = (&done.words[0][..], &done.answer);
+        let created = match verb {
+            "add" => answer.starts_with(b"STORED"),
+            "ms" => answer.starts_with(b"HD") && done.words.iter().any(|w| w == "ME"),
+            "mg" => answer.starts_with(b"VA 0 ") && lossy(answer).contains(" W"),
+            "ma" => done.words.iter().any(|w| w == "N0") && answer.ends_with(b"\r\n0\r\n"),
+            _ => false,
+        };
+        let plan = &self.plan;
+        let known = plan.creations
+            && plan.mode != Mode::Many
+            && plan.warm > 0
+            && !plan.habits.expire
+            && !plan.mad;
+        let key = done
+            .words
+            .get(1)
+            .and_then(|w| history::key_number(w.as_bytes()));
+        let (Some(key), true) = (key, created && known) else {
+            return Ok(());
+        };
+        // A value that was done anywhere before is magent's own copy.
+        if let Some((_, write)) = history::tags(&done.data).unwrap_or_default().first() {
+            if !self.created.insert(*write) || self.applied_anywhere(*write) {
+                return Ok(());
+            }
+        } else if verb == "add" {
+            // So may be a counter's.
+            return Ok(());
+        }
+        let (primary, backup) = self.place(key);
+        let Some(backup) = backup.filter(|_| port == primary) else {
+            return Ok(());
+        };
+        let now = self.world.now;
+        let held = self.world.servers[&backup].store.get(&done.words[1], now);
+        match held.is_some() && self.history.is_there(key, now) {
+            true => Err(format!(
+                "{verb} created {}, which its backup holds",
+                done.words[1]
+            )),
+            false => Ok(()),
+        }
+    }
+
+    fn applied_anywhere(&self, write: u64) -> bool {
+        let mut ports = self.plan.ports();
+        ports.any(|p| self.applied.contains_key(&(p, write)))
     }
 
     /// Counts a write that was done: never twice on one server.
@@ -191,11 +246,15 @@ impl Sim {
         self.epoch += 1;
         self.calm = false;
         if self.world.servers[&server].state == State::Well {
-            let longest = if single { 20 } else { 70 };
-            let short = self.rng.range(10 * MS, 3 * SECOND);
-            let long = self.rng.range(SECOND, longest * SECOND);
-            let length = if self.rng.often(700) { short } else { long };
-            self.fail(server, length);
+            if self.plan.long_stops && self.rng.often(400) {
+                self.stop_long(server);
+            } else {
+                let longest = if single { 20 } else { 70 };
+                let short = self.rng.range(10 * MS, 3 * SECOND);
+                let long = self.rng.range(SECOND, longest * SECOND);
+                let length = if self.rng.often(700) { short } else { long };
+                self.fail(server, length);
+            }
         }
         self.after(100 * MS, 4 * SECOND, Event::Fault);
     }
@@ -214,6 +273,47 @@ impl Sim {
         self.note_fault(format!("for {} ms:", length / MS));
         self.become_state(server, state);
         self.after(length, length + 1, Event::Heal(server));
+    }
+
+    /// A server stops for longer than anybody waits for what it was sent. Its links may be reset
+    /// meanwhile; it still does what it has received.
+    fn stop_long(&mut self, server: u16) {
+        let length = self.rng.range(31 * SECOND, 45 * SECOND);
+        self.note_fault(format!("for {} ms:", length / MS));
+        self.become_state(server, State::Hung);
+        self.after(length, length + 1, Event::Heal(server));
+        if self.rng.often(300) {
+            self.after(MS, length, Event::Sever(server));
+        }
+    }
+
+    /// Somebody between magent and a server resets all its links.
+    pub fn sever_links(&mut self, server: u16) {
+        self.note_fault(format!("all links of s{server} are reset on their way"));
+        for conn in self.world.links_of(server) {
+            self.sever(conn);
+        }
+    }
+
+    fn sever(&mut self, conn: usize) {
+        self.world.net.borrow_mut().sever(conn);
+        if !self.stands_still(conn) {
+            self.after(10_000, 300 * MS, Event::Late(conn));
+        }
+    }
+
+    /// A server does all that it has received of a link that magent has given up.
+    pub fn run_late(&mut self, conn: usize) -> Result<(), String> {
+        if self.stands_still(conn) {
+            return Ok(());
+        }
+        self.world.read_link(conn, usize::MAX);
+        while self.command(conn)? {}
+        self.world.write_link(conn, usize::MAX);
+        if self.world.end_link(conn) {
+            self.note(|| format!("c{conn} done late and closed by its server"));
+        }
+        Ok(())
     }
 
     /// Something is wrong with a server from now on.
@@ -258,6 +358,10 @@ impl Sim {
             self.note_fault(format!("s{server} c{conn} speaks nonsense"));
             return self.schedule_reply(conn);
         }
+        if self.plan.long_stops && self.rng.often(500) {
+            self.note_fault(format!("c{conn} of s{server} is reset on its way"));
+            return self.sever(conn);
+        }
         self.note_fault(format!("s{server} closes c{conn}"));
         let reset = self.rng.often(500);
         self.world.drop_link(conn, reset);
@@ -283,8 +387,17 @@ impl Sim {
                 .restart(now);
         }
         for conn in self.world.links_of(server) {
-            if self.world.net.borrow().conns[conn].connect == Connect::Pending {
+            let (connect, gone) = {
+                let c = &self.world.net.borrow().conns[conn];
+                (c.connect, c.gone)
+            };
+            if connect == Connect::Pending {
                 self.after(20_000, MS, Event::Connected(conn));
+            }
+            // Its threads wake in any order.
+            if gone && self.plan.long_stops && !self.exact {
+                self.after(10_000, 800 * MS, Event::Late(conn));
+                continue;
             }
             self.schedule_serve(conn);
             self.schedule_reply(conn);

@@ -14,7 +14,7 @@ use crate::common::keys;
 use crate::common::rng::Rng;
 use crate::common::world::{Edges, SECOND, State, World};
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet, VecDeque};
 
 /// One millisecond in nanoseconds.
 pub const MS: u64 = 1_000_000;
@@ -39,6 +39,10 @@ pub enum Event {
     /// Something goes wrong, or well again.
     Fault,
     Heal(u16),
+    /// Somebody between magent and a server resets all its links.
+    Sever(u16),
+    /// A server does all that it has received of a link that magent has given up.
+    Late(usize),
 }
 
 /// Lines of a trace that are kept.
@@ -55,6 +59,8 @@ pub struct Sim {
     pub lags: BTreeMap<u16, u64>,
     /// How often each write was done on a server, over all its lives.
     pub applied: HashMap<(u16, u64), u32>,
+    /// Creations that were done somewhere.
+    pub created: HashSet<u64>,
     pub clients: Vec<Client>,
     /// Clients by connection.
     pub by_conn: BTreeMap<usize, usize>,
@@ -96,6 +102,7 @@ impl Sim {
             paces: BTreeMap::new(),
             lags: BTreeMap::new(),
             applied: HashMap::new(),
+            created: HashSet::new(),
             clients: Vec::new(),
             by_conn: BTreeMap::new(),
             history: History::new(plan.habits.keys),
@@ -114,7 +121,7 @@ impl Sim {
             answered: 0,
             plan,
         };
-        for place in 0..sim.plan.clients {
+        for place in 0..sim.plan.places() {
             sim.clients.push(Client::default());
             let at = sim.rng.below(100 * MS);
             sim.at(at, Event::Arrive(place));
@@ -246,6 +253,8 @@ impl Sim {
                 Event::Edge(conn, edges) => self.world.net.borrow_mut().edge(conn, edges),
                 Event::Fault => self.fault(),
                 Event::Heal(server) => self.heal(server),
+                Event::Sever(server) => self.sever_links(server),
+                Event::Late(conn) => self.run_late(conn)?,
             }
         }
         Ok(())
@@ -304,7 +313,7 @@ impl Sim {
             }
             let well = held.servers_away == 0 && held.journals == 0 && held.drains == 0;
             // What was slow or sent before may still time out.
-            let settled = self.world.now >= self.healed + self.plan.deadline() + SECOND;
+            let settled = self.world.now >= self.healed + self.plan.window() + SECOND;
             self.calm = well && settled && self.all_well();
         }
         Ok(())

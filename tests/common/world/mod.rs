@@ -90,10 +90,16 @@ pub fn options(options: &[&str]) -> Config {
 
 /// The configuration of a file with this text.
 pub fn file(text: &str) -> Config {
+    file_with(text, &[])
+}
+
+/// The same with options beside the file.
+pub fn file_with(text: &str, options: &[&str]) -> Config {
     let dir = super::TempDir::new();
     let file = dir.path().join("pools.yml");
     std::fs::write(&file, text).expect("the file");
-    let args = [OsString::from("-D"), "-c".into(), file.into()];
+    let mut args = vec![OsString::from("-D"), "-c".into(), file.into()];
+    args.extend(options.iter().map(OsString::from));
     match Config::from_args(&args) {
         Ok(Action::Run(config)) => config,
         other => panic!("{other:?} of\n{text}"),
