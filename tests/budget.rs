@@ -3,13 +3,11 @@
 
 mod common;
 
-use common::{Client, Core, Fake, Magent, Memcached, Peer};
+use common::world::State;
+use common::{Client, Magent, Memcached, Peer, World};
 use magent::clients;
 use magent::net::Stream;
 use std::cell::Cell;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
@@ -43,7 +41,7 @@ const BACKUP: [&str; 2] = ["-b", "127.0.0.1:4"];
 /// over.
 #[track_caller]
 fn allocations(options: &[&str], clients: usize, request: &[u8]) -> u64 {
-    let mut core = Core::new(&[&FARM[..], options].concat());
+    let mut core = World::new(&[&FARM[..], options].concat());
     core.around = counted;
     let peers: Vec<Peer> = (0..clients).map(|_| core.client()).collect();
     let mut answer = Vec::new();
@@ -134,7 +132,7 @@ fn an_idle_client_is_small() {
 #[test]
 fn clients_that_rest_hold_no_memory() {
     const CLIENTS: usize = 5_000;
-    let mut core = Core::new(&[&FARM[..], &["-n", "5001"]].concat());
+    let mut core = World::new(&[&FARM[..], &["-n", "5001"]].concat());
     core.around = counted;
     let peers: Vec<Peer> = (0..CLIENTS).map(|_| core.client()).collect();
     core.step();
@@ -222,7 +220,7 @@ fn together(magent: &Magent, clients: usize, depth: usize, rounds: usize) {
 
 /// Calls per request where every server answers at once what it has read.
 fn cost_on_core(clients: usize, depth: usize) -> f64 {
-    let mut core = Core::new(&[&FARM[..], &["-s", "127.0.0.1:4"]].concat());
+    let mut core = World::new(&[&FARM[..], &["-s", "127.0.0.1:4"]].concat());
     let peers: Vec<Peer> = (0..clients).map(|_| core.client()).collect();
     let mut seen = Vec::new();
     for round in 0..20 {
@@ -276,8 +274,9 @@ fn system_calls_stay_within_their_budget_with_real_servers() {
 /// write. A large part does not wait.
 #[test]
 fn the_parts_of_an_answer_go_together() {
-    let mut core = Core::new(&FARM[..4]);
-    core.silent.extend([1, 2]);
+    let mut core = World::new(&FARM[..4]);
+    core.become_state(1, State::Silent);
+    core.become_state(2, State::Silent);
     let key = |server, len| common::keys::key_on(server, 2, &format!("k{len}."), 0);
     let part = |key: &str, len: usize| format!("VALUE {key} 0 {len}\r\n{}\r\n", "v".repeat(len));
     let (one, other, large) = (key(0, 9), key(1, 9), key(0, 9000));

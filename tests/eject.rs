@@ -3,8 +3,9 @@
 
 mod common;
 
-use common::World;
-use common::world::{Mood, draw};
+use common::Peer;
+use common::rng::Rng;
+use common::world::{State, World, file as config};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -33,20 +34,20 @@ fn pool(weights: &[u32], more: &str) -> String {
 const MS: Duration = Duration::from_millis(1);
 
 /// Sends, and lets time pass until every line that is owed has come.
-fn answers(world: &mut World, client: usize, request: &str, lines: usize) -> Vec<String> {
+fn answers(world: &mut World, client: &Peer, request: &str, lines: usize) -> Vec<String> {
     let mut text = world.ask(client, request);
     for _ in 0..200 {
         if text.matches("\r\n").count() >= lines {
             return text.split_terminator("\r\n").map(str::to_string).collect();
         }
-        world.pass(10 * MS);
-        text += &String::from_utf8_lossy(&world.received(client));
+        world.advance(10 * MS);
+        text += &String::from_utf8_lossy(&world.take(client));
     }
     panic!("{request:?} was answered {text:?}");
 }
 
-fn port_of(world: &mut World, client: usize, key: &str) -> u16 {
-    let name = world.stat(client, &format!("route {key}"), "primary");
+fn port_of(world: &mut World, client: &Peer, key: &str) -> u16 {
+    let name = world.stat_for(client, &format!("route {key}"), "primary");
     name.rsplit(':')
         .next()
         .and_then(|p| p.parse().ok())
@@ -54,7 +55,7 @@ fn port_of(world: &mut World, client: usize, key: &str) -> u16 {
 }
 
 /// A key that lives on `port`.
-fn key_on(world: &mut World, client: usize, port: u16) -> String {
+fn key_on(world: &mut World, client: &Peer, port: u16) -> String {
     let all = (0..1000).map(|i| format!("key{i}"));
     all.into_iter()
         .find(|k| port_of(world, client, k) == port)
@@ -63,49 +64,52 @@ fn key_on(world: &mut World, client: usize, port: u16) -> String {
 
 #[test]
 fn a_server_that_fails_so_often_in_a_row_leaves_and_a_probe_brings_it_back() {
-    let mut world = World::new(&pool(&[1, 1, 1], ""), &PORTS);
-    let client = world.connect(0);
+    let mut world = World::of(config(&pool(&[1, 1, 1], "")));
+    let client = &world.connect(0);
     let key = key_on(&mut world, client, 1001);
     let set = format!("set {key} 0 0 1\r\n1\r\n");
     assert_eq!(world.ask(client, &set), "STORED\r\n");
-    world.set_mood(1001, Mood::Gone);
+    world.become_state(1001, State::Gone);
     let refused = "SERVER_ERROR 127.0.0.1:1001 connection refused\r\n";
     assert_eq!(world.ask(client, &set), refused);
     // In between a good answer: counted from 0 again.
-    world.set_mood(1001, Mood::Well);
+    world.become_state(1001, State::Well);
     assert_eq!(world.ask(client, &set), "STORED\r\n");
-    world.set_mood(1001, Mood::Gone);
+    world.become_state(1001, State::Gone);
     assert_eq!(world.ask(client, &set), refused);
     assert_eq!(world.ask(client, &set), refused);
     assert_eq!(world.ask(client, &set), "STORED\r\n");
     assert_ne!(port_of(&mut world, client, &key), 1001);
     assert_eq!(
-        world.stat(client, "servers", "127.0.0.1:1001:state"),
+        world.stat_for(client, "servers", "127.0.0.1:1001:state"),
         "down"
     );
-    assert_eq!(world.stat(client, "proxy", "ejections"), "1");
+    assert_eq!(world.stat_for(client, "proxy", "ejections"), "1");
     // It is there again, but nobody tries it before its time, and no client ever.
-    world.set_mood(1001, Mood::Well);
+    world.become_state(1001, State::Well);
     for _ in 0..20 {
         assert_eq!(world.ask(client, &set), "STORED\r\n");
     }
-    assert_eq!(world.servers[&1001].links(), 0);
-    world.pass(70 * MS);
-    assert_eq!(world.servers[&1001].links(), 0);
-    world.pass(60 * MS);
-    assert_eq!(world.stat(client, "servers", "127.0.0.1:1001:state"), "up");
+    assert_eq!(world.open_links(1001), 0);
+    world.advance(70 * MS);
+    assert_eq!(world.open_links(1001), 0);
+    world.advance(60 * MS);
+    assert_eq!(
+        world.stat_for(client, "servers", "127.0.0.1:1001:state"),
+        "up"
+    );
     assert_eq!(port_of(&mut world, client, &key), 1001);
     assert_eq!(world.get(client, &key), None, "both were told to drop it");
-    assert!(world.servers.values().all(|s| s.items.is_empty()));
+    assert!(world.servers.values().all(|s| s.store.items().is_empty()));
 }
 
 #[test]
 fn with_all_servers_out_each_request_names_its_server() {
-    let mut world = World::new(&pool(&[1, 1, 1], ""), &PORTS);
-    let client = world.connect(0);
+    let mut world = World::of(config(&pool(&[1, 1, 1], "")));
+    let client = &world.connect(0);
     let keys = [1001, 1002, 1003].map(|p| key_on(&mut world, client, p));
     for port in [1001, 1002, 1003] {
-        world.set_mood(port, Mood::Gone);
+        world.become_state(port, State::Gone);
     }
     for _ in 0..3 {
         for key in &keys {
@@ -113,7 +117,7 @@ fn with_all_servers_out_each_request_names_its_server() {
         }
     }
     for (key, port) in keys.iter().zip(&PORTS) {
-        let answer = world.ask(client, &format!("get {key}\r\n"));
+        let answer = world.ask(client, format!("get {key}\r\n"));
         assert_eq!(answer, format!("SERVER_ERROR 127.0.0.1:{port} down\r\n"));
     }
 }
@@ -121,15 +125,15 @@ fn with_all_servers_out_each_request_names_its_server() {
 /// The scene of twemproxy's issue 604.
 #[test]
 fn a_key_rewritten_on_a_stand_in_never_comes_back_stale() {
-    let mut world = World::new(&pool(&[1, 1, 1], ""), &PORTS);
-    let client = world.connect(0);
+    let mut world = World::of(config(&pool(&[1, 1, 1], "")));
+    let client = &world.connect(0);
     let key = key_on(&mut world, client, 1002);
     let set = |v: u32| format!("set {key} 0 0 1\r\n{v}\r\n");
     let get = format!("get {key}\r\n");
     let mut stand_ins = BTreeSet::new();
     for round in 0..4 {
-        assert_eq!(world.ask(client, &set(round)), "STORED\r\n");
-        world.set_mood(1002, Mood::Hung);
+        assert_eq!(world.ask(client, set(round)), "STORED\r\n");
+        world.become_state(1002, State::Hung);
         // Writes that go unanswered: they are in its socket, and read when it wakes.
         answers(&mut world, client, &set(9), 1);
         answers(&mut world, client, &set(9), 1);
@@ -138,11 +142,11 @@ fn a_key_rewritten_on_a_stand_in_never_comes_back_stale() {
             "END\r\n",
             "nothing old on the stand-in"
         );
-        assert_eq!(world.ask(client, &set(round + 4)), "STORED\r\n");
+        assert_eq!(world.ask(client, set(round + 4)), "STORED\r\n");
         stand_ins.insert(port_of(&mut world, client, &key));
         assert_eq!(world.get(client, &key), Some((round + 4).to_string()));
-        world.set_mood(1002, Mood::Well);
-        world.pass(200 * MS);
+        world.become_state(1002, State::Well);
+        world.advance(200 * MS);
         assert_eq!(port_of(&mut world, client, &key), 1002);
         assert_eq!(world.ask(client, &get), "END\r\n", "nothing old at home");
     }
@@ -150,7 +154,7 @@ fn a_key_rewritten_on_a_stand_in_never_comes_back_stale() {
 }
 
 /// Keys that live on 1001, in the number asked for.
-fn keys_at_home(world: &mut World, client: usize, count: usize) -> Vec<String> {
+fn keys_at_home(world: &mut World, client: &Peer, count: usize) -> Vec<String> {
     let all = (0..10_000).map(|i| format!("many{i}"));
     let mut keys = Vec::new();
     for key in all {
@@ -167,35 +171,35 @@ fn sets(keys: &[String], value: u32) -> String {
 }
 
 /// Takes 1001 out of the ring by requests that fail.
-fn eject(world: &mut World, client: usize, key: &str) {
-    world.set_mood(1001, Mood::Gone);
+fn eject(world: &mut World, client: &Peer, key: &str) {
+    world.become_state(1001, State::Gone);
     for _ in 0..3 {
-        world.ask(client, &format!("get {key}\r\n"));
+        world.ask(client, format!("get {key}\r\n"));
     }
     assert_ne!(port_of(world, client, key), 1001);
 }
 
 #[test]
 fn a_full_list_of_a_stand_in_is_worked_off_while_it_works() {
-    let mut world = World::new(&pool(&[1, 1, 1], "  journal: 8k\n"), &PORTS);
-    let client = world.connect(0);
+    let mut world = World::of(config(&pool(&[1, 1, 1], "  journal: 8k\n")));
+    let client = &world.connect(0);
     let keys = keys_at_home(&mut world, client, 300);
     eject(&mut world, client, &keys[0]);
     for key in &keys {
-        world.ask(client, &sets(std::slice::from_ref(key), 1));
+        world.ask(client, sets(std::slice::from_ref(key), 1));
         for port in [1002, 1003] {
             let name = format!("127.0.0.1:{port}:journal_bytes");
-            let bytes: usize = world.stat(client, "servers", &name).parse().unwrap();
+            let bytes: usize = world.stat_for(client, "servers", &name).parse().unwrap();
             assert!(bytes <= 4096 + 100, "{bytes}");
         }
     }
     let held: usize = [1002, 1003]
-        .map(|p| world.servers[&p].items.len())
+        .map(|p| world.servers[&p].store.items().len())
         .iter()
         .sum();
     assert!(held < 150, "{held} keys are left on the stand-ins");
     assert_eq!(
-        world.stat(client, "proxy", "limit_journal_overflows"),
+        world.stat_for(client, "proxy", "limit_journal_overflows"),
         "1",
         "that of 1001"
     );
@@ -203,21 +207,21 @@ fn a_full_list_of_a_stand_in_is_worked_off_while_it_works() {
 
 #[test]
 fn a_list_that_overflows_becomes_a_flush_of_the_stand_in() {
-    let mut world = World::new(&pool(&[1, 1, 1], "  journal: 1k\n"), &PORTS);
-    let client = world.connect(0);
+    let mut world = World::of(config(&pool(&[1, 1, 1], "  journal: 1k\n")));
+    let client = &world.connect(0);
     let keys = keys_at_home(&mut world, client, 100);
     eject(&mut world, client, &keys[0]);
     // All in one turn, faster than deletes can be answered.
-    let stored = world.ask(client, &sets(&keys, 1));
+    let stored = world.ask(client, sets(&keys, 1));
     assert_eq!(stored, "STORED\r\n".repeat(keys.len()));
-    let overflows = world.stat(client, "proxy", "limit_journal_overflows");
+    let overflows = world.stat_for(client, "proxy", "limit_journal_overflows");
     assert!(
         overflows.parse::<u64>().is_ok_and(|n| n > 1),
         "that of a stand-in too: {overflows}"
     );
-    world.set_mood(1001, Mood::Well);
-    world.pass(200 * MS);
-    world.ask(client, &sets(&keys, 2));
+    world.become_state(1001, State::Well);
+    world.advance(200 * MS);
+    world.ask(client, sets(&keys, 2));
     assert!(keys.iter().all(|k| port_of(&mut world, client, k) == 1001));
     eject(&mut world, client, &keys[0]);
     for key in &keys {
@@ -242,18 +246,18 @@ impl Known {
 }
 
 /// One batch of pipelined requests of a client, and what their answers say.
-fn batch(world: &mut World, client: usize, known: &mut Known, seed: &mut u64, tag: &mut u32) {
+fn batch(world: &mut World, client: &Peer, known: &mut Known, seed: &mut Rng, tag: &mut u32) {
     let mut request = String::new();
     let mut sent = Vec::new();
     let mut used = BTreeSet::new();
-    for _ in 0..1 + draw(seed, 12) {
-        let key = format!("key{}", draw(seed, 60));
+    for _ in 0..1 + seed.below(12) {
+        let key = format!("key{}", seed.below(60));
         if !used.insert(key.clone()) {
             continue;
         }
         *tag += 1;
         let value = format!("v{tag}");
-        let verb = ["get", "get", "set", "set", "delete", "add", "append"][draw(seed, 7) as usize];
+        let verb = ["get", "get", "set", "set", "delete", "add", "append"][seed.below(7) as usize];
         request += &match verb {
             "get" | "delete" => format!("{verb} {key}\r\n"),
             _ => format!("{verb} {key} 0 0 {}\r\n{value}\r\n", value.len()),
@@ -271,8 +275,8 @@ fn batch(world: &mut World, client: usize, known: &mut Known, seed: &mut u64, ta
     let lines = sent.iter().map(|s| 1 + usize::from(s.0 == "get")).sum();
     let mut got = answers(world, client, &request, lines);
     while !finished(&sent, &got) {
-        world.pass(10 * MS);
-        let more = String::from_utf8_lossy(&world.received(client)).into_owned();
+        world.advance(10 * MS);
+        let more = String::from_utf8_lossy(&world.take(client)).into_owned();
         got.extend(more.split_terminator("\r\n").map(str::to_string));
     }
     let mut got = got.into_iter();
@@ -316,13 +320,13 @@ fn batch(world: &mut World, client: usize, known: &mut Known, seed: &mut u64, ta
 }
 
 /// One request for many keys, as `get` or as the write that `gat` is.
-fn many(world: &mut World, client: usize, known: &mut Known, seed: &mut u64) {
-    let keys: Vec<String> = (0..10).map(|_| format!("key{}", draw(seed, 60))).collect();
-    let verb = ["get", "gat 0"][draw(seed, 2) as usize];
-    let mut text = world.ask(client, &format!("{verb} {}\r\n", keys.join(" ")));
+fn many(world: &mut World, client: &Peer, known: &mut Known, seed: &mut Rng) {
+    let keys: Vec<String> = (0..10).map(|_| format!("key{}", seed.below(60))).collect();
+    let verb = ["get", "gat 0"][seed.below(2) as usize];
+    let mut text = world.ask(client, format!("{verb} {}\r\n", keys.join(" ")));
     while !text.ends_with("END\r\n") && !text.starts_with("SERVER_ERROR") {
-        world.pass(10 * MS);
-        text += &String::from_utf8_lossy(&world.received(client));
+        world.advance(10 * MS);
+        text += &String::from_utf8_lossy(&world.take(client));
     }
     let mut lines = text.lines();
     while let Some(key) = lines.next().and_then(|l| l.strip_prefix("VALUE ")) {
@@ -350,39 +354,35 @@ fn finished(sent: &[(&str, String, String)], got: &[String]) -> bool {
 
 fn storm(seed: u64, weights: &[u32], more: &str) {
     println!("seed {seed}, weights {weights:?}, {more:?}");
-    let mut seed_now = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let seed = &mut seed_now;
-    let mut world = World::new(&pool(weights, more), &PORTS);
-    world.jumble = seed.rotate_left(7) | 1;
-    let client = world.connect(0);
+    let seed = &mut Rng::new(seed);
+    let mut world = World::of(config(&pool(weights, more)));
+    world.jumble = Some(Rng::new(seed.next()));
+    let client = &world.connect(0);
     let (mut known, mut tag) = (Known::default(), 0);
     for _ in 0..120 {
-        let port = PORTS[draw(seed, weights.len() as u64) as usize];
-        let mood = [Mood::Well, Mood::Hung, Mood::Gone, Mood::Well][draw(seed, 4) as usize];
-        world.set_mood(port, mood);
-        for _ in 0..draw(seed, 6) {
+        let port = PORTS[seed.below(weights.len() as u64) as usize];
+        let mood = [State::Well, State::Hung, State::Gone, State::Well][seed.below(4) as usize];
+        world.become_state(port, mood);
+        for _ in 0..seed.below(6) {
             batch(&mut world, client, &mut known, seed, &mut tag);
             many(&mut world, client, &mut known, seed);
         }
-        let long = [1, 60, 150, 1000, 40_000][draw(seed, 5) as usize];
-        world.pass(MS * (1 + draw(seed, long) as u32));
+        let long = [1, 60, 150, 1000, 40_000][seed.below(5) as usize];
+        world.advance(MS * (1 + seed.below(long) as u32));
     }
     for port in PORTS {
-        world.set_mood(port, Mood::Well);
+        world.become_state(port, State::Well);
     }
-    world.pass(Duration::from_secs(90));
+    world.advance(Duration::from_secs(90));
     for _ in 0..20 {
         batch(&mut world, client, &mut known, seed, &mut tag);
     }
     for port in &PORTS[..weights.len()] {
-        let state = world.stat(client, "servers", &format!("127.0.0.1:{port}:state"));
-        let left = world.stat(client, "servers", &format!("127.0.0.1:{port}:journal_keys"));
+        let state = world.stat_for(client, "servers", &format!("127.0.0.1:{port}:state"));
+        let left = world.stat_for(client, "servers", &format!("127.0.0.1:{port}:journal_keys"));
         assert_eq!((state.as_str(), left.as_str()), ("up", "0"));
     }
-    let ejections: u64 = world
-        .stat(client, "proxy", "ejections")
-        .parse()
-        .expect("a number");
+    let ejections = world.stat("ejections");
     assert!(ejections > 5, "{ejections} ejections: not much of a storm");
 }
 

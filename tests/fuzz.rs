@@ -20,12 +20,10 @@ mod parsers;
 mod rows;
 #[path = "fuzz/talk.rs"]
 mod talk;
-#[path = "fuzz/wire.rs"]
-mod wire;
 #[path = "fuzz/world.rs"]
 mod world;
 
-use input::Rng;
+use common::rng::Rng;
 use magent::protocol::Dialect;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant, SystemTime};
@@ -60,12 +58,12 @@ fn binary(rng: &mut Rng, seeds: &Seeds) -> Vec<u8> {
 
 /// A reply of a server; the first byte says to what.
 fn reply(rng: &mut Rng, _: &Seeds) -> Vec<u8> {
-    let which = rng.below(parsers::ASKED.len());
+    let which = rng.index(parsers::ASKED.len());
     let mut all = parsers::ASKED[which].2.to_vec();
     if rng.one_in(5) {
         all = rng.pick(parsers::ASKED).2.to_vec();
     }
-    for _ in 0..rng.below(4) {
+    for _ in 0..rng.index(4) {
         input::mutate(rng, &mut all);
     }
     all.insert(0, which as u8);
@@ -74,7 +72,7 @@ fn reply(rng: &mut Rng, _: &Seeds) -> Vec<u8> {
 
 /// The requests of a well-formed client, a byte each.
 fn script(rng: &mut Rng, _: &Seeds) -> Vec<u8> {
-    (0..1 + rng.below(60)).map(|_| rng.next() as u8).collect()
+    (0..1 + rng.index(60)).map(|_| rng.next() as u8).collect()
 }
 
 const TARGETS: &[Target] = &[

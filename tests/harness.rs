@@ -3,10 +3,12 @@
 mod common;
 
 use common::magent::free_port;
+use common::world::{self, State};
 use common::{Client, Fake, Memcached, show};
 use std::net::TcpStream;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 #[test]
 fn a_memcached_starts_dies_and_comes_back_empty_on_its_port() {
@@ -123,4 +125,65 @@ fn nobody_listens_on_a_free_port() {
         over.store(true, Ordering::Relaxed);
         assert_eq!(taken, 0);
     });
+}
+
+/// The world of sockets in memory with two magents over the same servers.
+#[test]
+fn a_magent_is_killed_stands_still_and_is_cut_off_while_another_goes_on() {
+    let farm = ["-s", "127.0.0.1:1", "-s", "127.0.0.1:2", "--timeout", "200"];
+    let config = || world::options(&farm);
+    let mut world = world::World::several(vec![config(), config()], 0);
+    let (one, other) = (world.connect_to(0, 0), world.connect_to(1, 0));
+    let keys = [0, 1].map(|server| common::keys::key_on(server, 2, "key", 0));
+    for key in &keys {
+        let set = format!("set {key} 0 0 1\r\nx\r\n");
+        assert_eq!(world.ask(&one, set), "STORED\r\n");
+        assert_eq!(world.get(&other, key).as_deref(), Some("x"));
+    }
+    world.cut(1, 2, false);
+    assert_eq!(world.get(&one, &keys[1]).as_deref(), Some("x"));
+    assert_eq!(world.get(&other, &keys[0]).as_deref(), Some("x"));
+    world.send(&other, format!("get {}\r\n", keys[1]));
+    world.advance(Duration::from_secs(1));
+    assert_eq!(
+        world.take_text(&other),
+        "SERVER_ERROR 127.0.0.1:2 timed out\r\n"
+    );
+    world.mend(1, 2);
+    world.advance(Duration::from_secs(5));
+    assert_eq!(world.get(&other, &keys[1]).as_deref(), Some("x"));
+
+    world.nodes[0].stands_still = true;
+    assert_eq!(world.ask(&one, "version\r\n"), "");
+    world.nodes[0].stands_still = false;
+    world.step();
+    assert!(world.take_text(&one).starts_with("VERSION"));
+
+    world.kill(0);
+    assert!(one.is_closed() && !other.is_closed());
+    world.step();
+    assert_eq!(world.open_links(1), 1, "that of the other one");
+    world.start(0);
+    let again = world.connect_to(0, 0);
+    assert_eq!(world.get(&again, &keys[0]).as_deref(), Some("x"));
+}
+
+/// A link that is reset on the way: its server still does what it has received.
+#[test]
+fn a_server_does_what_it_has_received_of_a_link_that_was_reset() {
+    let farm = ["-s", "127.0.0.1:1"];
+    let mut world = world::World::of(world::options(&farm));
+    let client = world.client();
+    world.ask(&client, "version\r\nget k\r\n");
+    world.become_state(1, State::Hung);
+    assert_eq!(world.ask(&client, "set k 0 0 1\r\nx\r\n"), "");
+    world.cut(0, 1, true);
+    let lost = "SERVER_ERROR 127.0.0.1:1 connection lost\r\n";
+    world.step();
+    assert_eq!(world.take_text(&client), lost);
+    world.mend(0, 1);
+    assert!(world.servers[&1].store.items().is_empty());
+    world.become_state(1, State::Well);
+    world.step();
+    assert_eq!(world.servers[&1].store.items().len(), 1);
 }

@@ -5,7 +5,7 @@
 mod common;
 
 use common::magent::free_port;
-use common::world::draw;
+use common::rng::Rng;
 use common::{Client, Magent, Memcached, TempDir, wait_for};
 use std::fmt::Write as _;
 use std::process::{Child, Command, Stdio};
@@ -125,14 +125,14 @@ fn wait_ejected(path: &std::path::Path) {
 }
 
 /// A key of 1 to 40 bytes, no control bytes or spaces, braces and bytes from 0x80 on included.
-fn key(seed: &mut u64, pool: &str, number: usize) -> Vec<u8> {
+fn key(rng: &mut Rng, pool: &str, number: usize) -> Vec<u8> {
     let mut key = Vec::new();
-    for _ in 0..draw(seed, 40) {
-        let byte = match draw(seed, 12) {
+    for _ in 0..rng.below(40) {
+        let byte = match rng.below(12) {
             0 => b'{',
             1 => b'}',
-            2 => 0x80 + draw(seed, 0x80) as u8,
-            _ => 0x21 + draw(seed, 0x5e) as u8,
+            2 => 0x80 + rng.below(0x80) as u8,
+            _ => 0x21 + rng.below(0x5e) as u8,
         };
         key.push(byte);
     }
@@ -186,13 +186,14 @@ fn every_key_is_where_twemproxy_put_it() {
         servers[0].name
     );
     let magent = Magent::with_file(&format!("{start}{text}"));
-    let mut seed = std::time::UNIX_EPOCH.elapsed().expect("a clock").as_nanos() as u64;
+    let seed = std::time::UNIX_EPOCH.elapsed().expect("a clock").as_nanos() as u64;
     println!("seed {seed}");
+    let mut rng = Rng::new(seed);
     let mut check = |name: &str| {
         wait_for("nutcracker to listen", || {
             std::os::unix::net::UnixStream::connect(dir.path().join(name)).ok()
         });
-        let keys: Vec<Vec<u8>> = (0..KEYS).map(|n| key(&mut seed, name, n)).collect();
+        let keys: Vec<Vec<u8>> = (0..KEYS).map(|n| key(&mut rng, name, n)).collect();
         let theirs = Client::unix(&dir.path().join(name));
         let ours = Client::unix(&magent.dir().join(name));
         let lost = compare(theirs, ours, &keys);

@@ -8,7 +8,9 @@ mod common;
 #[path = "limits/process.rs"]
 mod process;
 
-use common::{Core, Peer};
+use common::world::State;
+use common::world::store::filled;
+use common::{Peer, World};
 use std::time::Duration;
 
 const OUT_OF_MEMORY_READING: &str = "SERVER_ERROR out of memory reading\r\n";
@@ -20,8 +22,8 @@ const MB: usize = 1024 * 1024;
 /// No timeouts, since time is not what these tests are about.
 const PATIENT: [&str; 4] = ["--timeout", "86400000", "--connect-timeout", "86400000"];
 
-fn core(options: &[&str]) -> Core {
-    Core::new(&[&["-s", "127.0.0.1:1"][..], &PATIENT, options].concat())
+fn core(options: &[&str]) -> World {
+    World::new(&[&["-s", "127.0.0.1:1"][..], &PATIENT, options].concat())
 }
 
 /// A key on the one of two servers.
@@ -30,7 +32,7 @@ fn key_on(server: usize, len: usize, number: usize) -> String {
 }
 
 /// So many clients that asked for a value of 60 KB and take nothing.
-fn holders(core: &mut Core, count: usize) -> Vec<Peer> {
+fn holders(core: &mut World, count: usize) -> Vec<Peer> {
     let all: Vec<Peer> = (0..count).map(|_| core.client().narrow(10)).collect();
     for peer in &all {
         core.send(peer, "get k60000\r\n");
@@ -130,10 +132,10 @@ fn what_comes_while_memory_is_short_is_served_within_seconds() {
 #[test]
 fn requests_that_wait_for_a_warming_primary_are_counted_with_their_values() {
     let farm = ["-s", "127.0.0.1:1", "-b", "127.0.0.1:2", "--warm", "200000"];
-    let mut core = Core::new(&[&farm[..], &PATIENT].concat());
+    let mut core = World::new(&[&farm[..], &PATIENT].concat());
     let writer = core.client();
     core.ask(&writer, "get k1\r\n");
-    core.silent.insert(1);
+    core.become_state(1, State::Silent);
     let add = format!("add k 0 0 4000\r\n{}\r\n", "v".repeat(4000));
     core.send(&writer, add.repeat(100));
     core.step();
@@ -145,7 +147,7 @@ fn requests_that_wait_for_a_warming_primary_are_counted_with_their_values() {
 #[test]
 fn a_get_that_memory_has_no_room_for_is_told_so() {
     let mut core = core(&["-m", "1m", "-I", "256k"]);
-    core.silent.insert(1);
+    core.become_state(1, State::Silent);
     let slow: Vec<Peer> = (0..20).map(|_| core.client()).collect();
     for peer in &slow {
         core.send(peer, "get k60000\r\n");
@@ -153,7 +155,7 @@ fn a_get_that_memory_has_no_room_for_is_told_so() {
     core.step();
     let mut late = Vec::new();
     for _ in 0..20 {
-        common::core::answer(b"get k60000\r\n", &mut late);
+        late.extend(filled(&["k60000"]));
     }
     let slow: Vec<Peer> = slow.into_iter().map(|p| p.narrow(100)).collect();
     core.serve_late(1, &late);
@@ -172,7 +174,7 @@ fn a_get_that_memory_has_no_room_for_is_told_so() {
 #[test]
 fn a_value_larger_than_a_chunk_that_memory_has_no_room_for_is_swallowed() {
     let mut core = core(&["-m", "1m", "-I", "256k"]);
-    core.silent.insert(1);
+    core.become_state(1, State::Silent);
     let slow: Vec<Peer> = (0..8).map(|_| core.client().narrow(100)).collect();
     for peer in &slow {
         core.send(peer, "get k250000\r\n");
@@ -182,9 +184,9 @@ fn a_value_larger_than_a_chunk_that_memory_has_no_room_for_is_swallowed() {
     core.step();
     let mut late = Vec::new();
     for _ in 0..8 {
-        common::core::answer(b"get k250000\r\n", &mut late);
+        late.extend(filled(&["k250000"]));
     }
-    common::core::answer(b"get k5\r\n", &mut late);
+    late.extend(filled(&["k5"]));
     core.serve_late(1, &late);
     let (mut refused, mut whole) = (0, 0);
     for peer in &slow {
@@ -205,7 +207,7 @@ fn a_value_larger_than_a_chunk_that_memory_has_no_room_for_is_swallowed() {
 #[test]
 fn an_error_behind_a_value_that_was_swallowed_keeps_the_link_in_step() {
     let mut core = core(&["-m", "1m", "-I", "256k"]);
-    core.silent.insert(1);
+    core.become_state(1, State::Silent);
     let slow = holders(&mut core, 16);
     let (victim, after) = (core.client(), core.client());
     core.send(&victim, "get k250000\r\n");
@@ -213,12 +215,12 @@ fn an_error_behind_a_value_that_was_swallowed_keeps_the_link_in_step() {
     core.step();
     let mut late = Vec::new();
     for _ in &slow {
-        common::core::answer(b"get k60000\r\n", &mut late);
+        late.extend(filled(&["k60000"]));
     }
-    common::core::answer(b"get k250000\r\n", &mut late);
+    late.extend(filled(&["k250000"]));
     late.truncate(late.len() - "END\r\n".len());
     late.extend_from_slice(b"SERVER_ERROR it broke\r\n");
-    common::core::answer(b"get k5\r\n", &mut late);
+    late.extend(filled(&["k5"]));
     core.serve_late(1, &late);
     assert_eq!(core.take_text(&victim), OUT_OF_MEMORY_READING);
     assert_eq!(core.take_text(&after), "VALUE k5 0 5\r\nvvvvv\r\nEND\r\n");
@@ -229,14 +231,14 @@ fn an_error_behind_a_value_that_was_swallowed_keeps_the_link_in_step() {
 #[test]
 fn in_a_get_of_several_keys_it_is_a_miss() {
     let two = ["-s", "127.0.0.1:1", "-s", "127.0.0.1:2", "-m", "1m"];
-    let mut core = Core::new(&[&two[..], &["-I", "256k"], &PATIENT].concat());
-    core.silent.insert(1);
+    let mut core = World::new(&[&two[..], &["-I", "256k"], &PATIENT].concat());
+    core.become_state(1, State::Silent);
     let (small, large) = (key_on(1, 5, 0), key_on(0, 60_000, 0));
     let many = core.client();
     core.send(&many, format!("get {small} {large}\r\n"));
     core.step();
     // The other server's values fill the memory meanwhile.
-    core.silent.insert(2);
+    core.become_state(2, State::Silent);
     let other = key_on(1, 60_000, 0);
     let slow: Vec<Peer> = (0..16).map(|_| core.client().narrow(10)).collect();
     for peer in &slow {
@@ -245,11 +247,11 @@ fn in_a_get_of_several_keys_it_is_a_miss() {
     core.step();
     let mut late = Vec::new();
     for _ in 0..16 {
-        common::core::answer(format!("get {other}\r\n").as_bytes(), &mut late);
+        late.extend(filled(&[&other]));
     }
     core.serve_late(2, &late);
     late.clear();
-    common::core::answer(format!("get {large}\r\n").as_bytes(), &mut late);
+    late.extend(filled(&[&large]));
     core.serve_late(1, &late);
     let answer = core.take_text(&many);
     assert_eq!(answer, format!("VALUE {small} 0 5\r\nvvvvv\r\nEND\r\n"));
@@ -398,7 +400,7 @@ fn small_half_sent_requests_cannot_hold_all_memory() {
 #[test]
 fn a_thousand_requests_in_flight_pause_their_client_until_half_is_answered() {
     let mut core = core(&[]);
-    core.silent.insert(1);
+    core.become_state(1, State::Silent);
     let greedy = core.client();
     core.send(&greedy, "get k1\r\n".repeat(1024));
     core.step();
@@ -511,7 +513,7 @@ fn a_silent_client_is_closed_only_where_that_was_asked_for() {
     assert!(!idle.is_closed());
     let mut core = core(&["--idle-timeout", "10"]);
     let (idle, busy, waiting) = (core.client(), core.client(), core.client());
-    core.silent.insert(1);
+    core.become_state(1, State::Silent);
     core.send(&waiting, "get k1\r\n");
     for _ in 0..3 {
         core.advance(Duration::from_secs(6));
@@ -523,8 +525,8 @@ fn a_silent_client_is_closed_only_where_that_was_asked_for() {
 }
 
 /// Two servers, the first silent; clients that have sent it as much as it may be asked.
-fn crowd(core: &mut Core) -> Vec<Peer> {
-    core.silent.insert(1);
+fn crowd(core: &mut World) -> Vec<Peer> {
+    core.become_state(1, State::Silent);
     let key = key_on(0, 1, 0);
     let crowd: Vec<Peer> = (0..64).map(|_| core.client()).collect();
     for peer in &crowd {
@@ -538,7 +540,7 @@ fn crowd(core: &mut Core) -> Vec<Peer> {
 #[test]
 fn a_server_that_owes_64k_answers_pauses_the_clients_that_want_more_of_it() {
     let two = ["-s", "127.0.0.1:1", "-s", "127.0.0.1:2"];
-    let mut core = Core::new(&[&two[..], &PATIENT].concat());
+    let mut core = World::new(&[&two[..], &PATIENT].concat());
     let crowd = crowd(&mut core);
     let (one, many, other) = (core.client(), core.client(), core.client());
     let (full, free) = (key_on(0, 1, 0), key_on(1, 1, 0));
@@ -567,9 +569,9 @@ fn a_server_that_owes_64k_answers_pauses_the_clients_that_want_more_of_it() {
 #[test]
 fn a_backup_that_stands_in_is_bounded_too() {
     let farm = ["-s", "127.0.0.1:1", "-b", "127.0.0.1:2"];
-    let mut core = Core::new(&[&farm[..], &PATIENT].concat());
-    core.refusing.insert(1);
-    core.silent.insert(2);
+    let mut core = World::new(&[&farm[..], &PATIENT].concat());
+    core.become_state(1, State::Gone);
+    core.become_state(2, State::Silent);
     let crowd: Vec<Peer> = (0..66).map(|_| core.client()).collect();
     for peer in &crowd {
         core.send(peer, "get k1\r\n");
@@ -595,7 +597,7 @@ fn a_backup_that_stands_in_is_bounded_too() {
 #[test]
 fn a_server_that_owes_64_mb_pauses_the_clients_that_want_more_of_it() {
     let mut core = core(&["-m", "1g"]);
-    core.silent.insert(1);
+    core.become_state(1, State::Silent);
     let set = format!("set k 0 0 1000000\r\n{}\r\n", "v".repeat(1_000_000));
     let crowd: Vec<Peer> = (0..70).map(|_| core.client()).collect();
     for peer in &crowd {
@@ -621,7 +623,7 @@ fn a_server_that_owes_64_mb_pauses_the_clients_that_want_more_of_it() {
 fn a_server_that_owes_a_quarter_of_the_memory_stops_nobody_else_and_is_down_in_the_end() {
     let two = ["-s", "127.0.0.1:1", "-s", "127.0.0.1:2", "-m", "16m"];
     for links in ["1", "4"] {
-        let mut core = Core::new(&[&two[..], &["-i", links]].concat());
+        let mut core = World::new(&[&two[..], &["-i", links]].concat());
         let (here, there) = (key_on(0, 5, 0), key_on(1, 5, 0));
         let (writer, other) = (core.client(), core.client());
         let get = format!("get {there}\r\n");
@@ -629,7 +631,7 @@ fn a_server_that_owes_a_quarter_of_the_memory_stops_nobody_else_and_is_down_in_t
             core.ask(&writer, format!("get {here}\r\n"))
                 .ends_with("END\r\n")
         );
-        core.silent.insert(1);
+        core.become_state(1, State::Hung);
         let value = "v".repeat(1_000_000);
         let set = format!("set {here} 0 0 1000000\r\n{value}\r\n");
         core.send(&writer, set.repeat(40));
@@ -661,8 +663,8 @@ fn with_next_to_no_memory_and_many_links_requests_are_served() {
 #[test]
 fn mirrors_for_a_full_backup_go_to_its_journal() {
     let farm = ["-s", "127.0.0.1:1", "-b", "127.0.0.1:2"];
-    let mut core = Core::new(&[&farm[..], &PATIENT].concat());
-    core.silent.insert(2);
+    let mut core = World::new(&[&farm[..], &PATIENT].concat());
+    core.become_state(2, State::Silent);
     let writer = core.client();
     let per_round = 1000;
     for _ in 0..66 {
@@ -688,8 +690,8 @@ fn mirrors_for_a_full_backup_go_to_its_journal() {
 #[test]
 fn a_journal_has_its_bound() {
     let farm = ["-s", "127.0.0.1:1", "-b", "127.0.0.1:2", "--journal", "64k"];
-    let mut core = Core::new(&[&farm[..], &PATIENT].concat());
-    core.refusing.insert(2);
+    let mut core = World::new(&[&farm[..], &PATIENT].concat());
+    core.become_state(2, State::Gone);
     let writer = core.client();
     for i in 0..5_000 {
         core.send(&writer, format!("set k{i} 0 0 1\r\nv\r\n"));
@@ -702,7 +704,7 @@ fn a_journal_has_its_bound() {
     assert_eq!(servers["127.0.0.1:2:state"], "down");
     let bytes: usize = servers["127.0.0.1:2:journal_bytes"].parse().unwrap();
     assert!(bytes <= 64 * KB, "{bytes}");
-    core.refusing.clear();
+    core.become_state(2, State::Well);
     core.advance(Duration::from_secs(5));
     let servers = core.stats("stats servers\r\n");
     assert_eq!(servers["127.0.0.1:2:state"], "up");
@@ -726,8 +728,8 @@ fn more_clients_than_allowed_are_turned_away_until_one_leaves() {
 #[test]
 fn a_backup_is_told_what_it_missed_before_it_stands_in() {
     let farm = ["-s", "127.0.0.1:1", "-b", "127.0.0.1:2"];
-    let mut core = Core::new(&[&farm[..], &PATIENT].concat());
-    core.silent.insert(2);
+    let mut core = World::new(&[&farm[..], &PATIENT].concat());
+    core.become_state(2, State::Silent);
     let writer = core.client();
     for _ in 0..66 {
         core.send(&writer, "set k1 0 0 1\r\nv\r\n".repeat(1000));
@@ -735,7 +737,7 @@ fn a_backup_is_told_what_it_missed_before_it_stands_in() {
         core.take(&writer);
     }
     let told = core.requests(2);
-    core.refusing.insert(1);
+    core.become_state(1, State::Gone);
     core.close_links(1);
     core.send(&writer, "get k1 k2\r\n");
     core.step();

@@ -3,8 +3,9 @@
 
 mod common;
 
-use common::World;
-use common::world::{Mood, draw};
+use common::Peer;
+use common::rng::Rng;
+use common::world::{State, World, file as config};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -40,7 +41,7 @@ struct Owed {
 
 /// A client that pipelines requests for keys of its own.
 struct Talker {
-    token: usize,
+    peer: Peer,
     name: String,
     sent: usize,
     owed: Vec<Owed>,
@@ -50,9 +51,9 @@ struct Talker {
 }
 
 impl Talker {
-    fn new(token: usize, name: String) -> Talker {
+    fn new(peer: Peer, name: String) -> Talker {
         Talker {
-            token,
+            peer,
             name,
             sent: 0,
             owed: Vec::new(),
@@ -62,9 +63,9 @@ impl Talker {
         }
     }
 
-    fn write(&mut self, seed: &mut u64, exact: bool) {
-        let key = format!("{}k{}", self.name, draw(seed, 12));
-        let verb = ["get", "set", "append", "delete"][draw(seed, 4) as usize];
+    fn write(&mut self, seed: &mut Rng, exact: bool) {
+        let key = format!("{}k{}", self.name, seed.below(12));
+        let verb = ["get", "set", "append", "delete"][seed.below(4) as usize];
         self.sent += 1;
         let value = format!("{}.{} ", self.name, self.sent);
         let before = self.values.get(&key).cloned();
@@ -84,16 +85,16 @@ impl Talker {
     }
 
     /// Sends some of what there is, cut anywhere.
-    fn send(&mut self, world: &mut World, seed: &mut u64) {
-        let n = 1 + draw(seed, self.unsent.len().max(1) as u64) as usize;
+    fn send(&mut self, world: &mut World, seed: &mut Rng) {
+        let n = 1 + seed.below(self.unsent.len().max(1) as u64) as usize;
         let n = n.min(self.unsent.len());
         let some: Vec<u8> = self.unsent.drain(..n).collect();
-        world.send(self.token, &some);
+        world.send(&self.peer, &some);
     }
 
     /// Takes every whole answer, and holds it against what is owed.
     fn check(&mut self, world: &mut World) {
-        self.got += &String::from_utf8_lossy(&world.received(self.token));
+        self.got += &String::from_utf8_lossy(&world.take(&self.peer));
         let mut done = 0;
         let mut rest = self.got.as_str();
         for owed in &self.owed {
@@ -142,36 +143,35 @@ impl Talker {
 }
 
 /// Sixteen talkers while `next` makes one file after the other.
-fn talk(seed: u64, exact: bool, mut next: impl FnMut(&mut u64) -> String) {
-    let mut seed_now = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let seed = &mut seed_now;
-    let mut world = World::new(&next(seed), &PORTS);
-    world.jumble = seed.rotate_left(9) | 1;
+fn talk(seed: u64, exact: bool, mut next: impl FnMut(&mut Rng) -> String) {
+    let seed = &mut Rng::new(seed);
+    let mut world = World::of(config(&next(seed)));
+    world.jumble = Some(Rng::new(seed.next()));
     let new = |world: &mut World, n: usize| Talker::new(world.connect(0), format!("c{n}"));
     let mut talkers: Vec<Talker> = (0..16).map(|n| new(&mut world, n)).collect();
     for _ in 0..250 {
         for talker in &mut talkers {
-            if draw(seed, 3) == 0 {
-                for _ in 0..draw(seed, 8) {
+            if seed.below(3) == 0 {
+                for _ in 0..seed.below(8) {
                     talker.write(seed, exact);
                 }
                 talker.send(&mut world, seed);
             }
         }
-        for _ in 0..draw(seed, 4) {
+        for _ in 0..seed.below(4) {
             world.turn();
         }
-        if draw(seed, 4) == 0 {
+        if seed.below(4) == 0 {
             let file = next(seed);
-            world.reload(&file);
+            world.reload(config(&file));
         }
         talkers.iter_mut().for_each(|t| t.check(&mut world));
     }
     for talker in &mut talkers {
         let rest = std::mem::take(&mut talker.unsent);
-        world.send(talker.token, &rest);
+        world.send(&talker.peer, &rest);
     }
-    world.settle();
+    world.step();
     for talker in &mut talkers {
         talker.check(&mut world);
         assert!(
@@ -180,7 +180,7 @@ fn talk(seed: u64, exact: bool, mut next: impl FnMut(&mut u64) -> String) {
             talker.name,
             talker.owed.len()
         );
-        assert!(world.is_open(talker.token));
+        assert!(!talker.peer.is_closed());
     }
     assert!(
         world.link_places <= 80,
@@ -204,10 +204,10 @@ fn servers_farms_and_listeners_come_and_go_and_no_request_is_lost() {
         talk(seed, false, |seed| {
             let mut some = |ports: &[u16], at_least: u64| {
                 let mut chosen = Vec::new();
-                let wanted = at_least + draw(seed, 3);
+                let wanted = at_least + seed.below(3);
                 for port in ports {
-                    if (chosen.len() as u64) < wanted && draw(seed, 3) > 0 {
-                        let weight = 1 + draw(seed, 5);
+                    if (chosen.len() as u64) < wanted && seed.below(3) > 0 {
+                        let weight = 1 + seed.below(5);
                         chosen.push(format!("127.0.0.1:{port}:{weight}"));
                     }
                 }
@@ -219,9 +219,9 @@ fn servers_farms_and_listeners_come_and_go_and_no_request_is_lost() {
             let backups = some(&PORTS[4..], 0);
             let mut settings = format!(
                 "timeout: {}\nserver_connections: {}\npreconnect: {}",
-                400 + draw(seed, 10),
-                1 + draw(seed, 3),
-                draw(seed, 2) == 0
+                400 + seed.below(10),
+                1 + seed.below(3),
+                seed.below(2) == 0
             );
             if !backups.is_empty() {
                 settings += "\nbackups:";
@@ -233,7 +233,7 @@ fn servers_farms_and_listeners_come_and_go_and_no_request_is_lost() {
             let others = [server(1001), server(1002)];
             let beta = ("beta", 2, "timeout: 500", &others[..]);
             made += 1;
-            match if made == 1 { 1 } else { draw(seed, 3) } {
+            match if made == 1 { 1 } else { seed.below(3) } {
                 0 => file(&[beta, alpha]),
                 1 => file(&[alpha, beta]),
                 _ => file(&[alpha]),
@@ -249,9 +249,9 @@ fn settings_change_and_each_keys_requests_stay_in_order() {
         talk(seed, true, |seed| {
             let settings = format!(
                 "timeout: {}\nserver_connections: {}\npreconnect: {}",
-                400 + draw(seed, 10),
-                1 + draw(seed, 4),
-                draw(seed, 2) == 0
+                400 + seed.below(10),
+                1 + seed.below(4),
+                seed.below(2) == 0
             );
             file(&[("alpha", 1, &settings, &servers)])
         });
@@ -273,48 +273,44 @@ fn two_pools(first: &str, second: Option<&str>) -> String {
 
 #[test]
 fn clients_go_where_their_listener_leads_or_leave_when_they_were_answered() {
-    let mut world = World::new(&two_pools("alpha", Some("beta")), &PORTS);
-    let (stays, leaves, idle) = (world.connect(0), world.connect(1), world.connect(1));
-    world.set_mood(1001, Mood::Hung);
-    world.set_mood(1002, Mood::Hung);
+    let mut world = World::of(config(&two_pools("alpha", Some("beta"))));
+    let (stays, leaves, idle) = (&world.connect(0), &world.connect(1), &world.connect(1));
+    world.become_state(1001, State::Hung);
+    world.become_state(1002, State::Hung);
     world.ask(stays, "set a 0 0 1\r\n1\r\n");
     world.ask(leaves, "set b 0 0 1\r\n2\r\n");
     // Another name: another pool with servers of its own, at the same addresses.
     world.send(leaves, b"get b\r\n");
-    world.reload(&two_pools("gamma", None));
-    assert!(world.proxy.admit(1).is_err(), "its listener is gone");
-    world.settle();
-    assert!(world.is_open(leaves), "it is owed an answer");
-    assert!(!world.is_open(idle));
-    world.set_mood(1001, Mood::Well);
-    world.set_mood(1002, Mood::Well);
-    world.settle();
-    assert_eq!(world.received(stays), b"STORED\r\n");
-    assert_eq!(
-        world.received(leaves),
-        b"STORED\r\nVALUE b 0 1\r\n2\r\nEND\r\n"
-    );
-    assert!(!world.is_open(leaves));
+    world.reload(config(&two_pools("gamma", None)));
+    assert!(world.proxy().admit(1).is_err(), "its listener is gone");
+    world.step();
+    assert!(!leaves.is_closed(), "it is owed an answer");
+    assert!(idle.is_closed());
+    world.become_state(1001, State::Well);
+    world.become_state(1002, State::Well);
+    world.step();
+    assert_eq!(world.take(stays), b"STORED\r\n");
+    assert_eq!(world.take(leaves), b"STORED\r\nVALUE b 0 1\r\n2\r\nEND\r\n");
+    assert!(leaves.is_closed());
     assert_eq!(world.get(stays, "a"), Some("1".to_string()));
-    assert_eq!(world.stat(stays, "route a", "pool"), "gamma");
-    assert_eq!(world.stat(stays, "pools", "gamma:curr_connections"), "1");
-    assert!(!world.ask(stays, "stats pools\r\n").contains("alpha"));
+    assert_eq!(world.stat_for(stays, "route a", "pool"), "gamma");
     assert_eq!(
-        world.servers[&1001].links(),
-        1,
-        "the old pool's link is closed"
+        world.stat_for(stays, "pools", "gamma:curr_connections"),
+        "1"
     );
-    assert_eq!(world.servers[&1002].links(), 0);
+    assert!(!world.ask(stays, "stats pools\r\n").contains("alpha"));
+    assert_eq!(world.open_links(1001), 1, "the old pool's link is closed");
+    assert_eq!(world.open_links(1002), 0);
     // The same pools in another order: listeners keep their clients, numbers change.
     let (one, two) = ([server(1001)], [server(1002)]);
     let swapped = [
         ("beta", 2, "timeout: 400", &two[..]),
         ("gamma", 1, "timeout: 400", &one[..]),
     ];
-    world.reload(&file(&swapped));
-    let late = world.connect(1);
-    assert_eq!(world.stat(stays, "route a", "pool"), "gamma");
-    assert_eq!(world.stat(late, "route a", "pool"), "gamma");
+    world.reload(config(&file(&swapped)));
+    let late = &world.connect(1);
+    assert_eq!(world.stat_for(stays, "route a", "pool"), "gamma");
+    assert_eq!(world.stat_for(late, "route a", "pool"), "gamma");
 }
 
 #[test]
@@ -323,18 +319,18 @@ fn a_client_that_never_rests_is_not_read_after_five_seconds() {
     let beta = ("beta", 2, "timeout: 60000", &slow[..]);
     let one = [server(1001)];
     let alpha = ("alpha", 1, "", &one[..]);
-    let mut world = World::new(&file(&[alpha, beta]), &PORTS);
-    let client = world.connect(1);
-    world.set_mood(1002, Mood::Hung);
-    world.reload(&file(&[alpha]));
+    let mut world = World::of(config(&file(&[alpha, beta])));
+    let client = &world.connect(1);
+    world.become_state(1002, State::Hung);
+    world.reload(config(&file(&[alpha])));
     for _ in 0..10 {
         world.ask(client, "set a 0 0 1\r\n1\r\n");
-        world.pass(SECOND);
+        world.advance(SECOND);
     }
-    world.set_mood(1002, Mood::Well);
-    world.settle();
-    let answers = String::from_utf8_lossy(&world.received(client)).into_owned();
-    assert!(!world.is_open(client));
+    world.become_state(1002, State::Well);
+    world.step();
+    let answers = String::from_utf8_lossy(&world.take(client)).into_owned();
+    assert!(client.is_closed());
     assert_eq!(answers, "STORED\r\n".repeat(5));
 }
 
@@ -342,19 +338,19 @@ fn a_client_that_never_rests_is_not_read_after_five_seconds() {
 fn what_was_not_touched_keeps_its_links_and_what_it_knows() {
     let servers = [server(1001), server(1002)];
     let backups = "backups:\n- 127.0.0.1:1003:1\ntimeout: 200";
-    let mut world = World::new(&file(&[("alpha", 1, backups, &servers)]), &PORTS);
-    let client = world.connect(0);
+    let mut world = World::of(config(&file(&[("alpha", 1, backups, &servers)])));
+    let client = &world.connect(0);
     let keys: Vec<String> = (0..20).map(|i| format!("key{i}")).collect();
     let sets = |v: u32| -> String {
         let set = |k: &String| format!("set {k} 0 0 1\r\n{v}\r\n");
         keys.iter().map(set).collect()
     };
-    world.ask(client, &sets(1));
-    world.set_mood(1001, Mood::Gone);
-    assert_eq!(world.ask(client, &sets(2)), "STORED\r\n".repeat(20));
-    let journaled = world.stat(client, "servers", "127.0.0.1:1001:journal_keys");
+    world.ask(client, sets(1));
+    world.become_state(1001, State::Gone);
+    assert_eq!(world.ask(client, sets(2)), "STORED\r\n".repeat(20));
+    let journaled = world.stat_for(client, "servers", "127.0.0.1:1001:journal_keys");
     assert_ne!(journaled, "0");
-    let connects = world.stat(client, "servers", "127.0.0.1:1002:connects");
+    let connects = world.stat_for(client, "servers", "127.0.0.1:1002:connects");
     // A weight and a timeout change, a server comes.
     let servers = [
         servers[0].clone(),
@@ -362,32 +358,36 @@ fn what_was_not_touched_keeps_its_links_and_what_it_knows() {
         server(1004),
     ];
     let settings = "backups:\n- 127.0.0.1:1003:1\ntimeout: 300\nserver_retry_timeout: 500";
-    world.reload(&file(&[("alpha", 1, settings, &servers)]));
+    world.reload(config(&file(&[("alpha", 1, settings, &servers)])));
     assert_eq!(
-        world.stat(client, "servers", "127.0.0.1:1001:journal_keys"),
+        world.stat_for(client, "servers", "127.0.0.1:1001:journal_keys"),
         journaled
     );
     assert_eq!(
-        world.stat(client, "servers", "127.0.0.1:1001:state"),
+        world.stat_for(client, "servers", "127.0.0.1:1001:state"),
         "down"
     );
     assert_eq!(
-        world.stat(client, "servers", "127.0.0.1:1002:connects"),
+        world.stat_for(client, "servers", "127.0.0.1:1002:connects"),
         connects
     );
     assert_eq!(
-        world.stat(client, "servers", "127.0.0.1:1004:connects"),
+        world.stat_for(client, "servers", "127.0.0.1:1004:connects"),
         "0",
         "idle"
     );
     // When it is back it is told what it missed before the reload.
-    world.set_mood(1001, Mood::Well);
-    world.pass(3 * SECOND);
-    assert_eq!(world.stat(client, "servers", "127.0.0.1:1001:state"), "up");
+    world.become_state(1001, State::Well);
+    world.advance(3 * SECOND);
+    assert_eq!(
+        world.stat_for(client, "servers", "127.0.0.1:1001:state"),
+        "up"
+    );
     let old = world.servers[&1001]
-        .items
+        .store
+        .items()
         .values()
-        .filter(|v| *v == b"1")
+        .filter(|item| item.data == b"1")
         .count();
     assert_eq!(old, 0);
 }
@@ -396,23 +396,23 @@ fn what_was_not_touched_keeps_its_links_and_what_it_knows() {
 fn a_removed_server_that_hangs_is_given_up() {
     let both = [server(1001), server(1002)];
     let pool = |servers: &[String]| file(&[("alpha", 1, "timeout: 400", servers)]);
-    let mut world = World::new(&pool(&both), &PORTS);
-    let client = world.connect(0);
+    let mut world = World::of(config(&pool(&both)));
+    let client = &world.connect(0);
     let gets: String = (0..20).map(|i| format!("get key{i}\r\n")).collect();
     assert_eq!(world.ask(client, &gets), "END\r\n".repeat(20));
-    world.set_mood(1001, Mood::Hung);
+    world.become_state(1001, State::Hung);
     world.ask(client, &gets);
-    world.reload(&pool(&both[1..]));
-    world.settle();
-    assert_eq!(world.servers[&1001].links(), 1, "it owes answers");
-    world.pass(SECOND);
-    let answers = String::from_utf8_lossy(&world.received(client)).into_owned();
+    world.reload(config(&pool(&both[1..])));
+    world.step();
+    assert_eq!(world.open_links(1001), 1, "it owes answers");
+    world.advance(SECOND);
+    let answers = String::from_utf8_lossy(&world.take(client)).into_owned();
     assert!(
         answers.contains("SERVER_ERROR 127.0.0.1:1001 timed out\r\n"),
         "{answers}"
     );
-    world.pass(30 * SECOND);
-    assert_eq!(world.servers[&1001].links(), 0);
+    world.advance(30 * SECOND);
+    assert_eq!(world.open_links(1001), 0);
     assert_eq!(world.ask(client, &gets), "END\r\n".repeat(20));
 }
 
@@ -423,59 +423,59 @@ fn a_changed_number_of_links_waits_for_what_the_old_ones_owe() {
         let settings = format!("timeout: 400\nserver_connections: {n}");
         file(&[("alpha", 1, &settings, &one)])
     };
-    let mut world = World::new(&pool(1), &PORTS);
-    let client = world.connect(0);
+    let mut world = World::of(config(&pool(1)));
+    let client = &world.connect(0);
     world.ask(client, "set a 0 0 1\r\n0\r\n");
-    world.set_mood(1001, Mood::Hung);
+    world.become_state(1001, State::Hung);
     world.ask(client, "append a 0 0 1\r\n1\r\n");
     // Twice: the second number is taken when the first has come into force.
-    world.reload(&pool(5));
+    world.reload(config(&pool(5)));
     world.ask(client, "append a 0 0 1\r\n2\r\n");
-    world.reload(&pool(3));
+    world.reload(config(&pool(3)));
     world.ask(client, "append a 0 0 1\r\n3\r\nget a\r\n");
-    assert_eq!(world.servers[&1001].links(), 1);
-    world.set_mood(1001, Mood::Well);
-    world.settle();
+    assert_eq!(world.open_links(1001), 1);
+    world.become_state(1001, State::Well);
+    world.step();
     let stored = "STORED\r\n".repeat(3);
     let answer = format!("{stored}VALUE a 0 4\r\n0123\r\nEND\r\n");
-    assert_eq!(String::from_utf8_lossy(&world.received(client)), answer);
+    assert_eq!(String::from_utf8_lossy(&world.take(client)), answer);
     let gets: String = (0..40).map(|i| format!("get key{i}\r\n")).collect();
     world.ask(client, &gets);
-    assert_eq!(world.servers[&1001].links(), 3);
+    assert_eq!(world.open_links(1001), 3);
     // A server that goes down meanwhile takes old links and new ones along.
-    world.set_mood(1001, Mood::Hung);
+    world.become_state(1001, State::Hung);
     world.ask(client, "get a\r\n");
-    world.reload(&pool(2));
+    world.reload(config(&pool(2)));
     world.ask(client, "get a\r\n");
-    world.set_mood(1001, Mood::Gone);
-    world.settle();
+    world.become_state(1001, State::Gone);
+    world.step();
     let refused = "SERVER_ERROR 127.0.0.1:1001 connection";
-    let answers = String::from_utf8_lossy(&world.received(client)).into_owned();
+    let answers = String::from_utf8_lossy(&world.take(client)).into_owned();
     assert_eq!(answers.matches(refused).count(), 2, "{answers}");
-    world.set_mood(1001, Mood::Well);
-    world.pass(3 * SECOND);
+    world.become_state(1001, State::Well);
+    world.advance(3 * SECOND);
     world.ask(client, &gets);
-    assert_eq!(world.servers[&1001].links(), 2);
+    assert_eq!(world.open_links(1001), 2);
 }
 
 #[test]
 fn preconnect_works_from_the_reload_on() {
     let two = [server(1001), server(1002)];
     let pool = |settings: &str| file(&[("alpha", 1, settings, &two)]);
-    let mut world = World::new(&pool("server_connections: 2"), &PORTS);
-    world.settle();
+    let mut world = World::of(config(&pool("server_connections: 2")));
+    world.step();
     let open = |world: &World| {
         PORTS[..2]
             .iter()
-            .map(|p| world.servers[p].links())
+            .map(|p| world.open_links(*p))
             .sum::<usize>()
     };
     assert_eq!(open(&world), 0);
-    world.reload(&pool("server_connections: 2\npreconnect: true"));
-    world.settle();
+    world.reload(config(&pool("server_connections: 2\npreconnect: true")));
+    world.step();
     assert_eq!(open(&world), 4);
-    world.reload(&pool("server_connections: 3\npreconnect: true"));
-    world.settle();
+    world.reload(config(&pool("server_connections: 3\npreconnect: true")));
+    world.step();
     assert_eq!(open(&world), 6);
 }
 
@@ -488,41 +488,40 @@ fn ejection_is_switched_on_and_off() {
         );
         file(&[("alpha", 1, &settings, &three)])
     };
-    let mut world = World::new(&pool(false), &PORTS);
-    let client = world.connect(0);
+    let mut world = World::of(config(&pool(false)));
+    let client = &world.connect(0);
     let gets: String = (0..20).map(|i| format!("get key{i}\r\n")).collect();
     let errors = |answer: &str| answer.matches("SERVER_ERROR 127.0.0.1:1002 ").count();
-    world.set_mood(1002, Mood::Gone);
+    world.become_state(1002, State::Gone);
     assert!(errors(&world.ask(client, &gets)) > 0);
     assert!(errors(&world.ask(client, &gets)) > 0);
-    world.reload(&pool(true));
+    world.reload(config(&pool(true)));
     assert_eq!(errors(&world.ask(client, &gets)), 0, "it is down: out");
-    world.ask(client, &gets.replace("get", "delete"));
+    world.ask(client, gets.replace("get", "delete"));
     let strays = |world: &mut World| {
         let name = |p: u16| format!("127.0.0.1:{p}:journal_keys");
-        [1001, 1003].map(|p| world.stat(client, "servers", &name(p)))
+        [1001, 1003].map(|p| world.stat_for(client, "servers", &name(p)))
     };
     assert_ne!(strays(&mut world), ["0", "0"]);
-    world.reload(&pool(false));
+    world.reload(config(&pool(false)));
     assert!(errors(&world.ask(client, &gets)) > 0);
     assert_eq!(strays(&mut world), ["0", "0"], "told");
 }
 
 #[test]
 fn a_thousand_reloads_leave_nothing_behind() {
-    let ports: Vec<u16> = (1001..1400).collect();
-    let mut world = World::new(&two_pools("alpha", None), &ports);
-    let client = world.connect(0);
+    let mut world = World::of(config(&two_pools("alpha", None)));
+    let client = &world.connect(0);
     let gets: String = (0..6).map(|i| format!("get key{i}\r\n")).collect();
     for i in 0..1000u16 {
         let servers = [0, 7, 13].map(|d| server(1001 + (i * 3 + d) % 390));
         let backup = server(1391 + i % 5);
         let settings = format!("server_connections: 2\nbackups:\n- {backup}");
         let name = format!("pool{}", i / 10);
-        world.reload(&file(&[(&name, 1, &settings, &servers)]));
+        world.reload(config(&file(&[(&name, 1, &settings, &servers)])));
         if i % 3 == 0 {
-            world.settle();
-            let answers = world.received(client).len() / "END\r\n".len();
+            world.step();
+            let answers = world.take(client).len() / "END\r\n".len();
             assert_eq!(answers, if i == 0 { 0 } else { 12 });
             assert_eq!(world.ask(client, &gets), "END\r\n".repeat(6));
         } else {
@@ -530,8 +529,8 @@ fn a_thousand_reloads_leave_nothing_behind() {
             world.turn();
         }
     }
-    world.settle();
-    let open: usize = world.servers.values().map(|s| s.links()).sum();
+    world.step();
+    let open: usize = world.servers.keys().map(|p| world.open_links(*p)).sum();
     assert!(open <= 8, "{open} links are open");
     assert!(
         world.link_places <= 50,

@@ -7,7 +7,9 @@ mod causes;
 #[path = "upstream_faults/flapping.rs"]
 mod flapping;
 
-use common::{Client, Core, Fake, FakeLink, Magent, Memcached, keys, show, wait_for};
+use common::world::State;
+use common::world::store::filled;
+use common::{Client, Fake, FakeLink, Magent, Memcached, World, keys, show, wait_for};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -579,8 +581,8 @@ fn an_error_behind_a_value_is_an_error() {
 // --- what was in time and was not looked at in time
 
 /// A core before a server on port 1.
-fn core() -> Core {
-    Core::new(&["-s", "127.0.0.1:1"])
+fn core() -> World {
+    World::new(&["-s", "127.0.0.1:1"])
 }
 
 #[test]
@@ -611,7 +613,7 @@ fn a_connect_is_in_time_though_its_event_comes_late() {
 }
 
 /// A server that was asked this, and of whose answers magent is not told.
-fn asked_unseen(requests: &str) -> (Core, common::Peer) {
+fn asked_unseen(requests: &str) -> (World, common::Peer) {
     let mut core = core();
     let client = core.client();
     core.ask(&client, "get k1\r\n");
@@ -634,7 +636,7 @@ fn answers_that_one_turn_cannot_read_are_in_time() {
 #[test]
 fn answers_that_take_too_long_to_read_are_late() {
     let (mut core, client) = asked_unseen(&"get k60000\r\n".repeat(100));
-    core.turn = Duration::from_millis(60);
+    core.turn_takes = Duration::from_millis(60);
     core.advance(Duration::from_secs(1));
     let answers = core.take_text(&client);
     let late = answers
@@ -648,11 +650,11 @@ fn answers_that_take_too_long_to_read_are_late() {
 /// When the whole machine stood still, its servers did too.
 #[test]
 fn a_standstill_of_magent_is_not_held_against_servers() {
-    let mut core = Core::new(&["-s", "127.0.0.1:1", "--timeout", "500"]);
+    let mut core = World::new(&["-s", "127.0.0.1:1", "--timeout", "500"]);
     let client = core.client();
     core.ask(&client, "get k1\r\n");
     core.advance(Duration::from_secs(1));
-    core.silent.insert(1);
+    core.become_state(1, State::Silent);
     for _ in 0..3 {
         core.ask(&client, "get k2\r\n");
         core.stand_still(Duration::from_secs(2));
@@ -661,7 +663,7 @@ fn a_standstill_of_magent_is_not_held_against_servers() {
         core.step();
         assert_eq!(core.take_text(&client), "");
         let mut answer = Vec::new();
-        common::core::answer(b"get k2\r\n", &mut answer);
+        answer.extend(filled(&["k2"]));
         core.serve_late(1, &answer);
         assert_eq!(core.take(&client), answer);
     }
@@ -684,7 +686,7 @@ fn a_standstill_of_magent_is_not_held_against_servers() {
 /// what they are owed is written before they count as stalled.
 #[test]
 fn a_standstill_of_magent_is_not_held_against_clients() {
-    let mut core = Core::new(&["-s", "127.0.0.1:1", "--idle-timeout", "2"]);
+    let mut core = World::new(&["-s", "127.0.0.1:1", "--idle-timeout", "2"]);
     let client = core.client();
     core.ask(&client, "get k1\r\n");
     core.advance(Duration::from_secs(1));
@@ -711,7 +713,7 @@ fn a_standstill_of_magent_is_not_held_against_clients() {
 #[test]
 fn a_turn_reads_a_bounded_amount_of_a_server() {
     let (mut core, _client) = asked_unseen(&"get k900000\r\n".repeat(20));
-    core.turn = Duration::from_millis(5);
+    core.turn_takes = Duration::from_millis(5);
     let before = core.stat("reads");
     let polls = core.stat("polls");
     core.advance(Duration::from_secs(1));
@@ -728,7 +730,7 @@ fn a_server_that_never_ends_an_answer_is_down_when_its_link_is_full() {
     let mut core = core();
     let others: Vec<_> = (0..70).map(|_| core.client()).collect();
     core.ask(&others[0], "get k1\r\n");
-    core.silent.insert(1);
+    core.become_state(1, State::Silent);
     for other in &others {
         core.send(other, "get k1\r\n".repeat(1000));
     }

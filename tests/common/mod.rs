@@ -11,20 +11,19 @@
 #![allow(dead_code, unused_imports)]
 
 pub mod client;
-pub mod core;
 pub mod fake;
 pub mod farm;
 pub mod keys;
 pub mod magent;
 pub mod memcached;
+pub mod rng;
 pub mod world;
 
-pub use self::core::{Core, Peer};
 pub use client::Client;
 pub use fake::{Fake, FakeLink};
 pub use magent::Magent;
 pub use memcached::Memcached;
-pub use world::World;
+pub use world::{Peer, World};
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -1,55 +1,7 @@
 //! Where the fuzzer's bytes come from: seeds, and what is done to them.
 
+use crate::common::rng::Rng;
 use std::ops::Range;
-
-/// Marsaglia's xorshift with Vigna's multiplier: the same seed, the same bytes.
-#[derive(Clone)]
-pub struct Rng(u64);
-
-impl Rng {
-    pub fn new(seed: u64) -> Rng {
-        // Seeds that differ by one must not begin alike, and zero would stay zero.
-        Rng((seed ^ 0x9e37_79b9_7f4a_7c15).wrapping_mul(0xbf58_476d_1ce4_e5b9) | 1)
-    }
-
-    pub fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11
-    }
-
-    /// A number below `n`.
-    pub fn below(&mut self, n: usize) -> usize {
-        (self.next() % n.max(1) as u64) as usize
-    }
-
-    /// True once in `n` times.
-    pub fn one_in(&mut self, n: usize) -> bool {
-        self.below(n) == 0
-    }
-
-    pub fn pick<'a, T>(&mut self, all: &'a [T]) -> &'a T {
-        &all[self.below(all.len())]
-    }
-
-    /// Cuts `len` bytes into pieces: whole, in a few, or into single bytes.
-    pub fn cuts(&mut self, len: usize) -> Vec<Range<usize>> {
-        let longest = match self.below(4) {
-            0 => len,
-            1 if len < 400 => 1,
-            2 => 1 + len / 3,
-            _ => 70_000,
-        };
-        let (mut at, mut all) = (0, Vec::new());
-        while at < len {
-            let n = (1 + self.below(longest)).min(len - at);
-            all.push(at..at + n);
-            at += n;
-        }
-        all
-    }
-}
 
 /// What numbers, lines and keys trip over.
 const TOKENS: &[&[u8]] = &[
@@ -269,14 +221,14 @@ pub fn binary_seeds() -> Vec<Vec<u8>> {
 /// A few seeds behind each other, with a few things done to them.
 pub fn mutated(rng: &mut Rng, seeds: &[Vec<u8>]) -> Vec<u8> {
     let mut all = Vec::new();
-    for _ in 0..1 + rng.below(5) {
-        let seed = rng.pick(seeds);
+    for _ in 0..1 + rng.index(5) {
+        let seed = &seeds[rng.index(seeds.len())];
         all.extend_from_slice(seed);
         if seed.len() > 2000 && !rng.one_in(4) {
             all.truncate(all.len() - seed.len());
         }
     }
-    for _ in 0..rng.below(5) {
+    for _ in 0..rng.index(5) {
         mutate(rng, &mut all);
     }
     all
@@ -284,15 +236,15 @@ pub fn mutated(rng: &mut Rng, seeds: &[Vec<u8>]) -> Vec<u8> {
 
 /// One change somewhere.
 pub fn mutate(rng: &mut Rng, all: &mut Vec<u8>) {
-    let at = rng.below(all.len() + 1);
-    let some = at..(at + 1 + rng.below(8)).min(all.len());
-    match rng.below(8) {
-        0 if at < all.len() => all[at] ^= 1 << rng.below(8),
+    let at = rng.index(all.len() + 1);
+    let some = at..(at + 1 + rng.index(8)).min(all.len());
+    match rng.index(8) {
+        0 if at < all.len() => all[at] ^= 1 << rng.index(8),
         1 if at < all.len() => all[at] = rng.next() as u8,
         2 => drop(all.drain(some.start.min(all.len())..some.end)),
         3 => {
             let again = all[some.start.min(some.end)..some.end].to_vec();
-            all.splice(at..at, again.repeat(1 + rng.below(3)));
+            all.splice(at..at, again.repeat(1 + rng.index(3)));
         }
         4 if rng.one_in(3) => all.truncate(at),
         5 => replace_number(rng, all, at),
@@ -313,9 +265,9 @@ fn replace_number(rng: &mut Rng, all: &mut Vec<u8>, at: usize) {
         .iter()
         .take_while(|b| b.is_ascii_digit())
         .count();
-    let number = match rng.below(3) {
+    let number = match rng.index(3) {
         0 => (rng.next() % 70_000).to_string().into_bytes(),
-        1 => ((1u128 << rng.below(66)) + rng.below(3) as u128 - 1)
+        1 => ((1u128 << rng.index(66)) + rng.index(3) as u128 - 1)
             .to_string()
             .into(),
         _ => rng.pick(TOKENS).to_vec(),

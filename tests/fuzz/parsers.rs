@@ -1,8 +1,8 @@
 //! The parsers alone: no panic, the same outcome however the bytes are cut, and nothing for a
 //! server that a strict reader would refuse.
 
-use crate::input::Rng;
-use crate::wire;
+use crate::common::rng::Rng;
+use crate::common::world::wire;
 use magent::buffer::{Queue, Source};
 use magent::protocol::reply::{Progress, Scan};
 use magent::protocol::{self, Dialect, Limits, Parsed, Reply, Scratch, Status, Verb, forms};
@@ -13,7 +13,6 @@ fn limits() -> Limits {
     Limits {
         max_value: MAX_VALUE,
         flush_all: true,
-        unix_time: 1_700_000_000,
     }
 }
 
@@ -171,7 +170,7 @@ fn request_is_sound(
     let mut out = Vec::new();
     forms::flip_cas(r.verb, line, &mut out);
     strict(&out, &data)?;
-    for write in [forms::write_delete, forms::write_probe, forms::write_fetch] {
+    for write in [forms::write_delete, forms::write_look, forms::write_fetch] {
         let mut out = Vec::new();
         write(key, &mut out);
         strict(&out, b"")?;

@@ -1,6 +1,7 @@
 //! What clients must see: the attacked proxy's answers to them, and to others beside them.
 
-use crate::input::{self, Rng};
+use crate::common::rng::Rng;
+use crate::input;
 use crate::parsers::MAX_VALUE;
 use crate::world::{Client, Servers, World};
 
@@ -31,7 +32,7 @@ pub fn client(seed: u64, binary: bool, attack: &[u8]) -> Result<(), String> {
     let binary = attack.first().map_or(binary, |b| *b == 0x80);
     let mut rng = Rng::new(seed);
     let flushable = rng.one_in(3);
-    let max_value = *rng.pick(&[MAX_VALUE, MAX_VALUE, LARGE_VALUE]);
+    let max_value = rng.pick(&[MAX_VALUE, MAX_VALUE, LARGE_VALUE]);
     // What one client may hold of a half-sent request (64 KiB) must not pause the others.
     let memory = rng.pick(&[2, 8, 32]) * 64 * 1024;
     let mut options = format!("-I {max_value} -m {memory}");

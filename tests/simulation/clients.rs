@@ -1,13 +1,12 @@
 //! Clients that pipeline, split, read slowly, close their half and leave.
 
-use super::answers::{self, Got};
-use super::history::{Seen, lossy};
-use super::net::{Connect, Fake};
-use super::plan::{Mode, PORT};
+use super::answers;
+use super::history::{key_name, lossy};
+use super::plan::{Mode, Nature};
 use super::requests::{Expect, Maker, Op};
-use super::rng::Rng;
-use super::store::SECOND;
-use super::world::{Event, MS, World};
+use super::sim::{Event, MS, Sim};
+use crate::common::rng::Rng;
+use crate::common::world::SECOND;
 use std::collections::{HashMap, VecDeque};
 
 /// How a client is getting on.
@@ -24,7 +23,8 @@ pub enum Stage {
 /// One client.
 #[derive(Default, Debug)]
 pub struct Client {
-    conn: usize,
+    pub conn: usize,
+    nature: Nature,
     stage: Stage,
     /// It takes its answers as fast as they come.
     eager: bool,
@@ -35,53 +35,70 @@ pub struct Client {
     outbox: Vec<u8>,
     /// Bytes of all requests made.
     made: u64,
-    expects: VecDeque<Expect>,
-    inbox: Vec<u8>,
-    tokens: HashMap<usize, u64>,
+    pub expects: VecDeque<Expect>,
+    pub inbox: Vec<u8>,
+    pub tokens: HashMap<usize, u64>,
     /// Of the quiet requests at the head, one failed.
-    group_failed: bool,
+    pub group_failed: bool,
     /// The deadline of a `flush_all` begins with the answer before it, that of what stands behind
     /// it with its own.
-    not_before: u64,
+    pub not_before: u64,
     turn_due: bool,
     take_due: bool,
 }
 
-impl World {
+/// A crowd comes together so often, in nanoseconds.
+const BURST: u64 = 2 * SECOND;
+
+impl Sim {
     /// A client connects.
     pub fn arrive(&mut self, i: usize) {
         if self.ending || self.clients[i].stage != Stage::Away {
             return;
         }
-        let Ok(token) = self.proxy.admit(0) else {
+        let nature = self.plan.nature(i);
+        let cap = match nature {
+            Nature::Mixed => self.rng.pick(&[2048, 65_536, 1 << 20]),
+            Nature::Deaf => 2048,
+            _ => 1 << 20,
+        };
+        let entrance = i % self.plan.pools;
+        let Some(conn) = self.world.connect_client(0, entrance, cap) else {
             return;
         };
-        let cap = self.rng.pick(&[2048, 65_536, 1 << 20]);
-        let choppy = self.plan.choppy;
-        let conn = self.net.borrow_mut().open(cap, Connect::Stands, choppy);
-        self.net.borrow_mut().conns[conn].token = token;
-        let rude = self.plan.rude;
+        self.world.net.borrow_mut().conns[conn].choppy = self.plan.choppy;
+        let rude = self.plan.rude && nature == Nature::Mixed;
         let client = Client {
             conn,
+            nature,
             stage: Stage::Open,
-            eager: !rude || self.rng.often(700),
-            depth: self.rng.pick(&[1, 3, 20]),
+            eager: nature != Nature::Deaf && (!rude || self.rng.often(700)),
+            depth: match nature {
+                Nature::Crowd => self.rng.pick(&[5, 20, 100]),
+                _ => self.rng.pick(&[1, 3, 20]),
+            },
             ..Client::default()
         };
         self.note(|| format!("client {i} comes: c{conn}"));
         self.clients[i] = client;
         self.by_conn.insert(conn, i);
-        let net = self.net.clone();
-        let clock = self.clock();
-        self.proxy.accepted(token, Fake { net, conn }, 0, clock);
+        if nature == Nature::Leaver {
+            self.ask_much(i, 2000);
+        }
         self.schedule_turn(i);
     }
 
     fn schedule_turn(&mut self, i: usize) {
         if !std::mem::replace(&mut self.clients[i].turn_due, true) {
-            let (from, to) = match self.rng.below(10) {
-                0..=3 => (10_000, MS),
-                4..=8 => (MS, 60 * MS),
+            let (from, to) = match (self.clients[i].nature, self.rng.below(10)) {
+                (Nature::Crowd, _) => {
+                    let next = BURST - self.world.now % BURST;
+                    (next, next + 5 * MS)
+                }
+                (Nature::Leaver, _) => (10_000, 3 * MS),
+                (Nature::Deaf, _) => (MS, 500 * MS),
+                (_, 0..=3) => (10_000, MS),
+                (_, 4..=8) => (MS, 60 * MS),
                 _ => (50 * MS, 400 * MS),
             };
             self.after(from, to, Event::Turn(i));
@@ -94,17 +111,50 @@ impl World {
             if client.eager {
                 self.after(5_000, 200_000, Event::Take(i));
             } else {
-                let wait = client.stalled.saturating_sub(self.now);
+                let wait = client.stalled.saturating_sub(self.world.now);
                 self.after(wait + MS, wait + 50 * MS, Event::Take(i));
             }
         }
     }
 
+    /// Gets without an end, whose answers nobody reads.
+    fn ask_much(&mut self, i: usize, most: u64) {
+        let plain = (self.plan.habits.keys - self.plan.habits.counters) as u64;
+        for _ in 0..self.rng.below(most) {
+            let key = key_name(self.rng.below(plain) as usize);
+            let line = format!("get {key}\r\n");
+            self.clients[i].outbox.extend_from_slice(line.as_bytes());
+        }
+        self.send(i);
+    }
+
+    /// A turn of a client that takes nothing of what it asks for.
+    fn turn_of_deaf(&mut self, i: usize) {
+        let gone = self.world.net.borrow().conns[self.clients[i].conn].gone;
+        let leaves = self.clients[i].nature == Nature::Leaver;
+        if gone || leaves {
+            self.note(|| format!("client {i} is gone: {gone}, or leaves"));
+            return self.leave(i);
+        }
+        if self.busy() && self.clients[i].outbox.len() < 10_000 {
+            self.ask_much(i, 300);
+        }
+        self.send(i);
+        self.schedule_turn(i);
+    }
+
+    fn busy(&self) -> bool {
+        self.world.now < self.plan.length && !self.ending
+    }
+
     /// magent read, wrote or closed.
     pub fn client_touched(&mut self, i: usize) {
+        if matches!(self.clients[i].nature, Nature::Deaf | Nature::Leaver) {
+            return;
+        }
         let client = &mut self.clients[i];
-        let consumed = self.net.borrow().conns[client.conn].inn.consumed;
-        let now = self.now;
+        let consumed = self.world.net.borrow().conns[client.conn].inn.consumed;
+        let now = self.world.now;
         let unread = client.expects.iter_mut().rev();
         for e in unread.take_while(|e| e.read_at.is_none() || e.end > consumed) {
             if e.end <= consumed {
@@ -120,11 +170,20 @@ impl World {
         if self.clients[i].stage != Stage::Open {
             return;
         }
-        if self.plan.rude && !self.ending && self.misbehave(i) {
+        let nature = self.clients[i].nature;
+        if matches!(nature, Nature::Deaf | Nature::Leaver) {
+            return self.turn_of_deaf(i);
+        }
+        let rude = self.plan.rude && nature == Nature::Mixed;
+        if rude && !self.ending && self.misbehave(i) {
             return;
         }
-        let busy = self.now < self.plan.length && !self.ending;
-        if busy && self.clients[i].expects.len() < self.clients[i].depth {
+        let busy = self.busy();
+        let waits = match nature {
+            Nature::Crowd => !self.clients[i].expects.is_empty(),
+            _ => self.clients[i].expects.len() >= self.clients[i].depth,
+        };
+        if busy && !waits {
             self.make_requests(i);
         }
         self.send(i);
@@ -148,7 +207,7 @@ impl World {
                 }
                 self.clients[i].stage = Stage::Closing;
                 let conn = self.clients[i].conn;
-                self.net.borrow_mut().peer_fin(conn);
+                self.world.net.borrow_mut().fin(conn);
             }
             6..=7 => {
                 self.clients[i].outbox.extend_from_slice(b"quit\r\n");
@@ -161,7 +220,7 @@ impl World {
             }
             8 if !self.clients[i].eager => {
                 let stall = self.rng.range(SECOND, 45 * SECOND);
-                self.clients[i].stalled = self.now + stall;
+                self.clients[i].stalled = self.world.now + stall;
                 return false;
             }
             _ => return false,
@@ -170,6 +229,7 @@ impl World {
     }
 
     fn make_requests(&mut self, i: usize) {
+        let nature = self.clients[i].nature;
         let n = self.rng.range(1, self.clients[i].depth as u64 + 1);
         let mut rng = Rng::new(self.rng.next());
         let mut tokens = std::mem::take(&mut self.clients[i].tokens);
@@ -179,7 +239,7 @@ impl World {
         let roomy = self.plan.memory > 16 << 20;
         let calm = self.calm && roomy && self.plan.mode != Mode::Many;
         let must = |key: usize| {
-            let settled = self.now > 0;
+            let settled = self.world.now > 0;
             (calm && settled && self.held(key)).then_some(self.epoch)
         };
         let mut maker = Maker {
@@ -188,12 +248,15 @@ impl World {
             habits: &habits,
             tokens: &mut tokens,
             must: &must,
-            settles: self.now + self.plan.deadline() + 10 * SECOND,
+            settles: self.world.now + self.plan.window() + 10 * SECOND,
             out: Vec::new(),
             expects: Vec::new(),
         };
         for _ in 0..n {
-            maker.make();
+            match nature {
+                Nature::Crowd => maker.fight(),
+                _ => maker.make(),
+            }
         }
         let (out, expects) = (maker.out, maker.expects);
         self.history = history;
@@ -216,7 +279,7 @@ impl World {
         } else {
             all
         };
-        let n = (self.net.borrow_mut()).peer_write(client.conn, &client.outbox[..n]);
+        let n = (self.world.net.borrow_mut()).put(client.conn, &client.outbox[..n]);
         client.outbox.drain(..n);
     }
 
@@ -227,7 +290,7 @@ impl World {
         if client.stage == Stage::Away {
             return Ok(());
         }
-        if client.stalled > self.now {
+        if client.stalled > self.world.now {
             self.schedule_take(i);
             return Ok(());
         }
@@ -236,13 +299,12 @@ impl World {
         } else {
             self.rng.range(1, 3000) as usize
         };
-        let bytes = self.net.borrow_mut().peer_read(client.conn, most);
-        client.inbox.extend_from_slice(&bytes);
+        (self.world.net.borrow_mut()).take(client.conn, most, &mut client.inbox);
         while self.answer(i)? {}
         let (left, ended) = {
-            let net = self.net.borrow();
+            let net = self.world.net.borrow();
             let c = &net.conns[self.clients[i].conn];
-            (c.out.len() > 0, c.out.fin)
+            (!c.out.is_empty(), c.out.fin)
         };
         if left {
             self.schedule_take(i);
@@ -272,7 +334,7 @@ impl World {
 
     /// The client leaves; what it asked for may still be done.
     fn leave(&mut self, i: usize) {
-        let settles = self.now + self.plan.deadline() + 10 * SECOND;
+        let settles = self.world.now + self.plan.window() + 10 * SECOND;
         let client = std::mem::take(&mut self.clients[i]);
         for e in client.expects {
             for write in [e.write, e.create].into_iter().flatten() {
@@ -284,8 +346,14 @@ impl World {
         }
         self.by_conn.remove(&client.conn);
         let reset = self.rng.often(300);
-        self.net.borrow_mut().peer_close(client.conn, reset);
-        let soon = self.rng.pick(&[MS, 20 * MS, SECOND]);
+        self.world.net.borrow_mut().close(client.conn, reset);
+        let soon = match client.nature {
+            Nature::Leaver => 30 * MS,
+            _ => self.rng.pick(&[MS, 20 * MS, SECOND]),
+        };
+        if client.nature == Nature::Leaver && !self.busy() {
+            return;
+        }
         self.after(10_000, soon, Event::Arrive(i));
     }
 
@@ -308,185 +376,13 @@ impl World {
         let quiet = matches!(first.op, Op::Meta { quiet: true, .. });
         let since = read.max(client.not_before);
         let late = since + self.plan.deadline() + 20 * MS;
-        if self.now > late && !quiet {
-            let after = (self.now - since) / MS;
+        if self.world.now > late && !quiet {
+            let after = (self.world.now - since) / MS;
             return Err(format!(
                 "client {i} c{} has no answer after {after} ms: {}",
                 client.conn,
                 answers::show(first)
             ));
-        }
-        Ok(())
-    }
-
-    /// One answer, if one is whole.
-    fn answer(&mut self, i: usize) -> Result<bool, String> {
-        let client = &mut self.clients[i];
-        if client.inbox.is_empty() {
-            return Ok(false);
-        }
-        let Some(first) = client.expects.front() else {
-            return Err(format!(
-                "client {i} c{} got what it did not ask for: {:?}",
-                client.conn,
-                lossy(&client.inbox)
-            ));
-        };
-        if matches!(first.op, Op::Meta { quiet: true, .. }) {
-            return self.quiet_answer(i);
-        }
-        let at = |e: String| format!("client {i} c{}: {e}", client.conn);
-        let Some((got, n)) = answers::parse(first, &client.inbox).map_err(at)? else {
-            return Ok(false);
-        };
-        client.inbox.drain(..n);
-        let Some(first) = client.expects.pop_front() else {
-            return Ok(false);
-        };
-        self.settle(i, &first, got)?;
-        Ok(true)
-    }
-
-    /// A group of quiet requests and the `mn` behind it.
-    fn quiet_answer(&mut self, i: usize) -> Result<bool, String> {
-        let client = &mut self.clients[i];
-        let Some(n) = client.inbox.iter().position(|b| *b == b'\n') else {
-            return Ok(false);
-        };
-        let line = String::from_utf8_lossy(&client.inbox[..n])
-            .trim_end()
-            .to_string();
-        if line.starts_with("SERVER_ERROR ") {
-            client.inbox.drain(..n + 1);
-            client.group_failed = true;
-            return self.allow_failure(i, &line).map(|()| true);
-        }
-        let of = |e: &Expect| match &e.op {
-            Op::Meta { opaque, .. } => line.split(' ').any(|w| w == format!("O{opaque}")),
-            Op::Noop => line == "MN",
-            _ => false,
-        };
-        let Some(at) = client.expects.iter().position(of) else {
-            return Err(format!("client {i}: {line:?} answers nothing that is owed"));
-        };
-        let failed = client.group_failed;
-        if matches!(client.expects[at].op, Op::Noop) {
-            client.group_failed = false;
-        } else if answers::parse(&client.expects[at], &client.inbox)?.is_none() {
-            return Ok(false);
-        }
-        let silent: Vec<Expect> = client.expects.drain(..at).collect();
-        let Some(first) = client.expects.pop_front() else {
-            return Ok(false);
-        };
-        let parsed = answers::parse(&first, &client.inbox)?;
-        let Some((got, n)) = parsed else {
-            return Err(format!("client {i}: half an answer: {line:?}"));
-        };
-        client.inbox.drain(..n);
-        for e in silent {
-            let quiet = matches!(&e.op, Op::Meta { quiet: true, .. });
-            if !quiet {
-                return Err(format!("client {i}: no answer to {}", answers::show(&e)));
-            }
-            let got = match (&e.op, failed) {
-                (_, true) => Got::Failed("one of a quiet group".into()),
-                (Op::Meta { letter: 'g', .. }, _) => Got::Values(Vec::new()),
-                _ => Got::Done,
-            };
-            self.settle_known(i, &e, got)?;
-        }
-        self.settle(i, &first, got)?;
-        Ok(true)
-    }
-
-    fn settle(&mut self, i: usize, expect: &Expect, got: Got) -> Result<(), String> {
-        if let Got::Failed(line) = &got {
-            if !matches!(expect.op, Op::Flush { .. } | Op::TooLarge) {
-                self.allow_failure(i, line)?;
-            }
-        }
-        self.settle_known(i, expect, got)
-    }
-
-    /// With a backup, a server that fails alone is not noticed.
-    fn allow_failure(&mut self, i: usize, line: &str) -> Result<(), String> {
-        let memory = line.contains("out of memory") || line.contains("too large");
-        let expected = self.plan.mode == Mode::Many || self.plan.backups == 0;
-        // What waits too long for a backup that fails to say if it holds the key, asks it in
-        // the end.
-        let server = (0..self.servers.len()).find(|s| {
-            let name = format!("127.0.0.1:{} ", PORT as usize + s);
-            line.contains(&name)
-        });
-        let recent = self.now < self.healed + self.plan.deadline() + SECOND;
-        if let Some(s) = server.filter(|s| *s >= self.plan.primaries) {
-            if recent || !self.servers[s].is_well() {
-                return Ok(());
-            }
-        }
-        if memory || (expected && self.plan.mode != Mode::Calm) {
-            return Ok(());
-        }
-        Err(format!("client {i} is told {line:?} though only one fails"))
-    }
-
-    /// What an answer proves.
-    fn settle_known(&mut self, i: usize, expect: &Expect, got: Got) -> Result<(), String> {
-        self.answered += 1;
-        let strict = self.plan.mode != Mode::Many;
-        let at = |e: String| format!("client {i}: {e}\n  asked: {}", answers::show(expect));
-        if let Got::Number(number) = got {
-            let seen = &expect.seen[0];
-            self.history.check_count(seen, number, strict).map_err(at)?;
-        }
-        if let (Got::Values(values), Op::Read { .. } | Op::Meta { letter: 'g', .. }) =
-            (&got, &expect.op)
-        {
-            let counters = self.plan.habits.keys - self.plan.habits.counters;
-            for seen in &expect.seen {
-                let value = values.iter().find(|v| v.key == seen.key);
-                match value {
-                    None => self.missed(seen).map_err(at)?,
-                    Some(v) if seen.key >= counters => {
-                        let text = String::from_utf8_lossy(&v.data).into_owned();
-                        let number = text.trim_end().parse();
-                        let number = number.map_err(|_| at(format!("counter {text:?}")))?;
-                        self.history.check_count(seen, number, strict).map_err(at)?;
-                    }
-                    Some(v) => {
-                        if let Some(cas) = v.cas {
-                            self.clients[i].tokens.insert(v.key, cas);
-                        }
-                        self.history
-                            .check(seen, v.flags, &v.data, strict)
-                            .map_err(at)?;
-                    }
-                }
-            }
-        }
-        let next = self.clients[i].expects.front().map(|e| &e.op);
-        if let (Op::Flush { .. }, _) | (_, Some(Op::Flush { .. })) = (&expect.op, next) {
-            self.clients[i].not_before = self.now;
-        }
-        if let Op::Flush { asked } = expect.op {
-            if let Got::Done = got {
-                self.history.flushed(asked);
-            }
-        }
-        let done = matches!(got, Got::Done | Got::Number(_));
-        for write in [expect.write, expect.create].into_iter().flatten() {
-            self.history.answer(write, done);
-        }
-        Ok(())
-    }
-
-    /// A miss is a failure if the key was there all the time and nothing failed.
-    fn missed(&self, seen: &Seen) -> Result<(), String> {
-        let settled = self.history.keys[seen.key].settles < self.now;
-        let calm = self.calm && seen.must == Some(self.epoch) && settled;
-        if calm && self.history.unchanged(seen) && self.held(seen.key) {
-            return Err(format!("key {} is there and was not found", seen.key));
         }
         Ok(())
     }

@@ -23,6 +23,8 @@ pub enum Kind {
     Create,
     /// A number is added to a counter.
     Count,
+    /// An empty value comes to be, unless there is one.
+    Vivify,
 }
 
 /// One write.
@@ -33,6 +35,10 @@ pub struct Write {
     pub asked: u64,
     pub answered: u64,
     pub flags: u32,
+    /// It takes the key away, or may: a value that servers refuse.
+    removes: bool,
+    /// Removals of its key when it was asked for, if none was under way.
+    removals: Option<u64>,
 }
 
 /// One key.
@@ -54,6 +60,13 @@ pub struct KeyState {
     creating: u32,
     /// Of a counter: when the last creation was asked for.
     created: u64,
+    /// Requests that an empty value may be of.
+    vivified: Vec<u64>,
+    /// Requests ever that may have removed it, and those of them on their way.
+    removals: u64,
+    removing: u32,
+    /// It was stored when there had been so many removals: if there were no more, it is there.
+    stored: Option<u64>,
     /// Until this virtual time writes may be on their way that nobody waits for.
     pub settles: u64,
 }
@@ -143,31 +156,55 @@ impl History {
 
     /// A client sends a write; returns its number.
     pub fn ask(&mut self, key: usize, kind: Kind, flags: u32) -> u64 {
+        self.ask_for(key, kind, flags, kind == Kind::Remove)
+    }
+
+    /// A client sends a write that may take the key away.
+    pub fn ask_for(&mut self, key: usize, kind: Kind, flags: u32, removes: bool) -> u64 {
         let asked = self.tick();
+        let number = self.writes.len() as u64;
+        let state = &mut self.keys[key];
         self.writes.push(Write {
             key,
             kind,
             asked,
             answered: NEVER,
             flags,
+            removes,
+            removals: (state.removing == 0).then_some(state.removals),
         });
-        let state = &mut self.keys[key];
+        state.removals += u64::from(removes);
+        state.removing += u32::from(removes);
+        if kind == Kind::Vivify {
+            state.vivified.push(number);
+        }
         state.open += 1;
         state.changes += 1;
         if kind == Kind::Create {
             state.creating += 1;
             state.created = asked;
         }
-        self.writes.len() as u64 - 1
+        number
     }
 
-    /// A client was told what became of a write.
-    pub fn answer(&mut self, write: u64, done: bool) {
+    /// A client was told what became of a write. One that failed may be on its way until
+    /// `settles`.
+    pub fn answer(&mut self, write: u64, done: bool, failed: Option<u64>) {
         let now = self.tick();
         let w = &mut self.writes[write as usize];
         w.answered = now;
         let state = &mut self.keys[w.key];
         state.open -= 1;
+        state.removing -= u32::from(w.removes);
+        if let Some(settles) = failed {
+            // What fails may leave the key deleted.
+            state.removals += 1;
+            state.settles = state.settles.max(settles);
+        }
+        let stores = matches!(w.kind, Kind::Put | Kind::Create);
+        if done && stores && w.removals.is_some_and(|n| n == state.removals) {
+            state.stored = w.removals;
+        }
         match w.kind {
             Kind::Put | Kind::Remove if done => state.floor = state.floor.max(w.asked),
             Kind::Extend if done => state.extended.push(write),
@@ -184,6 +221,7 @@ impl History {
         let w = &self.writes[write as usize];
         let state = &mut self.keys[w.key];
         state.open -= 1;
+        state.removing -= u32::from(w.removes);
         state.settles = state.settles.max(settles);
         state.unsure |= w.kind == Kind::Create;
     }
@@ -194,6 +232,7 @@ impl History {
         for key in &mut self.keys {
             key.floor = key.floor.max(asked);
             key.unsure = true;
+            key.removals += 1;
         }
     }
 
@@ -201,6 +240,7 @@ impl History {
     pub fn flushing(&mut self, settles: u64) -> u64 {
         for key in &mut self.keys {
             key.changes += 1;
+            key.removals += 1;
             key.settles = key.settles.max(settles);
             key.unsure = true;
         }
@@ -226,6 +266,29 @@ impl History {
     /// Nothing was asked of the key's value since it was looked at.
     pub fn unchanged(&self, seen: &Seen) -> bool {
         self.keys[seen.key].changes == seen.changes
+    }
+
+    /// The key was stored, and nothing that was asked for since can have taken it away.
+    pub fn is_there(&self, key: usize, now: u64) -> bool {
+        let state = &self.keys[key];
+        let removed = state.removing > 0 || state.stored != Some(state.removals);
+        !removed && now > state.settles
+    }
+
+    /// An empty value, or one that was empty and extended, which holds no number.
+    fn check_empty(&self, seen: &Seen, strict: bool) -> Result<(), String> {
+        let answered = |w: &u64| self.writes[*w as usize].answered;
+        let last = self.keys[seen.key].vivified.iter().map(answered).max();
+        match last {
+            None => Err(format!("no value to extend in {}", key_name(seen.key))),
+            Some(at) if strict && at < seen.floor => Err(format!(
+                "stale: {} is empty, and was written at {} before it was read at {}",
+                key_name(seen.key),
+                seen.floor,
+                seen.asked
+            )),
+            Some(_) => Ok(()),
+        }
     }
 
     /// Promises 1 and 3, and with `strict` 4, for a value that a client reads.
@@ -256,7 +319,7 @@ impl History {
             }
         }
         let Some((number, base)) = base else {
-            return Err(format!("no value to extend in {:?}", lossy(value)));
+            return self.check_empty(seen, strict);
         };
         if flags.is_some_and(|f| f != base.flags) {
             return Err(format!(

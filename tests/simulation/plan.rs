@@ -1,9 +1,10 @@
 //! What a seed decides about a run before it begins.
 
 use super::requests::Habits;
-use super::rng::Rng;
-use magent::config::{Action, Config};
-use std::ffi::OsString;
+use crate::common::rng::Rng;
+use crate::common::world;
+use magent::config::Config;
+use std::ops::Range;
 
 /// How much goes wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -16,13 +17,37 @@ pub enum Mode {
     Many,
 }
 
+/// What a client is like.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Nature {
+    /// It asks for this and that, and takes its answers sooner or later.
+    #[default]
+    Mixed,
+    /// With all of its like it creates the same few keys, many requests at once.
+    Crowd,
+    /// It asks and never takes an answer.
+    Deaf,
+    /// It asks for much and leaves at once, time and again.
+    Leaver,
+}
+
 /// One run.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub mode: Mode,
     pub primaries: usize,
     pub backups: usize,
+    /// Clients of each nature.
     pub clients: usize,
+    pub crowd: usize,
+    pub deaf: usize,
+    pub leavers: usize,
+    /// Pools that name the same servers.
+    pub pools: usize,
+    /// Servers may stop for longer than anybody waits for what they were sent.
+    pub long_stops: bool,
+    /// No key is created while its backup holds it.
+    pub creations: bool,
     /// In milliseconds.
     pub timeout: u64,
     /// In milliseconds.
@@ -47,8 +72,11 @@ pub struct Plan {
     pub mad: bool,
 }
 
-/// The first server's port; the next ones follow.
+/// The first server's port; the next ones follow, primaries first.
 pub const PORT: u16 = 11001;
+
+/// Values that servers refuse are larger, in bytes.
+pub const ITEM_MAX: usize = 48 * 1024;
 
 impl Plan {
     /// The plan of a seed.
@@ -71,6 +99,12 @@ impl Plan {
             primaries: r.range(1, 4) as usize,
             backups,
             clients: r.range(1, 7) as usize,
+            crowd: 0,
+            deaf: 0,
+            leavers: 0,
+            pools: 1,
+            long_stops: false,
+            creations: false,
             timeout: r.pick(&[150, 300, 500, 1000]),
             connect_timeout: r.pick(&[150, 300, 1000]),
             pace: r.pick(&[300_000, 300_000, 3_000_000, 12_000_000]),
@@ -87,6 +121,8 @@ impl Plan {
                 bulky: memory < 1 << 20 && r.often(700),
                 expire: r.often(200),
                 max_value: 64 << 10,
+                refused: false,
+                many_keys: false,
             },
             length: r.range(10, 40) * 1_000_000_000,
             choppy,
@@ -98,13 +134,14 @@ impl Plan {
 
     /// The configuration of it.
     pub fn config(&self) -> Config {
-        let mut args: Vec<String> = ["-D", "-p", "0", "-f", "/tmp/none", "-I", "64k"]
-            .map(String::from)
-            .to_vec();
-        for i in 0..self.primaries + self.backups {
-            let farm = if i < self.primaries { "-s" } else { "-b" };
-            args.push(farm.into());
-            args.push(format!("127.0.0.1:{}", PORT + i as u16));
+        if self.pools > 1 {
+            return self.config_of_pools();
+        }
+        let mut args: Vec<String> = vec!["-I".into(), "64k".into()];
+        for port in self.ports() {
+            let backup = self.backup_ports().contains(&port);
+            let farm = if backup { "-b" } else { "-s" };
+            args.extend([farm.into(), format!("127.0.0.1:{port}")]);
         }
         let mut option = |name: &str, value: String| args.extend([name.to_string(), value]);
         option("--timeout", self.timeout.to_string());
@@ -114,16 +151,75 @@ impl Plan {
         option("--retry", "300".into());
         option("-i", self.connections.to_string());
         option("-m", self.memory.to_string());
-        let args: Vec<OsString> = args.into_iter().map(OsString::from).collect();
-        match Config::from_args(&args) {
-            Ok(Action::Run(config)) => config,
-            other => panic!("{other:?}"),
+        world::options(&args.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// Pools over the same servers, each with a listener.
+    fn config_of_pools(&self) -> Config {
+        let mut text = String::new();
+        let list = |name: &str, ports: Range<u16>| {
+            let line = |p: u16| format!("  - 127.0.0.1:{p}:1\n");
+            match ports.is_empty() {
+                true => String::new(),
+                false => format!("  {name}:\n") + &ports.map(line).collect::<String>(),
+            }
+        };
+        for pool in 0..self.pools {
+            text += &format!(
+                "pool{pool}:\n  listen: 127.0.0.1:{}\n  hash: magent\n  distribution: magent\n  \
+                 timeout: {}\n  warm: {}\n  journal: {}\n  server_retry_timeout: 300\n  \
+                 server_connections: {}\n  max_value: 64k\n",
+                pool + 1,
+                self.timeout,
+                self.warm,
+                self.journal,
+                self.connections
+            );
+            text += &list("servers", self.ports().start..self.backup_ports().start);
+            text += &list("backups", self.backup_ports());
         }
+        world::file_with(&text, &["-m", &self.memory.to_string()])
+    }
+
+    /// Places for clients.
+    pub fn places(&self) -> usize {
+        self.clients + self.crowd + self.deaf + self.leavers
+    }
+
+    /// What the client in a place is like.
+    pub fn nature(&self, place: usize) -> Nature {
+        let (crowd, deaf) = (self.clients + self.crowd, self.places() - self.leavers);
+        match place {
+            _ if place < self.clients => Nature::Mixed,
+            _ if place < crowd => Nature::Crowd,
+            _ if place < deaf => Nature::Deaf,
+            _ => Nature::Leaver,
+        }
+    }
+
+    /// All servers.
+    pub fn ports(&self) -> Range<u16> {
+        PORT..PORT + (self.primaries + self.backups) as u16
+    }
+
+    /// Those of them that are backups.
+    pub fn backup_ports(&self) -> Range<u16> {
+        PORT + self.primaries as u16..self.ports().end
+    }
+
+    /// Connect and answer timeout, in nanoseconds.
+    fn span(&self) -> u64 {
+        (self.timeout + self.connect_timeout) * 1_000_000
     }
 
     /// Within this time of being read every request is answered, in nanoseconds: connect and
     /// answer timeout at the primary, and as much again at the backup (promise 6).
     pub fn deadline(&self) -> u64 {
-        2 * (self.timeout + self.connect_timeout) * 1_000_000
+        2 * self.span()
+    }
+
+    /// After this time nothing is under way of what somebody waited for, in nanoseconds.
+    pub fn window(&self) -> u64 {
+        2 * self.span()
     }
 }

@@ -1,7 +1,8 @@
 //! Requests that a client makes up, and what it expects of the answers.
 
 use super::history::{History, Kind, Seen, key_name, tag};
-use super::rng::Rng;
+use super::plan::ITEM_MAX;
+use crate::common::rng::Rng;
 use std::collections::HashMap;
 
 /// What was asked, as far as the answer depends on it.
@@ -67,7 +68,14 @@ pub struct Habits {
     pub expire: bool,
     /// Values of more than this are too large for magent, in bytes.
     pub max_value: usize,
+    /// Many values are too large for servers: they say so before they have read them.
+    pub refused: bool,
+    /// Gets may name many keys, and one twice.
+    pub many_keys: bool,
 }
+
+/// Keys that a crowd fights for.
+const LOCKS: u64 = 2;
 
 /// Makes requests for one client.
 pub struct Maker<'a> {
@@ -149,6 +157,9 @@ impl Maker<'_> {
     }
 
     fn length(&mut self) -> usize {
+        if self.habits.refused && self.rng.often(150) {
+            return self.rng.range(50_000, 60_000) as usize;
+        }
         if self.habits.bulky && self.rng.often(400) {
             return self.rng.range(8000, 30_000) as usize;
         }
@@ -166,6 +177,7 @@ impl Maker<'_> {
         let many = match self.rng.below(10) {
             0..=6 => 1,
             7..=8 => self.rng.range(2, 5),
+            _ if self.habits.many_keys && self.rng.often(400) => self.rng.range(10, 60),
             _ => self.rng.range(4, 14),
         };
         let mut keys: Vec<usize> = Vec::new();
@@ -175,7 +187,7 @@ impl Maker<'_> {
             } else {
                 self.key()
             };
-            if !keys.contains(&key) {
+            if self.habits.many_keys || !keys.contains(&key) {
                 keys.push(key);
             }
         }
@@ -209,6 +221,10 @@ impl Maker<'_> {
             _ if self.tokens.contains_key(&key) => "cas",
             _ => "set",
         };
+        self.store_by(verb, key);
+    }
+
+    fn store_by(&mut self, verb: &str, key: usize) {
         let kind = match verb {
             "append" | "prepend" => Kind::Extend,
             _ => Kind::Put,
@@ -222,7 +238,7 @@ impl Maker<'_> {
         if too_large && verb != "set" {
             return;
         }
-        let write = self.history.ask(key, kind, flags);
+        let write = (self.history).ask_for(key, kind, flags, length > ITEM_MAX - 50);
         let data = tag(key, write, length);
         let mut line = format!(
             "{verb} {} {flags} {} {}",
@@ -365,12 +381,50 @@ impl Maker<'_> {
     fn meta_store(&mut self, quiet: bool) {
         let key = self.key();
         let mode = self.rng.pick(&["S", "S", "S", "E", "R", "A", "P", "C"]);
+        self.meta_store_by(mode, key, quiet);
+    }
+
+    /// One request of a crowd: most of them create the key if it is not there.
+    pub fn fight(&mut self) {
+        let key = self.rng.below(LOCKS) as usize;
+        match self.rng.below(20) {
+            0..=9 => self.store_by("add", key),
+            10..=12 => self.meta_store_by("E", key, false),
+            13..=14 => self.vivify(key),
+            15..=16 => self.counter_meta_one(false),
+            17 => self.store_by("set", key),
+            18 if self.rng.often(300) => {
+                let write = self.history.ask(key, Kind::Remove, 0);
+                let line = format!("delete {}\r\n", key_name(key));
+                self.out.extend_from_slice(line.as_bytes());
+                self.expect(Op::Delete, Some(write), Vec::new());
+            }
+            _ => {
+                let seen = self.look(key);
+                let line = format!("get {}\r\n", key_name(key));
+                self.out.extend_from_slice(line.as_bytes());
+                self.expect(Op::Read { cas: false }, None, vec![seen]);
+            }
+        }
+    }
+
+    /// A read that leaves an empty value where it finds none.
+    fn vivify(&mut self, key: usize) {
+        let seen = self.look(key);
+        let write = self.history.ask(key, Kind::Vivify, 0);
+        let flags = ["v", "c", "t", "N30"].map(String::from).to_vec();
+        let op = self.meta_line('g', key, "", flags, false);
+        self.expect(op, Some(write), vec![seen]);
+    }
+
+    fn meta_store_by(&mut self, mode: &str, key: usize, quiet: bool) {
         let (kind, length) = match mode {
             "A" | "P" => (Kind::Extend, self.rng.below(20) as usize),
+            _ if self.habits.refused => (Kind::Put, self.length().min(60_000)),
             _ => (Kind::Put, self.length().min(30_000)),
         };
         let client_flags = self.rng.below(1000) as u32;
-        let write = self.history.ask(key, kind, client_flags);
+        let write = (self.history).ask_for(key, kind, client_flags, length > ITEM_MAX - 50);
         let data = tag(key, write, length);
         let mut flags = vec![format!("F{client_flags}"), format!("T{}", self.ttl())];
         match (mode, self.tokens.get(&key)) {

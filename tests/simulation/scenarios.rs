@@ -1,20 +1,19 @@
 //! Single stories, told step by step: what the seeds found, or would find once in a long while.
 
 use super::history::lossy;
-use super::net::{Connect, Fake};
-use super::plan::{Mode, Plan};
-use super::servers::State;
-use super::world::{MS, World};
+use super::plan::{Mode, PORT, Plan};
+use super::sim::{MS, Sim};
+use crate::common::world::State;
 
 /// A world in which nothing happens but what the story says.
 struct Scene {
-    world: World,
+    sim: Sim,
     client: usize,
 }
 
 /// Primary and backup of every story.
-const PRIMARY: usize = 0;
-const BACKUP: usize = 1;
+const PRIMARY: u16 = PORT;
+const BACKUP: u16 = PORT + 1;
 
 impl Scene {
     fn new(connections: usize) -> Scene {
@@ -28,39 +27,35 @@ impl Scene {
         (plan.choppy, plan.tardy) = (false, false);
         (plan.rude, plan.mad) = (false, false);
         plan.pace = 20_000;
-        let mut world = World::new(1, plan);
-        world.exact = true;
-        let token = world.proxy.admit(0).expect("room");
-        let client = (world.net.borrow_mut()).open(1 << 20, Connect::Stands, false);
-        world.net.borrow_mut().conns[client].token = token;
-        let net = world.net.clone();
-        let fake = Fake { net, conn: client };
-        let clock = world.clock();
-        world.proxy.accepted(token, fake, 0, clock);
-        Scene { world, client }
+        let mut sim = Sim::new(1, plan);
+        sim.exact = true;
+        let client = sim.world.connect_client(0, 0, 1 << 20).expect("room");
+        Scene { sim, client }
     }
 
     /// So many milliseconds pass.
     fn pass(&mut self, ms: u64) -> &mut Scene {
-        let until = self.world.now + ms * MS;
-        if let Err(why) = self.world.run(until) {
-            panic!("{}\n{why}", self.world.trace());
+        let until = self.sim.world.now + ms * MS;
+        if let Err(why) = self.sim.run(until) {
+            panic!("{}\n{why}", self.sim.trace());
         }
         self
     }
 
     fn send(&mut self, text: &str) -> &mut Scene {
-        let sent = (self.world.net.borrow_mut()).peer_write(self.client, text.as_bytes());
+        let sent = (self.sim.world.net.borrow_mut()).put(self.client, text.as_bytes());
         assert_eq!(sent, text.len());
-        self.world.note(|| format!("client asks {text:?}"));
+        self.sim.note(|| format!("client asks {text:?}"));
         // The edge is seen in a turn of its own.
-        self.world.turn_now().expect("a turn");
+        self.sim.turn_now().expect("a turn");
         self
     }
 
     /// What the client has got.
     fn got(&mut self) -> String {
-        lossy(&self.world.net.borrow_mut().peer_read(self.client, 1 << 20))
+        let mut got = Vec::new();
+        (self.sim.world.net.borrow_mut()).take(self.client, 1 << 20, &mut got);
+        lossy(&got)
     }
 
     /// Asks, waits and reads.
@@ -69,20 +64,20 @@ impl Scene {
     }
 
     /// From now on a server takes so many milliseconds for one thing.
-    fn lag(&mut self, server: usize, ms: u64) -> &mut Scene {
-        self.world.servers[server].lag = ms * MS;
+    fn lag(&mut self, server: u16, ms: u64) -> &mut Scene {
+        self.sim.lags.insert(server, ms * MS);
         self
     }
 
-    fn state(&mut self, server: usize, state: State) -> &mut Scene {
-        self.world.become_state(server, state);
+    fn state(&mut self, server: u16, state: State) -> &mut Scene {
+        self.sim.become_state(server, state);
         self
     }
 
     /// Both hold `old`; the primary came back empty.
     fn primary_empty(&mut self) -> &mut Scene {
         assert_eq!(self.ask("set k 0 0 3\r\nold\r\n"), "STORED\r\n");
-        self.state(PRIMARY, State::Dead).pass(100);
+        self.state(PRIMARY, State::Gone).pass(100);
         self.state(PRIMARY, State::Well).pass(2000)
     }
 }
@@ -97,8 +92,8 @@ fn a_restart_is_not_felt() {
     let mut s = Scene::new(1);
     s.primary_empty();
     assert_eq!(s.ask("get k\r\n"), value("old"));
-    assert!(s.world.servers[PRIMARY].store.get("k", 0).is_some());
-    s.state(PRIMARY, State::Dead).pass(100);
+    assert!(s.sim.world.servers[&PRIMARY].store.get("k", 0).is_some());
+    s.state(PRIMARY, State::Gone).pass(100);
     s.state(PRIMARY, State::Well).pass(2000);
     assert_eq!(s.ask("append k 0 0 1\r\n+\r\n"), "STORED\r\n");
     assert_eq!(s.ask("get k\r\n"), value("old+"));
@@ -113,7 +108,7 @@ fn a_fetch_does_not_outlive_a_delete() {
     s.send("delete k\r\n").pass(400);
     assert_eq!(s.got(), value("old") + "DELETED\r\n");
     s.lag(BACKUP, 0);
-    assert_eq!(s.ask("get k\r\n"), "END\r\n", "{}", s.world.trace());
+    assert_eq!(s.ask("get k\r\n"), "END\r\n", "{}", s.sim.trace());
 }
 
 /// A value that is being fetched is not copied if the key was written elsewhere and the primary
@@ -126,13 +121,13 @@ fn a_fetch_does_not_outlive_a_replay() {
     // The value is on its way. The primary's link is cut with a write on it: it is down until
     // it has been told of that, and a new value goes to the backup meanwhile.
     s.lag(PRIMARY, 5).send("set other 0 0 1\r\nx\r\n").pass(1);
-    s.world.cut_links(PRIMARY);
-    s.world.turn_now().expect("a turn");
+    s.sim.cut_links(PRIMARY);
+    s.sim.turn_now().expect("a turn");
     s.send("set k 0 0 3\r\nnew\r\n").pass(600);
     let got = s.got();
     assert!(got.ends_with("STORED\r\nSTORED\r\n"), "{got}");
     s.lag(BACKUP, 0);
-    assert_eq!(s.ask("get k\r\n"), value("new"), "{}", s.world.trace());
+    assert_eq!(s.ask("get k\r\n"), value("new"), "{}", s.sim.trace());
 }
 
 /// A value that was fetched is had, though the primary takes nothing more: the backup is asked
@@ -142,11 +137,11 @@ fn a_primary_that_stops_behind_a_fetch_leaves_time_for_the_backup() {
     let mut s = Scene::new(1);
     s.primary_empty().ask("get other\r\n");
     s.lag(BACKUP, 60).send("get k\r\n").pass(30);
-    for link in s.world.links_of(PRIMARY) {
-        s.world.net.borrow_mut().stop_up(link);
+    for link in s.sim.world.links_of(PRIMARY) {
+        s.sim.world.net.borrow_mut().conns[link].out.cap = 0;
     }
     s.pass(780);
-    assert_eq!(s.got(), value("old"), "{}", s.world.trace());
+    assert_eq!(s.got(), value("old"), "{}", s.sim.trace());
 }
 
 /// A copy in the dead letter box is a write like any other.
@@ -156,7 +151,7 @@ fn a_copy_that_a_stopped_primary_runs_late_is_no_old_value() {
     s.primary_empty().ask("get other\r\n");
     s.lag(PRIMARY, 10).send("get k\r\n").pass(25);
     // The primary has said that it lacks the key; it stops before it reads the copy.
-    let old = s.world.links_of(PRIMARY);
+    let old = s.sim.world.links_of(PRIMARY);
     s.state(PRIMARY, State::Hung).pass(10);
     for _ in 0..5 {
         s.send("get k\r\n").pass(210);
@@ -165,13 +160,13 @@ fn a_copy_that_a_stopped_primary_runs_late_is_no_old_value() {
     s.send("set k 0 0 3\r\nnew\r\n").pass(100);
     assert_eq!(s.got(), "STORED\r\n");
     // It wakes while it is probed, and reads what is new before what is old.
-    let probed = s.world.links_of(PRIMARY).len() + 1;
-    while s.world.links_of(PRIMARY).len() < probed {
+    let probed = s.sim.world.links_of(PRIMARY).len() + 1;
+    while s.sim.world.links_of(PRIMARY).len() < probed {
         s.pass(10);
     }
-    s.lag(PRIMARY, 0).world.lag_links(&old, 30);
+    s.lag(PRIMARY, 0).sim.lag_links(&old, 30);
     s.state(PRIMARY, State::Well).pass(5000);
-    assert_eq!(s.ask("get k\r\n"), value("new"), "{}", s.world.trace());
+    assert_eq!(s.ask("get k\r\n"), value("new"), "{}", s.sim.trace());
 }
 
 /// A backup that says nothing is not felt by who creates a key on a warming primary.
@@ -179,7 +174,7 @@ fn a_copy_that_a_stopped_primary_runs_late_is_no_old_value() {
 fn add_is_stored_though_the_backup_hangs() {
     let mut s = Scene::new(1);
     s.primary_empty().ask("get other\r\n");
-    s.state(BACKUP, State::Hung).world.cut_links(BACKUP);
+    s.state(BACKUP, State::Hung).sim.cut_links(BACKUP);
     assert_eq!(s.ask("add fresh 0 0 1\r\nx\r\n"), "STORED\r\n");
     assert_eq!(s.ask("get fresh\r\n"), "VALUE fresh 0 1\r\nx\r\nEND\r\n");
 }
@@ -189,8 +184,8 @@ fn add_is_stored_though_the_backup_hangs() {
 fn a_backup_that_hangs_leaves_time_for_what_waits() {
     let mut s = Scene::new(1);
     s.primary_empty().ask("get other\r\n");
-    for link in s.world.links_of(BACKUP) {
-        s.world.net.borrow_mut().stop_up(link);
+    for link in s.sim.world.links_of(BACKUP) {
+        s.sim.world.net.borrow_mut().conns[link].out.cap = 0;
     }
     s.send("add fresh 0 0 1\r\nx\r\nget fresh\r\n").pass(390);
     let got = s.got();
@@ -207,12 +202,12 @@ fn flush_all_waits_for_every_link() {
         assert_eq!(s.ask(&key), "STORED\r\n");
     }
     for i in 0..8 {
-        let links = s.world.links_of(BACKUP);
-        s.world.lag_links(&links[1..], 50);
+        let links = s.sim.world.links_of(BACKUP);
+        s.sim.lag_links(&links[1..], 50);
         s.send(&format!("set k{i} 0 0 3\r\nold\r\n")).pass(3);
         assert_eq!(s.got(), "STORED\r\n");
         assert_eq!(s.ask("flush_all\r\n"), "OK\r\n");
-        s.world.lag_links(&[], 0);
+        s.sim.lag_links(&[], 0);
         assert_eq!(s.ask(&format!("get k{i}\r\n")), "END\r\n", "{i}");
     }
 }

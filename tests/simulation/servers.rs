@@ -1,88 +1,34 @@
-//! Model servers: they read links, answer in their own time, and fail.
+//! Servers of a run: they see to their links in their own time, and fail.
 
-use super::history::lossy;
-use super::net::{Connect, Edges};
+use super::history::{self, Kind, lossy};
 use super::plan::Mode;
-use super::store::{self, SECOND, Store};
-use super::world::{Event, MS, World};
+use super::sim::{Event, MS, Sim};
+use crate::common::world::{Connect, Done, SECOND, State};
 
-/// What is wrong with a server.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub enum State {
-    #[default]
-    Well,
-    /// Stopped: the kernel takes connects and bytes for it.
-    Hung,
-    /// Stopped, and connects hang too.
-    Dark,
-    /// Nobody listens; it will be back empty.
-    Dead,
-    /// Its answers take up to so many nanoseconds.
-    Slow(u64),
-    /// It can't store.
-    Full,
-}
-
-/// One server.
+/// How a server gets on with a link.
 #[derive(Default, Debug)]
-pub struct Server {
-    pub state: State,
-    pub store: Store,
-    /// In a story: how long it takes for one thing, in nanoseconds.
-    pub lag: u64,
-}
-
-impl Server {
-    /// Nothing is wrong with it.
-    pub fn is_well(&self) -> bool {
-        self.state == State::Well
-    }
-
-    /// Nobody listens.
-    pub fn refuses(&self) -> bool {
-        self.state == State::Dead
-    }
-
-    fn stands_still(&self) -> bool {
-        matches!(self.state, State::Hung | State::Dark | State::Dead)
-    }
-}
-
-/// A server's end of a link.
-#[derive(Debug)]
-pub struct Peer {
-    pub server: usize,
-    input: Vec<u8>,
-    output: Vec<u8>,
-    swallow: usize,
+pub struct Pace {
     serve_due: bool,
     reply_due: bool,
     /// In a story: how much longer than its server's others it takes, in nanoseconds.
     lag: u64,
 }
 
-impl Peer {
-    /// The end of a fresh link.
-    pub fn new(server: usize) -> Peer {
-        Peer {
-            server,
-            input: Vec::new(),
-            output: Vec::new(),
-            swallow: 0,
-            serve_due: false,
-            reply_due: false,
-            lag: 0,
-        }
+impl Sim {
+    /// Nothing is wrong with any server.
+    pub fn all_well(&self) -> bool {
+        let mut all = self.world.servers.values();
+        all.all(|s| s.state == State::Well)
     }
-}
 
-impl World {
     /// How long a server takes for one thing.
-    fn pace(&mut self, server: usize, link: u64) -> u64 {
+    fn pace(&mut self, conn: usize) -> u64 {
+        let port = self.world.links[&conn].port;
         if self.exact {
-            return self.servers[server].lag + link + 1000;
+            let lag = self.lags.get(&port).copied().unwrap_or(0);
+            return lag + self.paces[&conn].lag + 1000;
         }
-        match self.servers[server].state {
+        match self.world.servers[&port].state {
             State::Slow(most) => self.rng.below(most),
             _ if self.rng.often(20) => self.rng.range(MS, 20 * MS),
             _ => self.rng.range(10_000, self.plan.pace),
@@ -91,192 +37,199 @@ impl World {
 
     /// The server will read a link.
     pub fn schedule_serve(&mut self, conn: usize) {
-        let Some(peer) = self.peers.get_mut(&conn) else {
-            return;
-        };
-        let (server, lag) = (peer.server, peer.lag);
-        if !std::mem::replace(&mut peer.serve_due, true) {
-            let at = self.now + self.pace(server, lag);
+        let due = |p: &mut Pace| std::mem::replace(&mut p.serve_due, true);
+        let linked = self.world.links.contains_key(&conn);
+        if linked && !self.paces.get_mut(&conn).is_none_or(due) {
+            let at = self.world.now + self.pace(conn);
             self.at(at, Event::Serve(conn));
         }
     }
 
     /// The server will write a link.
     pub fn schedule_reply(&mut self, conn: usize) {
-        let Some(peer) = self.peers.get_mut(&conn) else {
-            return;
-        };
-        let (server, lag) = (peer.server, peer.lag);
-        if !peer.output.is_empty() && !std::mem::replace(&mut peer.reply_due, true) {
-            let at = self.now + self.pace(server, lag);
+        let due = |p: &mut Pace| std::mem::replace(&mut p.reply_due, true);
+        let says = (self.world.links.get(&conn)).is_some_and(|l| !l.output.is_empty());
+        if says && !self.paces.get_mut(&conn).is_none_or(due) {
+            let at = self.world.now + self.pace(conn);
             self.at(at, Event::Reply(conn));
         }
     }
 
-    /// A connect comes to its end, if it does.
-    pub fn connected(&mut self, conn: usize) {
-        let Some(peer) = self.peers.get(&conn) else {
-            return;
-        };
-        let server = peer.server;
-        let mut net = self.net.borrow_mut();
-        let c = &mut net.conns[conn];
-        match self.servers[server].state {
-            State::Dark => return,
-            State::Dead => c.connect = Connect::Refused,
-            _ => c.connect = Connect::Stands,
-        }
-        let refused = c.connect == Connect::Refused;
-        net.edge(
-            conn,
-            Edges {
-                readable: refused,
-                writable: true,
-                closed: refused,
-            },
-        );
-        drop(net);
-        if refused {
-            self.peers.remove(&conn);
-        }
+    fn stands_still(&self, conn: usize) -> bool {
+        let link = self.world.links.get(&conn);
+        link.is_none_or(|l| self.world.servers[&l.port].stands_still())
     }
 
     /// The server reads a link and does some of what stands there.
     pub fn serve(&mut self, conn: usize) -> Result<(), String> {
-        let Some(peer) = self.peers.get_mut(&conn) else {
-            return Ok(());
-        };
-        peer.serve_due = false;
-        let server = peer.server;
-        if self.servers[server].stands_still() {
+        if let Some(pace) = self.paces.get_mut(&conn) {
+            pace.serve_due = false;
+        }
+        if self.stands_still(conn) {
             return Ok(());
         }
-        let most = if !self.exact && self.rng.often(200) {
-            self.rng.range(1, 2000) as usize
-        } else {
-            1 << 20
+        let most = match !self.exact && self.rng.often(200) {
+            true => self.rng.range(1, 2000) as usize,
+            false => 1 << 20,
         };
-        let bytes = self.net.borrow_mut().peer_read(conn, most);
-        let got_some = !bytes.is_empty();
-        if let Some(peer) = self.peers.get_mut(&conn) {
-            peer.input.extend_from_slice(&bytes);
-        }
-        let mut commands = if !self.exact && self.rng.often(300) {
-            self.rng.range(1, 4)
-        } else {
-            1000
+        let got_some = self.world.read_link(conn, most) > 0;
+        let mut commands = match !self.exact && self.rng.often(300) {
+            true => self.rng.range(1, 4),
+            false => 1000,
         };
         let mut more = true;
         while commands > 0 && more {
             more = self.command(conn)?;
             commands -= 1;
         }
-        let left = self.net.borrow().conns[conn].out.len() > 0;
-        if left || more {
+        let (left, fin) = {
+            let out = &self.world.net.borrow().conns[conn].out;
+            (!out.is_empty(), out.fin)
+        };
+        if left || more || (got_some && fin) {
             self.schedule_serve(conn);
-        } else if !got_some {
-            self.input_ended(conn);
-        } else if self.net.borrow().conns[conn].out.fin {
-            self.schedule_serve(conn);
+        } else if !got_some && self.world.end_link(conn) {
+            self.note(|| format!("c{conn} read to its end and closed by its server"));
         }
         self.schedule_reply(conn);
         Ok(())
     }
 
-    /// magent sends nothing more on this link: what is answered goes out, then it is closed.
-    fn input_ended(&mut self, conn: usize) {
-        let fin = self.net.borrow().conns[conn].out.fin;
-        let done = self.peers.get(&conn).is_some_and(|p| p.output.is_empty());
-        if fin && done {
-            self.note(|| format!("c{conn} read to its end and closed by its server"));
-            self.peers.remove(&conn);
-            self.net.borrow_mut().peer_close(conn, false);
+    /// One request, if one is whole.
+    fn command(&mut self, conn: usize) -> Result<bool, String> {
+        let Some(done) = self.world.do_one(conn) else {
+            return Ok(false);
+        };
+        let Some(link) = self.world.links.get_mut(&conn) else {
+            return Ok(false);
+        };
+        link.output.put(&done.answer);
+        let port = link.port;
+        self.note(|| {
+            let (line, data) = (done.words.join(" "), lossy(&done.data));
+            format!("s{port} c{conn} <- {line} {data}: {}", lossy(&done.answer))
+        });
+        let applied = self
+            .created(port, &done)
+            .and_then(|()| self.apply(port, &done));
+        applied.map_err(|why| format!("s{port} c{conn}: {why}"))?;
+        Ok(true)
+    }
+
+    /// A key that its backup holds is not created once more on its primary, as long as magent
+    /// cannot know better than to ask.
+    fn created(&mut self, port: u16, done: &Done) -> Result<(), String> {
+        let (verb, answer) = (&done.words[0][..], &done.answer);
+        let created = match verb {
+            "add" => answer.starts_with(b"STORED"),
+            "ms" => answer.starts_with(b"HD") && done.words.iter().any(|w| w == "ME"),
+            "mg" => answer.starts_with(b"VA 0 ") && lossy(answer).contains(" W"),
+            "ma" => done.words.iter().any(|w| w == "N0") && answer.ends_with(b"\r\n0\r\n"),
+            _ => false,
+        };
+        let plan = &self.plan;
+        let known = plan.creations
+            && plan.mode != Mode::Many
+            && plan.warm > 0
+            && !plan.habits.expire
+            && !plan.mad;
+        let key = done
+            .words
+            .get(1)
+            .and_then(|w| history::key_number(w.as_bytes()));
+        let (Some(key), true) = (key, created && known) else {
+            return Ok(());
+        };
+        // A value that was done anywhere before is magent's own copy.
+        if let Some((_, write)) = history::tags(&done.data).unwrap_or_default().first() {
+            if !self.created.insert(*write) || self.applied_anywhere(*write) {
+                return Ok(());
+            }
+        } else if verb == "add" {
+            // So may be a counter's.
+            return Ok(());
+        }
+        let (primary, backup) = self.place(key);
+        let Some(backup) = backup.filter(|_| port == primary) else {
+            return Ok(());
+        };
+        let now = self.world.now;
+        let held = self.world.servers[&backup].store.get(&done.words[1], now);
+        match held.is_some() && self.history.is_there(key, now) {
+            true => Err(format!(
+                "{verb} created {}, which its backup holds",
+                done.words[1]
+            )),
+            false => Ok(()),
         }
     }
 
-    /// One command, if one is whole.
-    fn command(&mut self, conn: usize) -> Result<bool, String> {
-        let Some(peer) = self.peers.get_mut(&conn) else {
-            return Ok(false);
-        };
-        if peer.swallow > 0 {
-            let n = peer.swallow.min(peer.input.len());
-            peer.input.drain(..n);
-            peer.swallow -= n;
-            if peer.swallow > 0 {
-                return Ok(false);
+    fn applied_anywhere(&self, write: u64) -> bool {
+        let mut ports = self.plan.ports();
+        ports.any(|p| self.applied.contains_key(&(p, write)))
+    }
+
+    /// Counts a write that was done: never twice on one server.
+    fn apply(&mut self, port: u16, done: &Done) -> Result<(), String> {
+        let creates = |w: &String| w == "ME" || w == "Me";
+        let write = match &done.words[0][..] {
+            // An add may be magent's own copy.
+            "ms" if done.words.iter().any(creates) => None,
+            "set" | "replace" | "append" | "prepend" | "cas" | "ms" => {
+                let stored = [&b"STORED"[..], b"HD"]
+                    .iter()
+                    .any(|w| done.answer.starts_with(w));
+                let tags = history::tags(&done.data).unwrap_or_default();
+                (stored && tags.len() == 1).then(|| tags[0].1)
             }
-        }
-        let Some(n) = peer.input.iter().position(|b| *b == b'\n') else {
-            return Ok(false);
-        };
-        let line = peer.input[..n].strip_suffix(b"\r").unwrap_or(b"?");
-        let line = std::str::from_utf8(line).map_err(|_| format!("c{conn}: {}", lossy(line)))?;
-        let line = line.to_string();
-        let data = store::data_after(&line)?;
-        let server = peer.server;
-        let len = data.unwrap_or(0);
-        let here = peer.input.len() - n - 1;
-        // memcached refuses what is too large when it has seen the line.
-        let early = len > store::ITEM_MAX + 2 && here < len;
-        if here < len && !early {
-            return Ok(false);
-        }
-        let now = self.now;
-        let value = if early {
-            peer.swallow = len - here;
-            let value = vec![0; len - 2];
-            peer.input.clear();
-            value
-        } else {
-            let value = peer.input[n + 1..n + 1 + len.saturating_sub(2)].to_vec();
-            let end = &peer.input[n + 1 + value.len()..n + 1 + len];
-            if data.is_some() && end != b"\r\n" {
-                return Err(format!("{line}: no line end behind the value"));
+            // The delta of a count is its write's number and one.
+            "incr" | "ma" => {
+                let flag = |w: &String| w.strip_prefix('D')?.parse().ok();
+                let delta: Option<u64> = match &done.words[0][..] {
+                    "incr" => done.words[2].parse().ok(),
+                    _ => done.words[2..].iter().find_map(flag),
+                };
+                let write = delta.unwrap_or(1).wrapping_sub(1);
+                let known = (self.history.writes.get(write as usize))
+                    .is_some_and(|w| w.kind == Kind::Count);
+                if !known {
+                    return Err(format!("nobody asked for {:?}", done.words));
+                }
+                let counted = done.answer.starts_with(b"VA") || done.answer[0].is_ascii_digit();
+                // One that was made has its first value.
+                let made = done.words[0] == "ma" && done.answer.ends_with(b"\r\n0\r\n");
+                (counted && !made).then_some(write)
             }
-            peer.input.drain(..n + 1 + len);
-            value
+            _ => None,
         };
-        let before = peer.output.len();
-        let s = &mut self.servers[server];
-        s.store.full = s.state == State::Full;
-        s.store
-            .at(now)
-            .run(&line, &value, &self.history.writes, &mut peer.output)
-            .map_err(|e| format!("s{server} c{conn}: {e}"))?;
-        let answer = lossy(&peer.output[before..]);
-        self.note(|| format!("s{server} c{conn} <- {line} {}: {answer:?}", lossy(&value)));
-        Ok(true)
+        let Some(write) = write else { return Ok(()) };
+        let n = self.applied.entry((port, write)).or_default();
+        *n += 1;
+        match n {
+            1 => Ok(()),
+            _ => Err(format!("write {write} was done {n} times on one server")),
+        }
     }
 
     /// The server writes some of what it has to say.
     pub fn reply(&mut self, conn: usize) {
-        let Some(peer) = self.peers.get_mut(&conn) else {
-            return;
-        };
-        peer.reply_due = false;
-        let server = peer.server;
-        if self.servers[server].stands_still() {
+        if let Some(pace) = self.paces.get_mut(&conn) {
+            pace.reply_due = false;
+        }
+        if self.stands_still(conn) {
             return;
         }
-        let n = if !self.exact && self.rng.often(300) {
-            self.rng.range(1, peer.output.len() as u64 + 1) as usize
-        } else {
-            peer.output.len()
+        let len = self.world.links[&conn].output.len();
+        let most = match !self.exact && self.rng.often(300) {
+            true => self.rng.range(1, len as u64 + 1) as usize,
+            false => len,
         };
-        let n = self.net.borrow_mut().peer_write(conn, &peer.output[..n]);
-        peer.output.drain(..n);
-        if peer.output.is_empty() {
+        let wrote = self.world.write_link(conn, most) > 0;
+        if self.world.links[&conn].output.is_empty() {
             self.schedule_serve(conn);
-        } else if n > 0 {
+        } else if wrote {
             self.schedule_reply(conn);
         }
-    }
-
-    /// Links of a server.
-    pub fn links_of(&self, server: usize) -> Vec<usize> {
-        let of = |(conn, peer): (&usize, &Peer)| (peer.server == server).then_some(*conn);
-        self.peers.iter().filter_map(of).collect()
     }
 
     /// Something goes wrong, if it is time for it.
@@ -288,23 +241,28 @@ impl World {
         if single && !self.calm {
             return self.after(50 * MS, 500 * MS, Event::Fault);
         }
-        let server = self.rng.below(self.servers.len() as u64) as usize;
+        let ports = self.plan.ports();
+        let server = self.rng.range(ports.start.into(), ports.end.into()) as u16;
         self.epoch += 1;
         self.calm = false;
-        if self.servers[server].is_well() {
-            let longest = if single { 20 } else { 70 };
-            let short = self.rng.range(10 * MS, 3 * SECOND);
-            let long = self.rng.range(SECOND, longest * SECOND);
-            let length = if self.rng.often(700) { short } else { long };
-            self.fail(server, length);
+        if self.world.servers[&server].state == State::Well {
+            if self.plan.long_stops && self.rng.often(400) {
+                self.stop_long(server);
+            } else {
+                let longest = if single { 20 } else { 70 };
+                let short = self.rng.range(10 * MS, 3 * SECOND);
+                let long = self.rng.range(SECOND, longest * SECOND);
+                let length = if self.rng.often(700) { short } else { long };
+                self.fail(server, length);
+            }
         }
         self.after(100 * MS, 4 * SECOND, Event::Fault);
     }
 
-    fn fail(&mut self, server: usize, length: u64) {
+    fn fail(&mut self, server: u16, length: u64) {
         let most = self.plan.timeout * MS * 3 / 2;
         let state = match self.rng.below(12) {
-            0..=2 => State::Dead,
+            0..=2 => State::Gone,
             3..=5 => State::Hung,
             6 => State::Dark,
             7..=8 => State::Slow(self.rng.range(MS, most)),
@@ -317,72 +275,129 @@ impl World {
         self.after(length, length + 1, Event::Heal(server));
     }
 
+    /// A server stops for longer than anybody waits for what it was sent. Its links may be reset
+    /// meanwhile; it still does what it has received.
+    fn stop_long(&mut self, server: u16) {
+        let length = self.rng.range(31 * SECOND, 45 * SECOND);
+        self.note_fault(format!("for {} ms:", length / MS));
+        self.become_state(server, State::Hung);
+        self.after(length, length + 1, Event::Heal(server));
+        if self.rng.often(300) {
+            self.after(MS, length, Event::Sever(server));
+        }
+    }
+
+    /// Somebody between magent and a server resets all its links.
+    pub fn sever_links(&mut self, server: u16) {
+        self.note_fault(format!("all links of s{server} are reset on their way"));
+        for conn in self.world.links_of(server) {
+            self.sever(conn);
+        }
+    }
+
+    fn sever(&mut self, conn: usize) {
+        self.world.net.borrow_mut().sever(conn);
+        if !self.stands_still(conn) {
+            self.after(10_000, 300 * MS, Event::Late(conn));
+        }
+    }
+
+    /// A server does all that it has received of a link that magent has given up.
+    pub fn run_late(&mut self, conn: usize) -> Result<(), String> {
+        if self.stands_still(conn) {
+            return Ok(());
+        }
+        self.world.read_link(conn, usize::MAX);
+        while self.command(conn)? {}
+        self.world.write_link(conn, usize::MAX);
+        if self.world.end_link(conn) {
+            self.note(|| format!("c{conn} done late and closed by its server"));
+        }
+        Ok(())
+    }
+
     /// Something is wrong with a server from now on.
-    pub fn become_state(&mut self, server: usize, state: State) {
+    pub fn become_state(&mut self, server: u16, state: State) {
         if state == State::Well {
             return self.heal(server);
         }
         self.note_fault(format!("s{server} becomes {state:?}"));
-        self.servers[server].state = state;
-        if state == State::Dead {
+        if state == State::Gone {
             self.cut_links(server);
         }
+        self.world.become_state(server, state);
     }
 
     /// All links of a server are closed by it.
-    pub fn cut_links(&mut self, server: usize) {
-        for conn in self.links_of(server) {
-            self.drop_link(conn);
+    pub fn cut_links(&mut self, server: u16) {
+        for conn in self.world.links_of(server) {
+            let reset = self.rng.often(500);
+            self.world.drop_link(conn, reset);
         }
     }
 
     /// In a story: these links take so many milliseconds longer, the others do not.
     pub fn lag_links(&mut self, links: &[usize], ms: u64) {
-        for (conn, peer) in &mut self.peers {
-            peer.lag = if links.contains(conn) { ms * MS } else { 0 };
+        for (conn, pace) in &mut self.paces {
+            pace.lag = if links.contains(conn) { ms * MS } else { 0 };
         }
     }
 
-    fn drop_link(&mut self, conn: usize) {
-        self.peers.remove(&conn);
-        let reset = self.rng.often(500);
-        self.net.borrow_mut().peer_close(conn, reset);
-    }
-
     /// A link is closed, or gets nonsense, and the server lives.
-    fn cut(&mut self, server: usize) {
-        let links = self.links_of(server);
+    fn cut(&mut self, server: u16) {
+        let links = self.world.links_of(server);
         if links.is_empty() {
             return;
         }
         let conn = self.rng.pick(&links);
-        self.healed = self.now;
+        self.healed = self.world.now;
         if self.plan.mad && self.rng.often(500) {
-            if let Some(peer) = self.peers.get_mut(&conn) {
-                peer.output.extend_from_slice(b"NONSENSE\r\n");
+            if let Some(link) = self.world.links.get_mut(&conn) {
+                link.output.put(b"NONSENSE\r\n");
             }
             self.note_fault(format!("s{server} c{conn} speaks nonsense"));
             return self.schedule_reply(conn);
         }
+        if self.plan.long_stops && self.rng.often(500) {
+            self.note_fault(format!("c{conn} of s{server} is reset on its way"));
+            return self.sever(conn);
+        }
         self.note_fault(format!("s{server} closes c{conn}"));
-        self.drop_link(conn);
+        let reset = self.rng.often(500);
+        self.world.drop_link(conn, reset);
     }
 
     /// The server is well again; a stopped one goes on with what it finds.
-    pub fn heal(&mut self, server: usize) {
-        let was = std::mem::take(&mut self.servers[server].state);
+    pub fn heal(&mut self, server: u16) {
+        let was = self.world.servers[&server].state;
         if was == State::Well {
             return;
         }
+        self.world.become_state(server, State::Well);
         self.epoch += 1;
         self.note_fault(format!("s{server} was {was:?} and is well"));
-        self.healed = self.now;
-        if was == State::Dead {
-            self.servers[server].store.restart(self.now);
+        self.healed = self.world.now;
+        if was == State::Gone {
+            let now = self.world.now;
+            self.world
+                .servers
+                .entry(server)
+                .or_default()
+                .store
+                .restart(now);
         }
-        for conn in self.links_of(server) {
-            if self.net.borrow().conns[conn].connect == Connect::Pending {
+        for conn in self.world.links_of(server) {
+            let (connect, gone) = {
+                let c = &self.world.net.borrow().conns[conn];
+                (c.connect, c.gone)
+            };
+            if connect == Connect::Pending {
                 self.after(20_000, MS, Event::Connected(conn));
+            }
+            // Its threads wake in any order.
+            if gone && self.plan.long_stops && !self.exact {
+                self.after(10_000, 800 * MS, Event::Late(conn));
+                continue;
             }
             self.schedule_serve(conn);
             self.schedule_reply(conn);

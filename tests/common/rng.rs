@@ -1,6 +1,8 @@
-//! Chance that can be played again: SplitMix64 (Steele, Lea, Flood 2014).
+//! Random numbers that can be replayed: SplitMix64 (Steele, Lea, Flood 2014).
 
-/// A stream of numbers that its seed decides.
+use std::ops::Range;
+
+/// A stream of numbers, decided by its seed.
 #[derive(Clone, Debug)]
 pub struct Rng(u64);
 
@@ -24,6 +26,11 @@ impl Rng {
         self.next() % n.max(1)
     }
 
+    /// An index of something that has `n` elements.
+    pub fn index(&mut self, n: usize) -> usize {
+        self.below(n as u64) as usize
+    }
+
     /// From `from` to `to` - 1.
     pub fn range(&mut self, from: u64, to: u64) -> u64 {
         from + self.below(to.saturating_sub(from))
@@ -34,8 +41,30 @@ impl Rng {
         self.below(1000) < per_mille
     }
 
+    /// True once in `n` times.
+    pub fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+
     /// One of them.
     pub fn pick<T: Copy>(&mut self, of: &[T]) -> T {
-        of[self.below(of.len() as u64) as usize]
+        of[self.index(of.len())]
+    }
+
+    /// Cuts `len` bytes into pieces: whole, in a few, or into single bytes.
+    pub fn cuts(&mut self, len: usize) -> Vec<Range<usize>> {
+        let longest = match self.below(4) {
+            0 => len,
+            1 if len < 400 => 1,
+            2 => 1 + len / 3,
+            _ => 70_000,
+        };
+        let (mut at, mut all) = (0, Vec::new());
+        while at < len {
+            let n = (1 + self.index(longest)).min(len - at);
+            all.push(at..at + n);
+            at += n;
+        }
+        all
     }
 }

@@ -1,4 +1,4 @@
-//! The driver: one proxy, its clients and servers, a virtual clock.
+//! The driver: what happens when, to clients, servers and the proxy.
 //!
 //! ```text
 //!  events due ─▶ clients and servers act ─▶ edges ─▶ proxy.ready ─▶ proxy.tick ─▶ connects
@@ -8,20 +8,13 @@
 
 use super::clients::Client;
 use super::history::{self, History};
-use super::net::{Connect, Edges, Fake, Net};
 use super::plan::{Mode, PORT, Plan};
-use super::rng::Rng;
-use super::servers::{Peer, Server};
-use super::store::{SECOND, UNIX};
-use magent::config::Address;
-use magent::placement::Farm;
-use magent::proxy::{Now, Proxy};
-use std::cell::RefCell;
+use super::servers::Pace;
+use crate::common::keys;
+use crate::common::rng::Rng;
+use crate::common::world::{Edges, SECOND, State, World};
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
-use std::io::ErrorKind;
-use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet, VecDeque};
 
 /// One millisecond in nanoseconds.
 pub const MS: u64 = 1_000_000;
@@ -45,29 +38,37 @@ pub enum Event {
     Edge(usize, Edges),
     /// Something goes wrong, or well again.
     Fault,
-    Heal(usize),
+    Heal(u16),
+    /// Somebody between magent and a server resets all its links.
+    Sever(u16),
+    /// A server does all that it has received of a link that magent has given up.
+    Late(usize),
 }
 
 /// Lines of a trace that are kept.
 const TRACE: usize = 400;
 
-/// Everything.
-pub struct World {
+/// A run.
+pub struct Sim {
+    pub world: World,
     pub plan: Plan,
     pub rng: Rng,
-    pub now: u64,
-    base: Instant,
-    pub proxy: Proxy<Fake>,
-    pub net: Rc<RefCell<Net>>,
-    pub servers: Vec<Server>,
-    /// The servers' ends of links, by connection.
-    pub peers: BTreeMap<usize, Peer>,
+    /// When the servers see to their links.
+    pub paces: BTreeMap<usize, Pace>,
+    /// In a story: how long a server takes for one thing, in nanoseconds.
+    pub lags: BTreeMap<u16, u64>,
+    /// How often each write was done on a server, over all its lives.
+    pub applied: HashMap<(u16, u64), u32>,
+    /// Creations that were done somewhere.
+    pub created: HashSet<u64>,
     pub clients: Vec<Client>,
     /// Clients by connection.
     pub by_conn: BTreeMap<usize, usize>,
     pub history: History,
     queue: BinaryHeap<Reverse<(u64, u64, Event)>>,
     queued: u64,
+    /// Keep a trace, for who plays this seed again.
+    pub traced: bool,
     trace: VecDeque<String>,
     /// What went wrong and well again, all of it.
     faults: Vec<String>,
@@ -83,41 +84,31 @@ pub struct World {
     pub calm: bool,
     /// Servers take the time that they are told, and no other.
     pub exact: bool,
-    farms: [Option<Farm>; 2],
     idle_turns: u32,
     /// What was seen of how much happened, to know that a run was not idle.
     pub answered: u64,
 }
 
-impl World {
-    /// The world of a seed.
-    pub fn new(seed: u64, plan: Plan) -> World {
-        let config = plan.config();
-        let base = Instant::now();
-        let pool = &config.pools[0];
-        let farm = |servers: &[_]| {
-            (!servers.is_empty()).then(|| Farm::new(pool.farm(servers), None))
-        };
-        let farms = [farm(&pool.primaries), farm(&pool.backups)];
-        let now = Now {
-            at: base,
-            unix: UNIX,
-        };
-        let mut world = World {
+impl Sim {
+    /// The run of a seed.
+    pub fn new(seed: u64, plan: Plan) -> Sim {
+        let mut world = World::several(vec![plan.config()], seed);
+        for server in world.servers.values_mut() {
+            (server.store.age, server.store.item_max) = (0, super::plan::ITEM_MAX);
+        }
+        let mut sim = Sim {
+            world,
             rng: Rng::new(seed ^ 0x776f_726c_6400),
-            now: 0,
-            base,
-            proxy: Proxy::new(&config, now),
-            net: Rc::new(RefCell::new(Net::new(seed))),
-            servers: (0..plan.primaries + plan.backups)
-                .map(|_| Server::default())
-                .collect(),
-            peers: BTreeMap::new(),
+            paces: BTreeMap::new(),
+            lags: BTreeMap::new(),
+            applied: HashMap::new(),
+            created: HashSet::new(),
             clients: Vec::new(),
             by_conn: BTreeMap::new(),
             history: History::new(plan.habits.keys),
             queue: BinaryHeap::new(),
             queued: 0,
+            traced: true,
             trace: VecDeque::new(),
             faults: Vec::new(),
             healed: 0,
@@ -126,29 +117,20 @@ impl World {
             epoch: 0,
             calm: true,
             exact: false,
-            farms,
             idle_turns: 0,
             answered: 0,
             plan,
         };
-        for place in 0..world.plan.clients {
-            world.clients.push(Client::default());
-            let at = world.rng.below(100 * MS);
-            world.at(at, Event::Arrive(place));
+        for place in 0..sim.plan.places() {
+            sim.clients.push(Client::default());
+            let at = sim.rng.below(100 * MS);
+            sim.at(at, Event::Arrive(place));
         }
-        if world.plan.mode != Mode::Calm {
-            let at = world.rng.range(SECOND, 3 * SECOND);
-            world.at(at, Event::Fault);
+        if sim.plan.mode != Mode::Calm {
+            let at = sim.rng.range(SECOND, 3 * SECOND);
+            sim.at(at, Event::Fault);
         }
-        world
-    }
-
-    /// The clock as the proxy reads it.
-    pub fn clock(&self) -> Now {
-        Now {
-            at: self.base + Duration::from_nanos(self.now),
-            unix: UNIX + self.now / SECOND,
-        }
+        sim
     }
 
     /// Something will happen at a time.
@@ -159,22 +141,25 @@ impl World {
 
     /// Something will happen after so many nanoseconds, more or less.
     pub fn after(&mut self, from: u64, to: u64, event: Event) {
-        let at = self.now + self.rng.range(from, to);
+        let at = self.world.now + self.rng.range(from, to);
         self.at(at, event);
     }
 
     /// Notes what happened, for whoever has to find out why.
     pub fn note(&mut self, what: impl FnOnce() -> String) {
+        if !self.traced {
+            return;
+        }
         if self.trace.len() >= TRACE {
             self.trace.pop_front();
         }
-        let line = format!("{:>12.6} {}", self.now as f64 / SECOND as f64, what());
+        let line = format!("{:>12.6} {}", self.world.now as f64 / SECOND as f64, what());
         self.trace.push_back(line);
     }
 
     /// Notes what went wrong.
     pub fn note_fault(&mut self, what: String) {
-        let line = format!("{:>12.6} {what}", self.now as f64 / SECOND as f64);
+        let line = format!("{:>12.6} {what}", self.world.now as f64 / SECOND as f64);
         self.faults.push(line);
         self.note(|| what);
     }
@@ -191,38 +176,42 @@ impl World {
     }
 
     /// Primary and backup of a key.
-    pub fn place(&self, key: usize) -> (usize, Option<usize>) {
+    pub fn place(&self, key: usize) -> (u16, Option<u16>) {
         let name = history::key_name(key);
-        let of = |farm: &Option<Farm>| farm.as_ref().map(|f| f.place(name.as_bytes(), 0));
-        let primary = of(&self.farms[0]).unwrap_or(0);
-        (primary, of(&self.farms[1]).map(|b| self.plan.primaries + b))
+        let at = |first: usize, n: usize| PORT + (first + keys::home(&name, n)) as u16;
+        let (p, b) = (self.plan.primaries, self.plan.backups);
+        (at(0, p), (b > 0).then(|| at(p, b)))
     }
 
     /// True if one of a key's servers holds it, so that a reader must find it.
     pub fn held(&self, key: usize) -> bool {
         let (primary, backup) = self.place(key);
         let name = history::key_name(key);
-        let holds = |s: usize| self.servers[s].store.get(&name, self.now).is_some();
+        let holds = |s: u16| {
+            self.world.servers[&s]
+                .store
+                .get(&name, self.world.now)
+                .is_some()
+        };
         holds(primary) || (self.plan.warm > 0 && backup.is_some_and(holds))
     }
 
     /// One turn of the event loop. False if nothing will ever happen again.
     pub fn step(&mut self, until: u64) -> Result<bool, String> {
         self.steps += 1;
-        let alarm = self.proxy.wait(self.clock());
-        let alarm = alarm.map(|d| self.now + d.as_nanos() as u64);
+        let alarm = self.world.wait().map(|d| self.world.now + d);
         let event = self.queue.peek().map(|Reverse((at, ..))| *at);
         let next = [alarm, event].into_iter().flatten().min();
         let Some(next) = next.filter(|at| *at <= until) else {
-            self.now = until.max(self.now);
+            self.world.now = until.max(self.world.now);
             return Ok(false);
         };
-        let spins = next <= self.now && event.is_none_or(|at| at > self.now);
+        let spins = next <= self.world.now && event.is_none_or(|at| at > self.world.now);
         self.idle_turns = if spins { self.idle_turns + 1 } else { 0 };
         if self.idle_turns > 300 {
             return Err("it spins: there is nothing to do and it will not wait".into());
         }
-        self.now = self.now.max(next);
+        self.world.now = self.world.now.max(next);
         self.turn_now()?;
         Ok(true)
     }
@@ -230,20 +219,18 @@ impl World {
     /// One turn, whether or not something is due.
     pub fn turn_now(&mut self) -> Result<(), String> {
         self.play()?;
-        let edges = self.net.borrow_mut().edges();
-        for (conn, e) in edges {
-            let says = e.readable && !e.writable;
-            if self.plan.tardy && says && !self.by_conn.contains_key(&conn) && self.rng.often(5) {
-                let late = 2 * self.plan.timeout * MS;
-                self.after(MS, late, Event::Edge(conn, e));
-                continue;
-            }
-            let token = self.net.borrow().conns[conn].token;
-            self.proxy
-                .ready(token, e.readable || e.closed, e.writable, e.closed);
+        let mut late = Vec::new();
+        let (rng, by_conn, tardy) = (&mut self.rng, &self.by_conn, self.plan.tardy);
+        self.world.deliver(|conn, e| {
+            let says = e.readable && !e.writable && !by_conn.contains_key(&conn);
+            let is_late = tardy && says && rng.often(5);
+            late.extend(is_late.then_some((conn, e)));
+            is_late
+        });
+        for (conn, e) in late {
+            self.after(MS, 2 * self.plan.timeout * MS, Event::Edge(conn, e));
         }
-        let clock = self.clock();
-        self.proxy.tick(clock);
+        self.world.tick();
         self.connect();
         self.look();
         self.check()
@@ -252,7 +239,7 @@ impl World {
     /// Does what is due.
     fn play(&mut self) -> Result<(), String> {
         while let Some(Reverse((at, _, event))) = self.queue.peek().copied() {
-            if at > self.now {
+            if at > self.world.now {
                 break;
             }
             self.queue.pop();
@@ -262,10 +249,12 @@ impl World {
                 Event::Arrive(client) => self.arrive(client),
                 Event::Serve(conn) => self.serve(conn)?,
                 Event::Reply(conn) => self.reply(conn),
-                Event::Connected(conn) => self.connected(conn),
-                Event::Edge(conn, edges) => self.net.borrow_mut().edge(conn, edges),
+                Event::Connected(conn) => self.world.connected(conn),
+                Event::Edge(conn, edges) => self.world.net.borrow_mut().edge(conn, edges),
                 Event::Fault => self.fault(),
                 Event::Heal(server) => self.heal(server),
+                Event::Sever(server) => self.sever_links(server),
+                Event::Late(conn) => self.run_late(conn)?,
             }
         }
         Ok(())
@@ -273,42 +262,29 @@ impl World {
 
     /// Opens what the proxy wants opened.
     fn connect(&mut self) {
-        while let Some(wanted) = self.proxy.next_connect() {
-            let Address::Tcp(address) = &wanted.address else {
-                continue;
-            };
-            let server = (address.port() - PORT) as usize;
-            let clock = self.clock();
-            if self.servers[server].refuses() && self.rng.often(500) {
-                let refused = ErrorKind::ConnectionRefused.into();
-                self.note(|| format!("connect to s{server} refused at once"));
-                self.proxy.connecting(wanted.token, Err(refused), clock);
+        while let Some(wanted) = self.world.next_connect() {
+            let gone = self.world.servers[&wanted.port].state == State::Gone;
+            if gone && self.rng.often(500) {
+                self.note(|| format!("connect to s{} refused at once", wanted.port));
+                self.world.refuse(&wanted);
                 continue;
             }
-            let choppy = self.plan.choppy;
             // A slow server with a narrow window is no healthy one.
             let narrow = if self.plan.pace > MS { 1 << 20 } else { 4096 };
             let cap = self.rng.pick(&[narrow, 65_536.max(narrow), 1 << 20]);
-            let conn = self.net.borrow_mut().open(cap, Connect::Pending, choppy);
-            self.net.borrow_mut().conns[conn].token = wanted.token;
-            self.peers.insert(conn, Peer::new(server));
-            self.note(|| format!("connect to s{server}: c{conn}"));
+            let conn = self.world.connect_link(&wanted, cap);
+            self.world.net.borrow_mut().conns[conn].choppy = self.plan.choppy;
+            self.paces.insert(conn, Pace::default());
+            self.note(|| format!("connect to s{}: c{conn}", wanted.port));
             self.after(20_000, 300_000, Event::Connected(conn));
-            let net = self.net.clone();
-            self.proxy
-                .connecting(wanted.token, Ok(Fake { net, conn }), clock);
         }
     }
 
     /// Whatever magent wrote, read or closed is noticed a moment later.
     fn look(&mut self) {
-        let (touched, later) = {
-            let mut net = self.net.borrow_mut();
-            (
-                std::mem::take(&mut net.touched),
-                std::mem::take(&mut net.later),
-            )
-        };
+        let mut touched = Vec::new();
+        self.world.net.borrow_mut().touched(&mut touched);
+        let later = std::mem::take(&mut self.world.net.borrow_mut().later);
         for conn in touched {
             if let Some(client) = self.by_conn.get(&conn).copied() {
                 self.client_touched(client);
@@ -328,7 +304,7 @@ impl World {
             self.check_deadline(i)?;
         }
         if self.steps % 16 == 0 {
-            let held = self.proxy.holdings();
+            let held = self.world.proxy().holdings();
             // Beyond `-m`: the requests' own lines, and whole chunks for what was let in while a
             // few bytes of room were left: one for each peer that was read since.
             let bound = self.plan.memory + 5 * magent::buffer::CHUNK;
@@ -337,8 +313,8 @@ impl World {
             }
             let well = held.servers_away == 0 && held.journals == 0 && held.drains == 0;
             // What was slow or sent before may still time out.
-            let settled = self.now >= self.healed + self.plan.deadline() + SECOND;
-            self.calm = well && settled && self.servers.iter().all(Server::is_well);
+            let settled = self.world.now >= self.healed + self.plan.window() + SECOND;
+            self.calm = well && settled && self.all_well();
         }
         Ok(())
     }
@@ -352,16 +328,16 @@ impl World {
     /// Everybody goes home, all servers get well: then nothing may be left.
     pub fn end(&mut self) -> Result<(), String> {
         self.ending = true;
-        for server in 0..self.servers.len() {
+        for server in self.plan.ports() {
             self.heal(server);
         }
         self.note_fault("all servers are well, clients finish".into());
-        self.run(self.now + 120 * SECOND)?;
+        self.run(self.world.now + 120 * SECOND)?;
         for client in 0..self.clients.len() {
             self.dismiss(client);
         }
-        self.run(self.now + 90 * SECOND)?;
-        let held = self.proxy.holdings();
+        self.run(self.world.now + 90 * SECOND)?;
+        let held = self.world.proxy().holdings();
         if held != Default::default() {
             return Err(format!("all have left, and it still holds {held:?}"));
         }
@@ -379,9 +355,8 @@ impl World {
             let (primary, backup) = self.place(key);
             let mut held = Vec::new();
             for server in [Some(primary), backup].into_iter().flatten() {
-                let item = self.servers[server]
-                    .store
-                    .get(&history::key_name(key), self.now);
+                let store = &self.world.servers[&server].store;
+                let item = store.get(&history::key_name(key), self.world.now);
                 if let Some(item) = item {
                     self.history
                         .check(&seen, Some(item.flags), &item.data, true)

@@ -1,0 +1,385 @@
+//! The whole of magent in one thread: sockets in memory, model servers, and a clock that moves
+//! only when the test says so. Simulation, fuzz, eject, reload, limit and budget tests stand on it.
+//!
+//! ```text
+//!  Peer ──▶ Net ──▶ Proxy<End> ──▶ Net ──▶ Link ──▶ Store
+//!           edges   one turn               Server: well, silent, hung, gone …
+//! ```
+//!
+//! A test that lets servers answer at once drives it by [`World::step`]; one that gives them a
+//! pace or makes them mad does what [`World::turn`] does with its own [`World::serve`].
+//!
+//! Several magents may run over the same servers: a proxy can be killed, started again and stand
+//! still, and its links to one server can be cut.
+
+pub mod net;
+pub mod peer;
+pub mod server;
+pub mod store;
+pub mod wire;
+
+pub use net::{Connect, Edges, End, Net};
+pub use peer::Peer;
+pub use server::{Done, Link, Server, State};
+pub use store::{SECOND, UNIX};
+
+use super::rng::Rng;
+use magent::config::{Action, Address, Config};
+use magent::proxy::{Now, Proxy};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::io::ErrorKind;
+use std::time::{Duration, Instant};
+
+/// Turns after which a world that still finds something to do is taken to spin.
+const TURNS: usize = 200_000;
+
+/// One magent.
+pub struct Node {
+    /// `None` while it is killed.
+    pub proxy: Option<Proxy<End>>,
+    config: Config,
+    /// It gets no turns.
+    pub stands_still: bool,
+}
+
+/// A connect that a proxy wants.
+pub struct Wanted {
+    pub proxy: usize,
+    pub token: usize,
+    pub port: u16,
+}
+
+/// Everything.
+pub struct World {
+    pub nodes: Vec<Node>,
+    pub net: net::Shared,
+    /// By port.
+    pub servers: BTreeMap<u16, Server>,
+    /// The servers' ends of links, by connection.
+    pub links: BTreeMap<usize, Link>,
+    /// Nothing passes between this proxy and this server.
+    pub cuts: BTreeSet<(usize, u16)>,
+    /// The clock, in nanoseconds.
+    pub now: u64,
+    base: Instant,
+    /// Servers, by port, whose events magent is not told, as if thousands of others stood before
+    /// them.
+    pub unseen: BTreeSet<u16>,
+    /// How long each turn takes.
+    pub turn_takes: Duration,
+    /// What runs around every turn of magent's own code.
+    pub around: fn(&mut dyn FnMut()),
+    /// Servers take turns as this says: not all links at once, and not all that is there.
+    pub jumble: Option<Rng>,
+    /// The proxies' links had numbers below this so far.
+    pub link_places: usize,
+    scratch: Vec<u8>,
+    found: Vec<(usize, Edges)>,
+}
+
+/// The configuration of a command line that opens nothing.
+pub fn options(options: &[&str]) -> Config {
+    let fixed = ["-D", "-p", "0", "-f", "/nonexistent/socket"];
+    let args: Vec<OsString> = fixed.iter().chain(options).map(OsString::from).collect();
+    match Config::from_args(&args) {
+        Ok(Action::Run(config)) => config,
+        other => panic!("{options:?}: {other:?}"),
+    }
+}
+
+/// The configuration of a file with this text.
+pub fn file(text: &str) -> Config {
+    file_with(text, &[])
+}
+
+/// The same with options beside the file.
+pub fn file_with(text: &str, options: &[&str]) -> Config {
+    let dir = super::TempDir::new();
+    let file = dir.path().join("pools.yml");
+    std::fs::write(&file, text).expect("the file");
+    let mut args = vec![OsString::from("-D"), "-c".into(), file.into()];
+    args.extend(options.iter().map(OsString::from));
+    match Config::from_args(&args) {
+        Ok(Action::Run(config)) => config,
+        other => panic!("{other:?} of\n{text}"),
+    }
+}
+
+impl World {
+    /// One magent of this configuration, and its servers.
+    pub fn of(config: Config) -> World {
+        World::several(vec![config], 0)
+    }
+
+    /// One magent with these options before servers that hold every key: that of `k100.7` is 100
+    /// bytes long.
+    pub fn new(opts: &[&str]) -> World {
+        let mut world = World::of(options(opts));
+        world
+            .servers
+            .values_mut()
+            .for_each(|s| s.store.fills = true);
+        world
+    }
+
+    /// Several magents. The seed decides what is cut short on choppy connections.
+    pub fn several(configs: Vec<Config>, seed: u64) -> World {
+        let mut world = World {
+            nodes: Vec::new(),
+            net: Net::new(seed),
+            servers: BTreeMap::new(),
+            links: BTreeMap::new(),
+            cuts: BTreeSet::new(),
+            now: 0,
+            base: Instant::now(),
+            unseen: BTreeSet::new(),
+            turn_takes: Duration::ZERO,
+            around: |turn| turn(),
+            jumble: None,
+            link_places: 0,
+            scratch: Vec::new(),
+            found: Vec::new(),
+        };
+        for config in configs {
+            world.nodes.push(Node {
+                proxy: None,
+                config,
+                stands_still: false,
+            });
+            world.start(world.nodes.len() - 1);
+        }
+        world
+    }
+
+    /// Starts a proxy, or starts it again with nothing in its memory.
+    pub fn start(&mut self, proxy: usize) {
+        let clock = self.clock();
+        let node = &mut self.nodes[proxy];
+        node.proxy = Some(Proxy::new(&node.config, clock));
+        self.add_servers(proxy);
+    }
+
+    /// A proxy's process ends without a word: all its connections close.
+    pub fn kill(&mut self, proxy: usize) {
+        self.nodes[proxy].proxy = None;
+    }
+
+    /// Nothing passes between a proxy and a server any more, or it does again. With `reset` the
+    /// links that stand are reset towards magent; what the server has received it still does.
+    pub fn cut(&mut self, proxy: usize, port: u16, reset: bool) {
+        self.cuts.insert((proxy, port));
+        let links = self.links_of(port).into_iter();
+        let own: Vec<usize> = links.filter(|c| self.links[c].proxy == proxy).collect();
+        for conn in own.into_iter().filter(|_| reset) {
+            self.net.borrow_mut().sever(conn);
+        }
+    }
+
+    /// The end of a cut.
+    pub fn mend(&mut self, proxy: usize, port: u16) {
+        self.cuts.remove(&(proxy, port));
+        for conn in self.links_of(port) {
+            if self.net.borrow().conns[conn].connect == Connect::Pending {
+                self.connected(conn);
+            }
+        }
+    }
+
+    fn add_servers(&mut self, proxy: usize) {
+        for pool in &self.nodes[proxy].config.pools {
+            for spec in pool.primaries.iter().chain(&pool.backups) {
+                if let Address::Tcp(address) = spec.address {
+                    self.servers.entry(address.port()).or_default();
+                }
+            }
+        }
+    }
+
+    /// The only proxy of most tests.
+    pub fn proxy(&mut self) -> &mut Proxy<End> {
+        self.nodes[0].proxy.as_mut().expect("it was not killed")
+    }
+
+    /// Proxy 0 takes another configuration over.
+    pub fn reload(&mut self, config: Config) {
+        let clock = self.clock();
+        self.proxy().reload(&config, clock);
+        self.nodes[0].config = config;
+        self.add_servers(0);
+    }
+
+    /// What the clock says.
+    pub fn clock(&self) -> Now {
+        Now {
+            at: self.base + Duration::from_nanos(self.now),
+            unix: UNIX + self.now / SECOND,
+        }
+    }
+
+    /// Hands events over, but for those that `held` keeps back.
+    pub fn deliver(&mut self, mut held: impl FnMut(usize, Edges) -> bool) {
+        let (mut found, links, unseen) =
+            (std::mem::take(&mut self.found), &self.links, &self.unseen);
+        let nodes = &self.nodes;
+        self.net.borrow_mut().edges(&mut found, |c, conn| {
+            nodes[c.proxy].stands_still
+                || links.get(&conn).is_some_and(|l| unseen.contains(&l.port))
+        });
+        for (conn, e) in found.drain(..) {
+            if held(conn, e) {
+                continue;
+            }
+            let (proxy, token) = {
+                let c = &self.net.borrow().conns[conn];
+                (c.proxy, c.token)
+            };
+            if let Some(proxy) = &mut self.nodes[proxy].proxy {
+                let readable = e.readable || e.closed;
+                (self.around)(&mut || proxy.ready(token, readable, e.writable, e.closed));
+            }
+        }
+        self.found = found;
+    }
+
+    /// One turn of each proxy's own.
+    pub fn tick(&mut self) {
+        let clock = self.clock();
+        for node in &mut self.nodes {
+            let Some(proxy) = node.proxy.as_mut().filter(|_| !node.stands_still) else {
+                continue;
+            };
+            proxy.count_poll();
+            (self.around)(&mut || proxy.tick(clock));
+        }
+    }
+
+    /// The next connect that a proxy wants.
+    pub fn next_connect(&mut self) -> Option<Wanted> {
+        for (proxy, node) in self.nodes.iter_mut().enumerate() {
+            let Some(wanted) = node.proxy.as_mut().and_then(Proxy::next_connect) else {
+                continue;
+            };
+            let Address::Tcp(address) = wanted.address else {
+                panic!("servers are TCP");
+            };
+            self.link_places = self.link_places.max((wanted.token & 0xffff_ffff) + 1);
+            return Some(Wanted {
+                proxy,
+                token: wanted.token,
+                port: address.port(),
+            });
+        }
+        None
+    }
+
+    /// A connect is refused at once.
+    pub fn refuse(&mut self, wanted: &Wanted) {
+        let (clock, refused) = (self.clock(), ErrorKind::ConnectionRefused.into());
+        if let Some(proxy) = &mut self.nodes[wanted.proxy].proxy {
+            proxy.connecting(wanted.token, Err(refused), clock);
+        }
+    }
+
+    /// A connect is under way, on a link with so much room; [`World::connected`] ends it.
+    pub fn connect_link(&mut self, wanted: &Wanted, cap: usize) -> usize {
+        let conn = (self.net.borrow_mut()).open(wanted.proxy, wanted.token, cap, Connect::Pending);
+        self.links
+            .insert(conn, Link::new(wanted.proxy, wanted.port));
+        let (clock, net) = (self.clock(), self.net.clone());
+        if let Some(proxy) = &mut self.nodes[wanted.proxy].proxy {
+            proxy.connecting(wanted.token, Ok(End { net, conn }), clock);
+        }
+        conn
+    }
+
+    /// Opens what the proxies want opened, at once; false if they want nothing.
+    pub fn connect_all(&mut self) -> bool {
+        let mut opened = false;
+        while let Some(wanted) = self.next_connect() {
+            opened = true;
+            if self.servers[&wanted.port].state == State::Gone {
+                self.refuse(&wanted);
+            } else {
+                let conn = self.connect_link(&wanted, usize::MAX);
+                self.connected(conn);
+            }
+        }
+        opened
+    }
+
+    /// How long the proxies would sleep, in nanoseconds; `None` for ever.
+    pub fn wait(&self) -> Option<u64> {
+        let clock = self.clock();
+        let awake = self.nodes.iter().filter(|n| !n.stands_still);
+        let waits = awake.filter_map(|n| n.proxy.as_ref()?.wait(clock));
+        waits.min().map(|d| d.as_nanos() as u64)
+    }
+
+    /// One turn of the loops and of servers that answer at once; false if there is nothing to do
+    /// at this time.
+    pub fn turn(&mut self) -> bool {
+        let worked = self.work();
+        let served = self.serve();
+        self.end_turn() || worked || served
+    }
+
+    /// What a turn is without the servers: events, the proxies, connects. True if some were opened.
+    pub fn work(&mut self) -> bool {
+        self.deliver(|_, _| false);
+        self.tick();
+        self.connect_all()
+    }
+
+    /// The end of a turn; true if a proxy has work left.
+    pub fn end_turn(&mut self) -> bool {
+        self.now += self.turn_takes.as_nanos() as u64;
+        let clock = self.clock();
+        let mut left = false;
+        for proxy in self.nodes.iter_mut().filter_map(|n| n.proxy.as_mut()) {
+            proxy.end_turn(clock.at);
+            match proxy.wait(clock) {
+                Some(Duration::ZERO) => left = true,
+                // What the event loop asks before it waits.
+                _ => {}
+            }
+        }
+        // Nobody stops a clock: a proxy whose alarm is now has one later.
+        left || self.has_events()
+    }
+
+    fn has_events(&self) -> bool {
+        let (net, links) = (self.net.borrow(), &self.links);
+        net.edged().any(|conn| {
+            let seen = |l: &Link| !self.unseen.contains(&l.port);
+            let c = &net.conns[conn];
+            !c.gone && !self.nodes[c.proxy].stands_still && links.get(&conn).is_none_or(seen)
+        })
+    }
+
+    /// Turns until there is nothing to do at this time.
+    #[track_caller]
+    pub fn step(&mut self) {
+        let turns = (0..TURNS).find(|_| !self.turn());
+        assert!(turns.is_some(), "it never comes to rest");
+    }
+
+    /// Time passes as for a loop: it wakes at alarms.
+    #[track_caller]
+    pub fn advance(&mut self, time: Duration) {
+        let end = self.now + time.as_nanos() as u64;
+        self.step();
+        while let Some(wait) = self.wait().filter(|w| self.now + w < end) {
+            // A loop's clock is no finer, and an alarm of now must not stop it.
+            self.now += wait.max(1000);
+            self.step();
+        }
+        self.now = end.max(self.now);
+        self.step();
+    }
+
+    /// Time passes, and magent stands still.
+    pub fn stand_still(&mut self, time: Duration) {
+        self.now += time.as_nanos() as u64;
+    }
+}
