@@ -390,6 +390,32 @@ impl Active {
         }
     }
 
+    /// True if what comes for this slot can go to the client at once, and nothing before it.
+    pub fn is_next_out(&self, seq: u32) -> bool {
+        seq == self.first_seq && self.out.is_empty()
+    }
+
+    /// True if the client has taken all there is, and no more can come before more keys of its first
+    /// request are asked.
+    pub fn is_stuck_at_front(&self) -> bool {
+        let front = self.slots.front().and_then(|slot| slot.multi.as_ref());
+        self.out.is_empty()
+            && front.is_some_and(|m| m.is_between_portions() || m.waits_to_ask_again())
+    }
+
+    /// True if the next portion of keys may be asked: the one before has gone out.
+    pub fn next_portion_is_due(&self) -> bool {
+        self.slots.front().is_none_or(|slot| {
+            let multi = slot.multi.as_ref();
+            multi.is_some_and(|m| m.is_between_portions())
+        })
+    }
+
+    /// True if more keys of the request that is asked in portions may be asked.
+    pub fn may_ask_more(&self) -> bool {
+        !self.again.is_empty() || self.next_portion_is_due()
+    }
+
     /// The slot with this number.
     #[inline]
     pub fn slot(&mut self, seq: u32) -> Option<&mut Slot> {
@@ -498,8 +524,8 @@ impl<S: Socket> Client<S> {
     pub fn is_worth_writing(&self) -> bool {
         self.active.as_ref().is_some_and(|a| {
             let front = a.slots.front().and_then(|slot| slot.multi.as_ref());
-            // All that is there is of an answer that goes on.
-            let is_part = front.is_some_and(|m| a.out.len() <= m.emitted());
+            // All that is there is of an answer of which servers owe more.
+            let is_part = front.is_some_and(|m| m.open() > 0 && a.out.len() <= m.emitted());
             !a.out.is_empty() && !(is_part && a.out.len() < WORTH_SENDING)
         })
     }

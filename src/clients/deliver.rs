@@ -115,13 +115,14 @@ impl<S: Socket> Clients<S> {
         let Some(client) = self.table.get(ticket.client) else {
             return;
         };
-        let (pool, owes) = (client.pool as usize, client.active.as_ref());
-        let alone = owes.is_none_or(|a| a.owed() == 0 && a.slots.len() == 1);
+        let pool = client.pool as usize;
+        let active = client.active.as_ref();
+        let is_next = active.is_none_or(|a| a.is_next_out(ticket.slot));
         let mut keys = 1;
         let asked_again = self.change(ticket, |multi| {
             keys = multi.keys_in(ticket.part);
             // One value that does not fit into an empty hand never will.
-            let again = !(keys == 1 && alone);
+            let again = !(keys == 1 && is_next);
             if again {
                 multi.ask_again(ticket.part, line);
             }

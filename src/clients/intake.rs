@@ -305,7 +305,12 @@ impl<S: Socket> Clients<S> {
             if let Some(slot) = active.again.pop_front() {
                 return Next::Again(slot);
             }
-            if let Intake::Keys(_) = active.intake {
+            if matches!(active.intake, Intake::Keys(_)) {
+                if !active.next_portion_is_due() {
+                    client.pause.add(Pause::PORTION);
+                    input.stop();
+                    return Next::Nothing;
+                }
                 if let Intake::Keys(keys) = std::mem::take(&mut active.intake) {
                     return Next::Portion(keys);
                 }

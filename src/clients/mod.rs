@@ -145,6 +145,8 @@ impl<S: Socket> Clients<S> {
         }
     }
 
+    /// DEBUG
+    pub fn dump(&self) -> String where S: std::fmt::Debug { let mut t = String::new(); for k in self.table.keys() { let c = self.table.get(k).unwrap(); if c.active.as_ref().is_some_and(|a| !a.slots.is_empty()) { let a = c.active.as_ref().unwrap(); t += &format!("key {k:x} pause {:?} listed {} dirty {} ending {:?} readable {} unparsed {} partial {} intake {} again {:?} owed {} asked {} out {} slots {}\n", c.pause, c.listed, c.dirty, c.ending, c.conn.is_readable(), a.unparsed, a.partial.len(), match &a.intake { Intake::Head => "head".into(), Intake::Keys(k) => format!("keys {} of {}", k.at, k.keys.len()), Intake::Value(v) => format!("value {}", v.missing), Intake::Swallow(_) => "swallow".into() }, a.again, a.owed(), a.asked, a.out.len(), a.slots.iter().map(|s| format!("[{:?} done {} asked {} {}]", s.verb, s.done, s.asked, s.multi.as_ref().map_or(String::new(), |m| m.dump()))).collect::<String>()); } } t += &format!("share {} total {} hungry {:?} large {:?} pools {:?}", self.budget.share(), self.budget.total(), self.hungry, self.large, self.pools); t }
     /// How many there are.
     pub fn len(&self) -> usize {
         self.table.len()
@@ -417,23 +419,25 @@ impl<S: Socket> Clients<S> {
         let most = self.pools[client.pool as usize].slots;
         let (slots, owed) = (active.slots.len(), active.owed());
         let holds = owed + active.asked;
-        let is_full = slots >= most || owed >= MAX_OWED;
-        if is_full || (holds > CHUNK && holds >= self.budget.share()) {
+        let is_full = slots >= most
+            || owed >= MAX_OWED
+            || (holds > CHUNK && holds >= self.budget.share());
+        let has_room = slots <= most / 2
+            && owed <= MAX_OWED / 2
+            && (holds <= CHUNK / 2 || holds <= self.budget.share() / 2);
+        // Nothing else can go out before more keys of the first request were asked.
+        let must_go_on = active.is_stuck_at_front();
+        if is_full && !must_go_on {
             self.counters.limit_client_paused += u64::from(!client.pause.has(Pause::OWED));
             client.pause.add(Pause::OWED);
-        } else if client.pause.has(Pause::OWED)
-            && slots <= most / 2
-            && owed <= MAX_OWED / 2
-            && (holds <= CHUNK / 2 || holds <= self.budget.share() / 2)
-        {
+        } else if has_room || must_go_on {
             client.pause.remove(Pause::OWED);
         }
-        if slots == 0 {
+        if active.slots.is_empty() {
             client.pause.remove(Pause::ORDER);
         }
         if client.pause.has(Pause::PORTION) {
-            let front = active.slots.front().and_then(|slot| slot.multi.as_ref());
-            if front.is_none_or(|m| m.is_between_portions()) {
+            if active.may_ask_more() {
                 client.pause.remove(Pause::PORTION);
                 self.list(key);
             }
@@ -464,7 +468,9 @@ impl<S: Socket> Clients<S> {
         if earlier + more <= share / MAX_SLOTS {
             return true;
         }
-        let owed = client.active.as_ref().map_or(0, |a| a.owed());
+        let (owed, is_next) = client.active.as_ref().map_or((0, true), |a| {
+            (a.owed(), a.is_next_out(ticket.slot))
+        });
         if owed + earlier + more <= share {
             return true;
         }
@@ -474,7 +480,7 @@ impl<S: Socket> Clients<S> {
             let other = self.table.get(other).filter(|_| other != ticket.client);
             other.is_some_and(|c| c.holds() > share)
         });
-        if is_taken || owed > 0 || earlier > max_value + CHUNK {
+        if is_taken || !is_next || earlier > max_value + CHUNK {
             return false;
         }
         self.large = Some(ticket.client);

@@ -74,6 +74,8 @@ pub struct Multi {
 }
 
 impl Multi {
+    /// DEBUG
+    pub fn dump(&self) -> String { format!("keys {:?} parts {} open {} next {} more {} again {}", self.keys, self.parts.len(), self.open, self.next, self.more, self.again.len()) }
     /// Forgets everything but its memory.
     pub fn clear(&mut self) {
         self.keys.clear();

@@ -279,6 +279,8 @@ impl<S: Socket> Proxy<S> {
         self.counters.limit_accept_paused += 1;
     }
 
+    /// DEBUG
+    pub fn dump(&self) -> String where S: std::fmt::Debug { self.clients.dump() }
     /// What it holds now; for tests that look for leaks.
     pub fn holdings(&mut self) -> Holdings {
         let mut holdings = Holdings {

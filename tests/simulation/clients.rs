@@ -375,9 +375,15 @@ impl Sim {
         };
         let quiet = matches!(first.op, Op::Meta { quiet: true, .. });
         let since = read.max(client.not_before);
-        let late = since + self.plan.deadline() + 20 * MS;
+        // Where memory is short keys are asked one by one, and each has its own deadline.
+        let portions = match self.plan.memory > 16 << 20 {
+            true => 1,
+            false => first.seen.len().max(1) as u64,
+        };
+        let late = since + portions * self.plan.deadline() + 20 * MS;
         if self.world.now > late && !quiet {
             let after = (self.world.now - since) / MS;
+            if let Some(p) = self.world.nodes[0].proxy.as_ref() { eprintln!("DUMP {}", p.dump().chars().take(6000).collect::<String>()); }
             return Err(format!(
                 "client {i} c{} has no answer after {after} ms: {}",
                 client.conn,
