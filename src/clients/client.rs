@@ -533,8 +533,21 @@ impl<S: Socket> Client<S> {
     /// True if something that it sent can be looked at now.
     #[inline]
     pub fn may_be_served(&self) -> bool {
-        let may_go_on = self.ending == Ending::Open && self.pause.is_empty();
-        may_go_on && (self.conn.is_readable() || self.is_unparsed())
+        match self.ending {
+            Ending::Open => {
+                self.pause.is_empty() && (self.conn.is_readable() || self.is_unparsed())
+            }
+            Ending::AfterAnswers => self.pause.is_empty() && self.has_keys_to_ask(),
+            Ending::Dead => false,
+        }
+    }
+
+    /// True if keys of requests that were understood are still to be asked.
+    pub fn has_keys_to_ask(&self) -> bool {
+        self.active.as_ref().is_some_and(|a| {
+            let more = matches!(a.intake, Intake::Keys(_)) && a.next_portion_is_due();
+            more || !a.again.is_empty()
+        })
     }
 
     /// True if what it sent was left unread in the middle, or is asked for in portions.

@@ -170,8 +170,11 @@ impl<S: Socket> Clients<S> {
         let Some(client) = self.table.get_mut(key) else {
             return false;
         };
-        if client.ending != Ending::Open || !client.pause.is_empty() {
+        if !client.pause.is_empty() {
             return false;
+        }
+        if client.ending != Ending::Open {
+            return client.ending == Ending::AfterAnswers && client.has_keys_to_ask();
         }
         if client.is_unparsed() {
             let active = client.active(&mut self.spares);
@@ -289,7 +292,9 @@ impl<S: Socket> Clients<S> {
             let Some(client) = self.table.get_mut(key) else {
                 return Next::Nothing;
             };
-            if client.ending != Ending::Open || !client.pause.is_empty() {
+            let is_over = client.ending == Ending::Dead
+                || (client.ending == Ending::AfterAnswers && !client.has_keys_to_ask());
+            if is_over || !client.pause.is_empty() {
                 input.stop();
                 return Next::Nothing;
             }
@@ -506,12 +511,34 @@ impl<S: Socket> Clients<S> {
         self.swallow(key, missing);
     }
 
-    /// Refuses a line that does not end, as memcached does: where it would end is not known.
-    pub(super) fn no_memory_to_read(&mut self, key: usize) {
-        self.counters.limit_memory_requests += 1;
-        if let Some(active) = self.table.get_mut(key).and_then(|c| c.active.as_mut()) {
-            active.partial = Vec::new();
+    /// Refuses what a client has sent half.
+    pub(super) fn no_memory_for_partial(&mut self, key: usize) {
+        let Some(client) = self.table.get_mut(key) else {
+            return;
+        };
+        let rules = &self.pools[client.pool as usize];
+        let limits = Limits {
+            max_value: rules.max_value,
+            flush_all: rules.flush_all,
+        };
+        let (Some(dialect), Some(active)) = (client.dialect, client.active.as_mut()) else {
+            return;
+        };
+        let partial = std::mem::take(&mut active.partial);
+        let wants = std::mem::take(&mut active.wants);
+        active.searched = 0;
+        let mut scratch = Scratch::default();
+        match protocol::parse(dialect, &partial, 0, &limits, &mut scratch) {
+            Parsed::Request(request) if wants > 0 => {
+                self.no_memory_to_store(key, &request, wants);
+            }
+            _ => self.no_memory_to_read(key),
         }
+    }
+
+    /// Refuses a line that does not end, as memcached does: where it would end is not known.
+    fn no_memory_to_read(&mut self, key: usize) {
+        self.counters.limit_memory_requests += 1;
         self.say(key, Dress::Text, |out, _| {
             out.push_slice(b"SERVER_ERROR out of memory reading request\r\n");
         });

@@ -370,7 +370,7 @@ impl<S: Socket> Clients<S> {
             }
             intake if active.partial.len() > intake::LINE => {
                 active.intake = intake;
-                self.no_memory_to_read(key);
+                self.no_memory_for_partial(key);
             }
             intake => {
                 active.intake = intake;

@@ -15,6 +15,9 @@ use crate::work::{REQUEST, Work};
 /// owes.
 const GRANULARITY: u64 = 2 * MILLISECOND;
 
+/// A server that goes on sending when something is due is read for so long, in nanoseconds.
+const PATIENCE: u64 = 100 * MILLISECOND;
+
 /// Late answers of one link that are taken in one turn.
 const LATE: usize = 1024;
 
@@ -169,13 +172,15 @@ impl<S: Socket> Pools<S> {
         link.alarm = again;
         if due > self.now {
             link.alarm = due;
+            link.due_since = Time::NEVER;
             return;
         }
-        // Not late if its answer is there and was not looked at: read first.
-        if link.is_readable() || link.listed {
-            self.list_link(id);
+        if self.has_more_to_say(id) {
             return;
         }
+        let Some(link) = self.links.get_mut(id) else {
+            return;
+        };
         let server = link.server;
         if self.open_by(id).is_some_and(|at| at <= self.now) {
             return self.connect_failed(id, Cause::TimedOut);
@@ -201,6 +206,30 @@ impl<S: Socket> Pools<S> {
         if let Some(link) = self.links.get_mut(id) {
             link.alarm = due.max(self.now.plus(GRANULARITY));
         }
+    }
+
+    /// True if a link on which something is due is to be read first: its answer may be there, and the
+    /// event for it not have come yet. As long as reading brings something it is read again, but not
+    /// for ever.
+    fn has_more_to_say(&mut self, id: usize) -> bool {
+        let Some(link) = self.links.get_mut(id) else {
+            return false;
+        };
+        let now = self.now;
+        link.due_since = link.due_since.min(now);
+        let is_over = now.since(link.due_since) >= PATIENCE;
+        if link.read_in_vain || is_over {
+            link.read_in_vain = false;
+            return false;
+        }
+        let Some(conn) = link.conn() else {
+            return false;
+        };
+        conn.note(true, true, false);
+        link.read_in_vain = true;
+        link.alarm = now;
+        self.list_link(id);
+        true
     }
 
     /// The requests that are overdue and not yet counted, so many at once.

@@ -278,6 +278,10 @@ pub struct Link<S> {
     pub uptime: Option<u64>,
     /// The nearest time at which something may have to expire.
     pub alarm: Time,
+    /// Since when something on it is due.
+    pub due_since: Time,
+    /// It was read because something on it is due, and nothing has come since.
+    pub read_in_vain: bool,
     /// On the list of links to write.
     pub dirty: bool,
     /// On the list of links that got nothing but mirrors.
@@ -326,6 +330,8 @@ impl<S: Socket> Link<S> {
             arriving: None,
             uptime: None,
             alarm: Time::NEVER,
+            due_since: Time::NEVER,
+            read_in_vain: false,
             dirty: false,
             mirrored: false,
             listed: false,

@@ -165,7 +165,7 @@ impl<S: Socket> Pools<S> {
             health: Health::new(policy, self.now, seed),
             journal: Journal::new(config.journal),
             missed: false,
-            telling: 0,
+            flushing: false,
             listed: false,
             meta: true,
             given_up: 0,

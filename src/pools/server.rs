@@ -25,8 +25,8 @@ pub struct Server {
     pub journal: Journal,
     /// It missed something while it was away.
     pub missed: bool,
-    /// Deletes and flushes on their way to it that are of its journal.
-    pub telling: usize,
+    /// A flush that it missed is on its way to it.
+    pub flushing: bool,
     /// On the list of servers that are to be told something.
     pub listed: bool,
     /// It knows meta commands (1.6); as of the last handshake.

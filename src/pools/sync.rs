@@ -88,7 +88,6 @@ impl<S: Socket> Pools<S> {
         let Some(stamp) = server.journal.tells(key) else {
             return;
         };
-        server.telling += 1;
         let mut line = Vec::new();
         let verb = forms::write_delete(key, &mut line);
         let pending = self.own(To::Delete(stamp), verb, Traits::WRITES, hash);
@@ -121,17 +120,19 @@ impl<S: Socket> Pools<S> {
         };
         match server.health.state() {
             State::Settling { .. } => self.settle_server(id),
-            State::Syncing | State::Up => {
+            State::Syncing => {
+                self.tell_flush(id);
                 self.tell_due(id, work);
                 self.end_sync(id);
             }
+            State::Up => self.tell_due(id, work),
             State::Down { .. } | State::Probing => {}
         }
     }
 
     /// A server that answers is told what it missed once nothing old can be executed any more.
     fn settle_server(&mut self, id: ServerId) {
-        let (now, unix) = (self.now, self.unix);
+        let now = self.now;
         let Some(server) = self.servers.get_mut(id) else {
             return;
         };
@@ -152,25 +153,24 @@ impl<S: Socket> Pools<S> {
         server.health.syncing();
         server.missed = !server.journal.is_empty();
         server.journal.mark();
-        let flush_at = server.journal.take_flush_at(unix);
-        if let Some(at) = flush_at {
-            self.send_flush(id, format!("flush_all {at}\r\n").as_bytes(), None);
-        }
-        let flush = self.servers.get(id).and_then(|s| s.journal.flush_due());
-        if let Some(stamp) = flush {
-            self.send_flush(id, b"flush_all\r\n", Some(stamp));
-        }
         self.list_server(id);
     }
 
-    fn send_flush(&mut self, id: ServerId, line: &[u8], stamp: Option<u64>) {
-        let Some(server) = self.servers.get_mut(id) else {
+    /// Tells a server that returns of the flush that it missed.
+    fn tell_flush(&mut self, id: ServerId) {
+        let unix = self.unix;
+        let Some(server) = self.servers.get_mut(id).filter(|s| !s.flushing) else {
             return;
         };
-        server.telling += 1;
-        let to = To::Flush(stamp.unwrap_or(0));
-        let pending = self.own(to, Verb::FlushAll, Traits::WRITES, 0);
-        self.send(id, pending, &Ask::line(Verb::FlushAll, Traits::WRITES, line));
+        let (stamp, line) = match (server.journal.take_flush_at(unix), server.journal.flush_due()) {
+            (Some(at), _) => (0, format!("flush_all {at}\r\n")),
+            (None, Some(stamp)) => (stamp, "flush_all\r\n".to_string()),
+            (None, None) => return,
+        };
+        server.flushing = true;
+        let pending = self.own(To::Flush(stamp), Verb::FlushAll, Traits::WRITES, 0);
+        let ask = Ask::line(Verb::FlushAll, Traits::WRITES, line.as_bytes());
+        self.send(id, pending, &ask);
     }
 
     fn tell_due(&mut self, id: ServerId, work: &mut Work) {
@@ -186,7 +186,6 @@ impl<S: Socket> Pools<S> {
             let Some((key, stamp)) = server.journal.next() else {
                 return;
             };
-            server.telling += 1;
             let mut line = std::mem::take(&mut self.line);
             line.clear();
             let verb = forms::write_delete(&key, &mut line);
@@ -205,6 +204,7 @@ impl<S: Socket> Pools<S> {
         };
         let is_told = server.health.state() == State::Syncing
             && server.losing == 0
+            && !server.flushing
             && server.journal.flush_due().is_none()
             && server.journal.is_told_to_mark();
         if !is_told {
@@ -232,7 +232,6 @@ impl<S: Socket> Pools<S> {
         let Some(server) = self.servers.get_mut(id) else {
             return;
         };
-        server.telling -= 1;
         if matches!(status, Status::Done | Status::Absent) {
             server.journal.told(key, stamp);
             self.list_server(id);
@@ -247,7 +246,7 @@ impl<S: Socket> Pools<S> {
         let Some(server) = self.servers.get_mut(id) else {
             return;
         };
-        server.telling -= 1;
+        server.flushing = false;
         if status != Status::Done {
             log::error!(
                 "{}: refuses flush_all, which it must be told: it stays down",
@@ -256,19 +255,15 @@ impl<S: Socket> Pools<S> {
             return self.server_down(id, Cause::FlushRefused, false);
         }
         server.journal.flushed(stamp);
-        let next = server.journal.flush_due().filter(|next| *next != stamp);
-        if let Some(next) = next {
-            self.send_flush(id, b"flush_all\r\n", Some(next));
-        }
         self.list_server(id);
     }
 
     /// Something that a server was told was lost: it is told once more.
     pub(super) fn told_in_vain(&mut self, id: ServerId, to: To, key: &[u8]) {
         if let Some(server) = self.servers.get_mut(id) {
-            server.telling -= 1;
-            if let To::Delete(stamp) = to {
-                server.journal.again(key, stamp);
+            match to {
+                To::Delete(stamp) => server.journal.again(key, stamp),
+                _ => server.flushing = false,
             }
             self.list_server(id);
         }

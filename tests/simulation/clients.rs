@@ -375,10 +375,11 @@ impl Sim {
         };
         let quiet = matches!(first.op, Op::Meta { quiet: true, .. });
         let since = read.max(client.not_before);
-        // Where memory is short keys are asked one by one, and each has its own deadline.
+        // Where memory is short keys are asked one by one, each with its own deadline, and requests
+        // wait for their client's share.
         let portions = match self.plan.memory > 16 << 20 {
             true => 1,
-            false => first.seen.len().max(1) as u64,
+            false => 3 * first.seen.len().max(1) as u64,
         };
         let late = since + portions * self.plan.deadline() + 20 * MS;
         if self.world.now > late && !quiet {

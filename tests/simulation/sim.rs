@@ -339,6 +339,7 @@ impl Sim {
         self.run(self.world.now + 90 * SECOND)?;
         let held = self.world.proxy().holdings();
         if held != Default::default() {
+            eprintln!("DUMP {}", self.world.proxy().dump());
             return Err(format!("all have left, and it still holds {held:?}"));
         }
         if self.plan.mode != Mode::Many {
