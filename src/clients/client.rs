@@ -411,11 +411,6 @@ impl Active {
         })
     }
 
-    /// True if more keys of the request that is asked in portions may be asked.
-    pub fn may_ask_more(&self) -> bool {
-        !self.again.is_empty() || self.next_portion_is_due()
-    }
-
     /// The slot with this number.
     #[inline]
     pub fn slot(&mut self, seq: u32) -> Option<&mut Slot> {
@@ -533,21 +528,28 @@ impl<S: Socket> Client<S> {
     /// True if something that it sent can be looked at now.
     #[inline]
     pub fn may_be_served(&self) -> bool {
-        match self.ending {
-            Ending::Open => {
-                self.pause.is_empty() && (self.conn.is_readable() || self.is_unparsed())
-            }
-            Ending::AfterAnswers => self.pause.is_empty() && self.has_keys_to_ask(),
-            Ending::Dead => false,
-        }
+        let goes_on = self.may_ask_anew() && (self.conn.is_readable() || self.is_unparsed());
+        goes_on || self.may_ask_keys()
     }
 
-    /// True if keys of requests that were understood are still to be asked.
-    pub fn has_keys_to_ask(&self) -> bool {
-        self.active.as_ref().is_some_and(|a| {
-            let more = matches!(a.intake, Intake::Keys(_)) && a.next_portion_is_due();
-            more || !a.again.is_empty()
-        })
+    /// True if its next request may be looked at.
+    #[inline]
+    pub fn may_ask_anew(&self) -> bool {
+        self.ending == Ending::Open && self.pause.is_empty()
+    }
+
+    /// True if more keys of requests that were looked at may be asked, whatever else waits.
+    #[inline]
+    pub fn may_ask_keys(&self) -> bool {
+        let Some(active) = self.active.as_ref() else {
+            return false;
+        };
+        let is_portion = matches!(active.intake, Intake::Keys(_));
+        (is_portion || !active.again.is_empty())
+            && (!active.again.is_empty() || active.next_portion_is_due())
+            && self.ending != Ending::Dead
+            && !self.pause.has(Pause::SERVER)
+            && !self.pause.has(Pause::OWED)
     }
 
     /// True if what it sent was left unread in the middle, or is asked for in portions.

@@ -5,7 +5,7 @@
 //!                     └──keep_rest──▶ what is not understood yet stays with the client
 //! ```
 
-use super::client::{Arriving, Ending, Intake, Pause, Portions, Slot};
+use super::client::{Active, Arriving, Ending, Intake, Pause, Portions, Slot};
 use super::{Clients, answer};
 use crate::buffer::{CHUNK, Chunk, Queue, Source};
 use crate::net::Socket;
@@ -164,17 +164,30 @@ fn gather(value: &mut Queue, source: Source<'_>, piece: Range<usize>) {
     }
 }
 
+impl Active {
+    /// More keys of a request that was looked at before.
+    fn next_keys(&mut self) -> Option<Next> {
+        if let Some(slot) = self.again.pop_front() {
+            return Some(Next::Again(slot));
+        }
+        match std::mem::take(&mut self.intake) {
+            Intake::Keys(keys) => Some(Next::Portion(keys)),
+            other => {
+                self.intake = other;
+                None
+            }
+        }
+    }
+}
+
 impl<S: Socket> Clients<S> {
     /// Gets the next bytes of a client: what was left, or one read. False if there is nothing to do.
     pub fn fill(&mut self, key: usize, input: &mut Input, work: &mut Work) -> bool {
         let Some(client) = self.table.get_mut(key) else {
             return false;
         };
-        if !client.pause.is_empty() {
-            return false;
-        }
-        if client.ending != Ending::Open {
-            return client.ending == Ending::AfterAnswers && client.has_keys_to_ask();
+        if !client.may_ask_anew() {
+            return client.may_ask_keys();
         }
         if client.is_unparsed() {
             let active = client.active(&mut self.spares);
@@ -292,9 +305,12 @@ impl<S: Socket> Clients<S> {
             let Some(client) = self.table.get_mut(key) else {
                 return Next::Nothing;
             };
-            let is_over = client.ending == Ending::Dead
-                || (client.ending == Ending::AfterAnswers && !client.has_keys_to_ask());
-            if is_over || !client.pause.is_empty() {
+            if client.may_ask_keys() {
+                if let Some(next) = client.active.as_mut().and_then(|a| a.next_keys()) {
+                    return next;
+                }
+            }
+            if !client.may_ask_anew() {
                 input.stop();
                 return Next::Nothing;
             }
@@ -307,18 +323,10 @@ impl<S: Socket> Clients<S> {
                     None => continue,
                 }
             };
-            if let Some(slot) = active.again.pop_front() {
-                return Next::Again(slot);
-            }
             if matches!(active.intake, Intake::Keys(_)) {
-                if !active.next_portion_is_due() {
-                    client.pause.add(Pause::PORTION);
-                    input.stop();
-                    return Next::Nothing;
-                }
-                if let Intake::Keys(keys) = std::mem::take(&mut active.intake) {
-                    return Next::Portion(keys);
-                }
+                client.pause.add(Pause::PORTION);
+                input.stop();
+                return Next::Nothing;
             }
             if input.at == input.len {
                 return Next::Nothing;

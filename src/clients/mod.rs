@@ -437,7 +437,7 @@ impl<S: Socket> Clients<S> {
             client.pause.remove(Pause::ORDER);
         }
         if client.pause.has(Pause::PORTION) {
-            if active.may_ask_more() {
+            if active.next_portion_is_due() {
                 client.pause.remove(Pause::PORTION);
                 self.list(key);
             }

@@ -17,7 +17,7 @@ use crate::clients::Ticket;
 use crate::net::{Conn, Socket};
 use crate::protocol::reply::Scan;
 use crate::protocol::{Traits, Verb};
-use crate::time::Time;
+use crate::time::{MILLISECOND, Time};
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
@@ -115,7 +115,7 @@ impl Pending {
     #[inline]
     pub fn late_at(&self) -> Time {
         self.deadline
-            .min(self.sent.plus(u64::from(self.timeout) * crate::time::MILLISECOND))
+            .min(self.sent.plus(u64::from(self.timeout) * MILLISECOND))
     }
 
     /// True if it may change its key.
@@ -298,6 +298,9 @@ pub struct Link<S> {
     pub open_line: Option<OpenLine>,
 }
 
+/// A link that went on when an answer was due is looked at again after this time, in nanoseconds.
+const PAUSE: u64 = 10 * MILLISECOND;
+
 /// Requests in flight to one server at which its clients are not read any more.
 pub const MAX_IN_FLIGHT: usize = 64 * 1024;
 
@@ -458,6 +461,14 @@ impl<S: Socket> Link<S> {
             self.alarm = self.alarm.min(p.late_at());
         }
         Ok((bytes, calls))
+    }
+
+    /// Bytes came or went: if something is due, what comes next takes its time.
+    #[inline]
+    pub fn went_on(&mut self, now: Time) {
+        if std::mem::take(&mut self.read_in_vain) {
+            self.alarm = now.plus(PAUSE);
+        }
     }
 
     /// True if it can write more at once.

@@ -8,7 +8,6 @@ use crate::health::Cause;
 use crate::net::Socket;
 use crate::protocol::reply::Progress;
 use crate::protocol::{Reply, Status, Verb};
-use crate::time::MILLISECOND;
 use crate::work::{REQUEST, Work};
 use std::ops::Range;
 use std::rc::Rc;
@@ -18,10 +17,6 @@ const READS_PER_TURN: usize = 8;
 
 /// An answer of the handshake that is longer, in bytes, is given up; memcached's are below 4 KB.
 const MAX_GREETING: usize = 64 * 1024;
-
-/// A link that had something to say when an answer was due is looked at again after this time, in
-/// nanoseconds.
-const PAUSE: u64 = 10 * MILLISECOND;
 
 /// What the scan of a whole reply came to.
 struct Whole {
@@ -123,10 +118,7 @@ impl<S: Socket> Pools<S> {
         };
         work.count_call(n);
         link.partial.clear();
-        if std::mem::take(&mut link.read_in_vain) {
-            // What comes next takes its time.
-            link.alarm = self.now.plus(PAUSE);
-        }
+        link.went_on(self.now);
         self.counters.server_bytes_read += n as u64;
         if let Some(server) = self.servers.get_mut(link.server) {
             server.stats.bytes_read += n as u64;

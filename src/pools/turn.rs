@@ -141,6 +141,9 @@ impl<S: Socket> Pools<S> {
         work.count_call(bytes);
         self.counters.writes += calls as u64;
         self.counters.server_bytes_written += bytes as u64;
+        if bytes > 0 {
+            link.went_on(self.now);
+        }
         if link.may_write() {
             self.dirty.add(id, &mut link.dirty);
         }
