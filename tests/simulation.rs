@@ -4,13 +4,20 @@
 //! After every turn of its loop, promises 1 to 6 are checked:
 //!
 //! 1. no foreign bytes: every value names its key and the writes it holds (`history.rs`);
-//! 2. one well-formed answer for each request, in order (`answers.rs`);
+//! 2. one well-formed answer for each request, in order, its values in the order of its keys
+//!    (`answers.rs`);
 //! 3. no write is done twice on a server (`servers.rs`);
-//! 4. nothing is read that is older than what was acknowledged, while one server at a time
-//!    fails;
+//! 4. nothing is read that is older than what was acknowledged, and no key is created that its
+//!    backup holds, while one server at a time fails;
 //! 5. bytes in flight stay within `-m`, and come to nothing when all have left;
-//! 6. every request is answered within twice the connect and answer timeouts; the time of a
-//!    `flush_all` begins with the answer before it, and behind it with its own.
+//! 6. every request is answered within the connect and answer timeouts, twice that with a
+//!    backup; the time of a `flush_all` begins with the answer before it, and behind it with its
+//!    own.
+//!
+//! Clients pipeline, split, stall and leave; some come in crowds that create the same few keys,
+//! some never take an answer, some leave with much asked. Servers die, stop (also for longer than
+//! anybody waits), get slow and full, refuse large values early; links are cut and reset. Two
+//! pools may name the same servers.
 //!
 //! `MAGENT_SIM_SEED=n cargo test --test simulation` plays one run again; `MAGENT_SIM_SECONDS=n`
 //! plays fresh ones for so long, `MAGENT_SIM_RUNS=n` so many. Several are played side by side.

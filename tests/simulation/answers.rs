@@ -7,6 +7,8 @@ use super::requests::{Expect, Op};
 #[derive(Clone, Debug)]
 pub struct Value {
     pub key: usize,
+    /// Which of the keys asked for it is, by its place.
+    pub at: usize,
     pub flags: Option<u32>,
     pub cas: Option<u64>,
     pub data: Vec<u8>,
@@ -80,16 +82,16 @@ fn values(expect: &Expect, cas: bool, buf: &[u8]) -> Result<Option<(Got, usize)>
             return Ok(Some((Got::Values(found), at)));
         }
         let words: Vec<&str> = text.split(' ').collect();
-        let bad = || format!("{text:?} in the values of {:?}", expect.seen);
+        let bad = || format!("{text:?} is not next in the values of {}", show(expect));
         if words[0] != "VALUE" || words.len() != if cas { 5 } else { 4 } {
             return Err(bad());
         }
         let key = key_number(words[1].as_bytes()).ok_or_else(bad)?;
         let number = |i: usize| words[i].parse::<u64>().map_err(|_| bad());
-        let asked = expect.seen.iter().any(|s| s.key == key);
-        if !asked || found.iter().any(|v| v.key == key) {
-            return Err(bad());
-        }
+        // In the order of the keys, and a key that is named twice twice.
+        let next = found.last().map_or(0, |v| v.at + 1);
+        let place = expect.seen[next..].iter().position(|s| s.key == key);
+        let place = place.map(|n| next + n).ok_or_else(bad)?;
         let len = number(3)? as usize;
         if buf.len() < at + len + 2 {
             return Ok(None);
@@ -99,6 +101,7 @@ fn values(expect: &Expect, cas: bool, buf: &[u8]) -> Result<Option<(Got, usize)>
         }
         found.push(Value {
             key,
+            at: place,
             flags: Some(number(2)? as u32),
             cas: if cas { Some(number(4)?) } else { None },
             data: buf[at..at + len].to_vec(),
@@ -144,6 +147,7 @@ fn meta(
     let got = match (*letter, words[0]) {
         ('g', "VA") => Got::Values(vec![Value {
             key: expect.seen[0].key,
+            at: 0,
             flags: number_of(&words[from..], 'f').map(|f| f as u32),
             cas: number_of(&words[from..], 'c'),
             data,

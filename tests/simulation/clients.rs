@@ -83,7 +83,7 @@ impl Sim {
         self.clients[i] = client;
         self.by_conn.insert(conn, i);
         if nature == Nature::Leaver {
-            self.ask_much(i, 2000);
+            self.ask_much(i, 600);
         }
         self.schedule_turn(i);
     }
@@ -348,7 +348,7 @@ impl Sim {
         let reset = self.rng.often(300);
         self.world.net.borrow_mut().close(client.conn, reset);
         let soon = match client.nature {
-            Nature::Leaver => 30 * MS,
+            Nature::Leaver => 200 * MS,
             _ => self.rng.pick(&[MS, 20 * MS, SECOND]),
         };
         if client.nature == Nature::Leaver && !self.busy() {

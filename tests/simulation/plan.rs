@@ -2,7 +2,7 @@
 
 use super::requests::Habits;
 use crate::common::rng::Rng;
-use crate::common::world;
+use crate::common::world::{self, SECOND};
 use magent::config::Config;
 use std::ops::Range;
 
@@ -94,7 +94,7 @@ impl Plan {
         let keys = r.pick(&[7, 20, 40, 90]) as usize;
         let memory = r.pick(&[256 << 20, 256 << 20, 256 << 10]) as usize;
         let choppy = r.often(500);
-        Plan {
+        let mut plan = Plan {
             mode,
             primaries: r.range(1, 4) as usize,
             backups,
@@ -129,6 +129,46 @@ impl Plan {
             rude: r.often(600),
             mad: r.often(300),
             tardy: !choppy && r.often(500),
+        };
+        plan.add_trouble(Rng::new(seed ^ 0x0074_726f_7562_6c65));
+        plan
+    }
+
+    /// What few runs have, each of it by itself or together with others.
+    fn add_trouble(&mut self, mut r: Rng) {
+        self.creations = true;
+        self.habits.many_keys = r.often(500);
+        self.habits.refused = r.often(200);
+        if r.often(250) {
+            self.pools = 2;
+            // A file has no setting of its own for it.
+            self.connect_timeout = self.timeout;
+        }
+        if r.often(200) {
+            self.crowd = r.pick(&[6, 15, 40]);
+            self.backups = self.backups.max(1);
+        }
+        if r.often(150) {
+            self.deaf = r.range(1, 6) as usize;
+        }
+        if r.often(150) {
+            self.leavers = r.range(1, 4) as usize;
+        }
+        if self.deaf + self.leavers > 0 {
+            // Where memory is as short as it can be, those who take nothing hold all of it.
+            self.memory = self.memory.max(4 << 20);
+        }
+        if self.crowd + self.leavers > 0 {
+            // What they ask for is no load for servers that work.
+            self.pace = self.pace.min(300_000);
+            self.length = self.length.min(15 * SECOND);
+            (self.habits.bulky, self.habits.large) = (false, false);
+            self.habits.refused = false;
+        }
+        if self.mode != Mode::Calm && r.often(250) {
+            self.long_stops = true;
+            self.length = r.range(50, 80) * SECOND;
+            (self.crowd, self.leavers) = (0, 0);
         }
     }
 
@@ -197,6 +237,13 @@ impl Plan {
         }
     }
 
+    /// The least room of a link to a server, in bytes.
+    pub fn narrow(&self) -> usize {
+        // A slow server with a narrow window is no healthy one, nor one before a crowd.
+        let wide = self.pace > 1_000_000 || self.crowd + self.leavers > 0;
+        if wide { 1 << 20 } else { 4096 }
+    }
+
     /// All servers.
     pub fn ports(&self) -> Range<u16> {
         PORT..PORT + (self.primaries + self.backups) as u16
@@ -213,9 +260,12 @@ impl Plan {
     }
 
     /// Within this time of being read every request is answered, in nanoseconds: connect and
-    /// answer timeout at the primary, and as much again at the backup (promise 6).
+    /// answer timeout at the primary, and as much again if there is a backup (promise 6).
     pub fn deadline(&self) -> u64 {
-        2 * self.span()
+        match self.backups {
+            0 => self.span(),
+            _ => 2 * self.span(),
+        }
     }
 
     /// After this time nothing is under way of what somebody waited for, in nanoseconds.

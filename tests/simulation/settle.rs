@@ -132,8 +132,8 @@ impl Sim {
             (&got, &expect.op)
         {
             let counters = self.plan.habits.keys - self.plan.habits.counters;
-            for seen in &expect.seen {
-                let value = values.iter().find(|v| v.key == seen.key);
+            for (place, seen) in expect.seen.iter().enumerate() {
+                let value = values.iter().find(|v| v.at == place);
                 match value {
                     None => self.missed(seen).map_err(at)?,
                     Some(v) if seen.key >= counters => {

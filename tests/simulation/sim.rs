@@ -45,6 +45,9 @@ pub enum Event {
     Late(usize),
 }
 
+/// What magent reads at a time, in bytes.
+const CHUNK: usize = 68 * 1024;
+
 /// Lines of a trace that are kept.
 const TRACE: usize = 400;
 
@@ -269,8 +272,7 @@ impl Sim {
                 self.world.refuse(&wanted);
                 continue;
             }
-            // A slow server with a narrow window is no healthy one.
-            let narrow = if self.plan.pace > MS { 1 << 20 } else { 4096 };
+            let narrow = self.plan.narrow();
             let cap = self.rng.pick(&[narrow, 65_536.max(narrow), 1 << 20]);
             let conn = self.world.connect_link(&wanted, cap);
             self.world.net.borrow_mut().conns[conn].choppy = self.plan.choppy;
@@ -307,7 +309,8 @@ impl Sim {
             let held = self.world.proxy().holdings();
             // Beyond `-m`: the requests' own lines, and whole chunks for what was let in while a
             // few bytes of room were left: one for each peer that was read since.
-            let bound = self.plan.memory + 5 * magent::buffer::CHUNK;
+            let peers = 5 + self.plan.places() - self.plan.clients;
+            let bound = self.plan.memory + peers * CHUNK;
             if held.bytes > bound {
                 return Err(format!("{} bytes in flight, over {bound}", held.bytes));
             }
