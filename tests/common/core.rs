@@ -1,95 +1,19 @@
 //! magent's core without a process: sockets in memory, servers that a test holds back or lets
 //! go, and a clock that moves only when the test says so.
 
+mod line;
+
+use self::line::{End, Shared};
 use super::fake::data_len;
 use magent::config::{Action, Address, Config};
-use magent::net::Socket;
 use magent::proxy::{Now, Proxy};
-use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsString;
-use std::io::{self, ErrorKind, IoSlice};
-use std::rc::Rc;
+use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 /// Turns after which a core that still finds something to do is taken to spin.
 const TURNS: usize = 200_000;
-
-#[derive(Default)]
-struct Line {
-    to_magent: VecDeque<u8>,
-    from_magent: VecDeque<u8>,
-    /// Bytes that `from_magent` may hold.
-    room: usize,
-    /// magent wanted to write and could not.
-    blocked: bool,
-    /// The test's side has closed its half.
-    ended: bool,
-    /// magent has let go of it.
-    gone: bool,
-}
-
-/// magent's end of a connection.
-#[derive(Debug)]
-pub struct End(Shared);
-
-#[derive(Clone)]
-struct Shared(Rc<RefCell<Line>>);
-
-impl std::fmt::Debug for Shared {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Line")
-    }
-}
-
-impl Socket for End {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let line = &mut *self.0.0.borrow_mut();
-        if line.to_magent.is_empty() {
-            return if line.ended {
-                Ok(0)
-            } else {
-                Err(ErrorKind::WouldBlock.into())
-            };
-        }
-        // All that fits, as a socket does: a deque alone would stop where it wraps.
-        let n = buf.len().min(line.to_magent.len());
-        io::Read::read_exact(&mut line.to_magent, &mut buf[..n])?;
-        Ok(n)
-    }
-
-    fn write(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-        let line = &mut *self.0.0.borrow_mut();
-        let mut written = 0;
-        for buf in bufs {
-            let n = buf.len().min(line.room - line.from_magent.len());
-            line.from_magent.extend(&buf[..n]);
-            written += n;
-            if n < buf.len() {
-                line.blocked = true;
-                break;
-            }
-        }
-        if written == 0 {
-            return Err(ErrorKind::WouldBlock.into());
-        }
-        Ok(written)
-    }
-
-    fn shutdown_write(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn connected(&mut self) -> io::Result<bool> {
-        Ok(true)
-    }
-}
-
-impl Drop for End {
-    fn drop(&mut self) {
-        self.0.0.borrow_mut().gone = true;
-    }
-}
 
 /// A client's end of a connection, with what names it to magent.
 pub struct Peer {
@@ -118,6 +42,16 @@ impl Peer {
         self.line.0.borrow_mut().room = room;
         self
     }
+
+    /// Takes everything from now on, and only counts it.
+    pub fn sink(&self) {
+        self.line.0.borrow_mut().sunk = Some(0);
+    }
+
+    /// What [`Peer::sink`] has counted.
+    pub fn sunk(&self) -> usize {
+        self.line.0.borrow().sunk.unwrap_or(0)
+    }
 }
 
 /// One link to a server, as the server sees it.
@@ -137,6 +71,10 @@ pub struct Core {
     links: Vec<ServerLink>,
     /// Servers, by port, that read and do not answer.
     pub silent: BTreeSet<u16>,
+    /// Servers, by port, that read nothing: what was written to them stays in `link_room`.
+    pub stopped: BTreeSet<u16>,
+    /// Bytes that a new link to a server takes until the server reads.
+    pub link_room: usize,
     /// Servers, by port, that refuse connections.
     pub refusing: BTreeSet<u16>,
     /// Servers, by port, whose events magent is not told, as if thousands of others stood before
@@ -167,6 +105,8 @@ impl Core {
             now,
             links: Vec::new(),
             silent: BTreeSet::new(),
+            stopped: BTreeSet::new(),
+            link_room: usize::MAX,
             refusing: BTreeSet::new(),
             unseen: BTreeSet::new(),
             turn: Duration::ZERO,
@@ -212,6 +152,13 @@ impl Core {
     /// A client goes away.
     pub fn leave(&mut self, peer: Peer) {
         self.end(&peer);
+    }
+
+    /// A client is gone at once, whatever it is owed.
+    pub fn reset(&mut self, peer: Peer) {
+        peer.line.0.borrow_mut().reset = true;
+        self.ready(peer.token, true, true, true);
+        self.step();
     }
 
     /// A client sends nothing more, and takes what it is owed.
@@ -318,6 +265,7 @@ impl Core {
                 continue;
             }
             let line = Shared::new();
+            line.0.borrow_mut().room = self.link_room;
             self.proxy
                 .connecting(wanted.token, Ok(End(line.clone())), now);
             if !self.unseen.contains(&address.port()) {
@@ -341,6 +289,9 @@ impl Core {
         self.links.retain(|l| !l.line.0.borrow().gone);
         for i in 0..self.links.len() {
             let link = &mut self.links[i];
+            if self.stopped.contains(&link.port) {
+                continue;
+            }
             let blocked = {
                 let line = &mut *link.line.0.borrow_mut();
                 link.unread.append(&mut line.from_magent);
@@ -375,6 +326,27 @@ impl Core {
         let link = link.expect("a link to this server");
         link.line.0.borrow_mut().to_magent.extend(bytes);
         let token = link.token;
+        self.ready(token, true, false, false);
+        self.step();
+    }
+
+    /// The same with `count` values of `len` bytes each that take no memory: nobody ever writes
+    /// them, and magent must not look at them.
+    pub fn serve_void(&mut self, port: u16, key: &str, len: usize, count: usize) {
+        let link = self.links.iter().rev().find(|l| l.port == port);
+        let link = link.expect("a link to this server");
+        let token = link.token;
+        {
+            let line = &mut *link.line.0.borrow_mut();
+            let head = format!("VALUE {key} 0 {len}\r\n");
+            let tail = "\r\nEND\r\n";
+            for i in 0..count {
+                let before = head.len() + if i == 0 { 0 } else { tail.len() };
+                line.voids.push_back((before, len));
+                line.to_magent
+                    .extend([head.as_bytes(), tail.as_bytes()].concat());
+            }
+        }
         self.ready(token, true, false, false);
         self.step();
     }
@@ -414,15 +386,6 @@ impl Core {
         let all = self.stats("stats proxy\r\n");
         let value = all.get(name).and_then(|v| v.parse().ok());
         value.unwrap_or_else(|| panic!("no number {name} in stats proxy: {all:?}"))
-    }
-}
-
-impl Shared {
-    fn new() -> Shared {
-        Shared(Rc::new(RefCell::new(Line {
-            room: usize::MAX,
-            ..Line::default()
-        })))
     }
 }
 
