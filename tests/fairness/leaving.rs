@@ -69,6 +69,9 @@ fn slow() -> World {
     core
 }
 
+/// Within this time magent looks for what those who left have asked.
+const LOOKS: Duration = Duration::from_millis(20);
+
 const LONG_GET: &str = "get k1.0123456789012345678901234567890123456789\r\n";
 
 #[test]
@@ -82,7 +85,7 @@ fn reads_of_a_client_that_left_are_not_sent() {
             core.step();
             core.reset(peer);
         }
-        core.step();
+        core.advance(LOOKS);
         core.become_state(1, State::Well);
         let late = core.client();
         assert!(core.ask(&late, "get k5\r\n").contains("vvvvv"));
@@ -110,6 +113,7 @@ fn reads_of_those_who_stay_are_sent_and_answered() {
         core.step();
     }
     core.reset(leaves);
+    core.advance(LOOKS);
     core.become_state(1, State::Well);
     core.step();
     let answers = core.take_text(&stays);

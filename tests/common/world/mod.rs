@@ -341,11 +341,7 @@ impl World {
         let mut left = false;
         for proxy in self.nodes.iter_mut().filter_map(|n| n.proxy.as_mut()) {
             proxy.end_turn(clock.at);
-            match proxy.wait(clock) {
-                Some(Duration::ZERO) => left = true,
-                // What the event loop asks before it waits.
-                _ => {}
-            }
+            left |= proxy.wait(clock) == Some(Duration::ZERO);
         }
         // Nobody stops a clock: a proxy whose alarm is now has one later.
         left || self.has_events()
