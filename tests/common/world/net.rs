@@ -421,8 +421,10 @@ impl Socket for End {
     }
 
     fn connected(&mut self) -> io::Result<bool> {
-        match self.net.borrow().conns[self.conn].connect {
+        let c = &self.net.borrow().conns[self.conn];
+        match c.connect {
             Connect::Pending => Ok(false),
+            Connect::Stands if c.inn.reset => Err(ErrorKind::ConnectionReset.into()),
             Connect::Stands => Ok(true),
             Connect::Refused => Err(ErrorKind::ConnectionRefused.into()),
         }

@@ -123,9 +123,9 @@ impl World {
         self.step();
     }
 
-    /// A client is gone at once, whatever it is owed.
+    /// A client is gone at once, with what it sent and was not read, whatever it is owed.
     pub fn reset(&mut self, peer: Peer) {
-        self.net.borrow_mut().close(peer.conn, true);
+        self.net.borrow_mut().sever(peer.conn);
         self.step();
     }
 
