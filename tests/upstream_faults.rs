@@ -559,7 +559,7 @@ fn a_server_with_a_write_on_a_link_that_was_reset_waits_for_its_end() {
     client.ask("set a 0 0 2\r\nok\r\n", lost);
     let down = format!("SERVER_ERROR {} down\r\n", fake.name);
     client.ask("get a\r\n", &down);
-    assert_eq!(fake.links(), 1, "it was asked again before that end");
+    assert_eq!(fake.count("get"), 0, "it was asked again before that end");
     release.store(true, Ordering::Relaxed);
     wait_for("the server to be trusted again", || {
         let line = client.ask_line("get a\r\n");
@@ -647,7 +647,7 @@ fn answers_that_take_too_long_to_read_are_late() {
     assert!(late > 0 && whole > 0, "{late} late, {whole} whole");
 }
 
-/// When the whole machine stood still, its servers did too.
+/// What has arrived while magent stood still is in time, however late it is read.
 #[test]
 fn a_standstill_of_magent_is_not_held_against_servers() {
     let mut core = World::new(&["-s", "127.0.0.1:1", "--timeout", "500"]);
@@ -656,29 +656,21 @@ fn a_standstill_of_magent_is_not_held_against_servers() {
     core.advance(Duration::from_secs(1));
     core.become_state(1, State::Silent);
     for _ in 0..3 {
-        core.ask(&client, "get k2\r\n");
+        assert_eq!(core.ask(&client, "get k2\r\n"), "");
         core.stand_still(Duration::from_secs(2));
-        core.step();
-        core.stand_still(Duration::from_millis(99));
-        core.step();
-        assert_eq!(core.take_text(&client), "");
-        let mut answer = Vec::new();
-        answer.extend(filled(&["k2"]));
+        let answer = filled(&["k2"]);
         core.serve_late(1, &answer);
         assert_eq!(core.take(&client), answer);
     }
-    // One that stays silent is late all the same.
+    // One that stays silent is late.
     core.ask(&client, "get k3\r\n");
     core.stand_still(Duration::from_secs(2));
-    core.step();
-    core.stand_still(Duration::from_millis(100));
-    core.step();
+    core.advance(Duration::from_millis(100));
     let late = "SERVER_ERROR 127.0.0.1:1 timed out\r\n";
     assert_eq!(core.take_text(&client), late);
-    // A loop that comes late time and again is not patient each time.
     core.ask(&client, "get k4\r\n");
     core.stand_still(Duration::from_millis(550));
-    core.step();
+    core.advance(Duration::from_millis(10));
     assert_eq!(core.take_text(&client), late);
 }
 

@@ -181,6 +181,16 @@ impl Client {
         self.must_read(&format!("{n} bytes"), |b| (b.len() >= n).then_some(n))
     }
 
+    /// Takes `n` bytes and keeps none of them.
+    #[track_caller]
+    pub fn skip_exact(&mut self, n: usize) {
+        let mut left = n;
+        while left > 0 {
+            let some = self.must_read("bytes", |b| (!b.is_empty()).then(|| b.len().min(left)));
+            left -= some.len();
+        }
+    }
+
     /// One line with its end.
     #[track_caller]
     pub fn read_line(&mut self) -> Vec<u8> {
@@ -217,6 +227,21 @@ impl Client {
         let mut all = self.read_until(b"MN\r\n");
         all.truncate(all.len() - 4);
         all
+    }
+
+    /// Takes what has arrived in the kernel by now, and keeps none of it; how much that was.
+    pub fn take_now(mut self) -> (Client, usize) {
+        let Stream::Tcp(stream) = &mut self.stream else {
+            panic!("over TCP");
+        };
+        stream.set_nonblocking(true).expect("O_NONBLOCK");
+        let (mut taken, mut chunk) = (self.unread.len(), [0; 65536]);
+        while let Ok(n @ 1..) = stream.read(&mut chunk) {
+            taken += n;
+        }
+        stream.set_nonblocking(false).expect("no O_NONBLOCK");
+        self.unread.clear();
+        (self, taken)
     }
 
     /// Everything until the connection ends, which it must.

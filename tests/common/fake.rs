@@ -3,7 +3,7 @@
 use super::{DEADLINE, wait_for};
 use socket2::SockRef;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -24,7 +24,8 @@ struct Seen {
 pub struct Fake {
     /// `127.0.0.1:PORT`.
     pub name: String,
-    port: u16,
+    /// Its port.
+    pub port: u16,
     seen: Arc<Seen>,
     acceptor: Option<JoinHandle<()>>,
 }
@@ -62,7 +63,22 @@ impl Fake {
 
     /// Runs `script` on each connection from its first byte on.
     pub fn raw(script: impl Fn(&mut FakeLink) + Send + Sync + 'static) -> Fake {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+        Fake::listen(Ipv4Addr::LOCALHOST, script)
+    }
+
+    /// [`Fake::answering`] on one port of every loopback address: as many servers as a test names.
+    pub fn crowd(answer: impl Fn(&[u8]) -> Vec<u8> + Send + Sync + 'static) -> Fake {
+        Fake::listen(Ipv4Addr::UNSPECIFIED, move |link| {
+            if link.handshake() {
+                while let Some(request) = link.request() {
+                    link.send(answer(&request));
+                }
+            }
+        })
+    }
+
+    fn listen(on: Ipv4Addr, script: impl Fn(&mut FakeLink) + Send + Sync + 'static) -> Fake {
+        let listener = TcpListener::bind((on, 0)).expect("a port");
         let port = listener.local_addr().expect("its number").port();
         let seen = Arc::new(Seen::default());
         let theirs = seen.clone();
@@ -189,6 +205,12 @@ impl FakeLink {
             }
         }
         Some(self.unread.drain(..n).collect())
+    }
+
+    /// Lets the kernel take little before the script reads it.
+    pub fn narrow(&self) {
+        let socket = SockRef::from(&self.stream);
+        socket.set_recv_buffer_size(16 << 10).expect("SO_RCVBUF");
     }
 
     /// Answers `version` and `stats`, as every link begins; false if the link ended.

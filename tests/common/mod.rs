@@ -16,6 +16,7 @@ pub mod farm;
 pub mod keys;
 pub mod magent;
 pub mod memcached;
+pub mod probe;
 pub mod rng;
 pub mod world;
 
@@ -23,6 +24,7 @@ pub use client::Client;
 pub use fake::{Fake, FakeLink};
 pub use magent::Magent;
 pub use memcached::Memcached;
+pub use probe::{Latencies, Probe};
 pub use world::{Peer, World};
 
 use std::fs;
@@ -79,6 +81,16 @@ pub fn noise(len: usize) -> Vec<u8> {
         seed as u8
     };
     (0..len).map(step).collect()
+}
+
+/// Lets this process have so many descriptors, for tests with thousands of connections. Only root
+/// may pass the hard limit.
+pub fn raise_descriptors(count: u64) {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("the limit");
+    if soft < count {
+        setrlimit(Resource::RLIMIT_NOFILE, count, hard.max(count)).expect("more descriptors");
+    }
 }
 
 /// A folder that everybody may write to (memcached gives up root), gone with its value.

@@ -33,7 +33,7 @@ fn assert_bounded(magent: &Magent, at_rest: usize) {
         most < at_rest + 64 * MB,
         "{at_rest} at rest, {most} at most"
     );
-    assert!(most > at_rest + 16 * MB, "there was nothing to bound");
+    assert!(most > at_rest + 4 * MB, "there was nothing to bound");
 }
 
 fn open_files(magent: &Magent) -> usize {

@@ -52,7 +52,10 @@ fn flap(magent: &Magent, fake: &Fake, requests: &[&str]) {
 fn times(line: &str) -> u64 {
     let words: Vec<&str> = line.split_whitespace().collect();
     let found = words.windows(2).filter(|w| w[1].starts_with("times"));
-    found.filter_map(|w| w[0].parse().ok()).max().unwrap_or(0)
+    found
+        .filter_map(|w| w[0].trim_start_matches('(').parse().ok())
+        .max()
+        .unwrap_or(0)
 }
 
 #[test]

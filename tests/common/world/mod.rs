@@ -66,6 +66,8 @@ pub struct World {
     /// Servers, by port, whose events magent is not told, as if thousands of others stood before
     /// them.
     pub unseen: BTreeSet<u16>,
+    /// Bytes that a new link takes until its server reads.
+    pub link_room: usize,
     /// How long each turn takes.
     pub turn_takes: Duration,
     /// What runs around every turn of magent's own code.
@@ -134,6 +136,7 @@ impl World {
             now: 0,
             base: Instant::now(),
             unseen: BTreeSet::new(),
+            link_room: usize::MAX,
             turn_takes: Duration::ZERO,
             around: |turn| turn(),
             jumble: None,
@@ -301,7 +304,7 @@ impl World {
             if self.servers[&wanted.port].state == State::Gone {
                 self.refuse(&wanted);
             } else {
-                let conn = self.connect_link(&wanted, usize::MAX);
+                let conn = self.connect_link(&wanted, self.link_room);
                 self.connected(conn);
             }
         }
@@ -338,11 +341,7 @@ impl World {
         let mut left = false;
         for proxy in self.nodes.iter_mut().filter_map(|n| n.proxy.as_mut()) {
             proxy.end_turn(clock.at);
-            match proxy.wait(clock) {
-                Some(Duration::ZERO) => left = true,
-                // What the event loop asks before it waits.
-                _ => {}
-            }
+            left |= proxy.wait(clock) == Some(Duration::ZERO);
         }
         // Nobody stops a clock: a proxy whose alarm is now has one later.
         left || self.has_events()

@@ -9,6 +9,7 @@
 use crate::common::rng::Rng;
 use magent::net::Socket;
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
 use std::rc::Rc;
 
@@ -27,6 +28,11 @@ pub struct Pipe {
     pub starved: bool,
     /// Bytes ever taken out.
     pub consumed: u64,
+    /// Takes what comes out at once, and keeps none of it.
+    pub sink: bool,
+    /// Runs of bytes that are read though nobody ever wrote them: how many of `data` come before
+    /// each, and its length.
+    voids: VecDeque<(usize, usize)>,
 }
 
 impl Pipe {
@@ -37,6 +43,11 @@ impl Pipe {
 
     /// Bytes in it.
     pub fn len(&self) -> usize {
+        self.written() + self.voids.iter().map(|v| v.1).sum::<usize>()
+    }
+
+    /// Those that somebody wrote.
+    fn written(&self) -> usize {
         self.data.len() - self.start
     }
 
@@ -51,6 +62,10 @@ impl Pipe {
 
     /// Adds bytes, whatever its room.
     pub fn put(&mut self, bytes: &[u8]) {
+        if self.sink {
+            self.consumed += bytes.len() as u64;
+            return;
+        }
         // Moved seldom, and by less than was taken out.
         if self.start == self.data.len() || self.start > (self.data.len() / 2).max(64 * 1024) {
             self.data.drain(..self.start);
@@ -61,15 +76,45 @@ impl Pipe {
 
     /// Takes out up to `most` bytes.
     pub fn take(&mut self, most: usize) -> &[u8] {
-        let n = self.len().min(most);
+        let n = self.written().min(most);
         self.start += n;
         self.consumed += n as u64;
         &self.data[self.start - n..self.start]
     }
 
+    /// Adds so many bytes that take no memory, since nobody writes them.
+    pub fn put_void(&mut self, len: usize) {
+        let earlier: usize = self.voids.iter().map(|v| v.0).sum();
+        self.voids.push_back((self.written() - earlier, len));
+    }
+
+    /// Takes out what `buf` has room for; voids leave it as it is.
+    fn fill(&mut self, buf: &mut [u8]) {
+        let mut at = 0;
+        while at < buf.len() {
+            let before = self.voids.front().map_or(usize::MAX, |v| v.0);
+            let n = before.min(buf.len() - at);
+            buf[at..at + n].copy_from_slice(self.take(n));
+            at += n;
+            let Some(void) = self.voids.front_mut() else {
+                return;
+            };
+            void.0 -= n;
+            if void.0 == 0 {
+                let n = void.1.min(buf.len() - at);
+                void.1 -= n;
+                at += n;
+                if void.1 == 0 {
+                    self.voids.pop_front();
+                }
+            }
+        }
+    }
+
     /// Forgets what is in it.
     pub fn clear(&mut self) {
         self.data.clear();
+        self.voids.clear();
         self.start = 0;
     }
 
@@ -246,6 +291,12 @@ impl Net {
         n
     }
 
+    /// The other side writes so many bytes that take no memory; magent must not look at them.
+    pub fn put_void(&mut self, conn: usize, len: usize) {
+        self.conns[conn].inn.put_void(len);
+        self.edge(conn, Edges::READABLE);
+    }
+
     /// The other side reads up to `most` bytes into `into`; returns how many.
     pub fn take(&mut self, conn: usize, most: usize, into: &mut Vec<u8>) -> usize {
         let out = &mut self.conns[conn].out;
@@ -299,7 +350,7 @@ impl Net {
             true => self.rng.range(1, whole as u64) as usize,
             false => whole,
         };
-        buf[..n].copy_from_slice(c.inn.take(n));
+        c.inn.fill(&mut buf[..n]);
         if n < buf.len() && !c.inn.is_empty() {
             self.later.push((conn, Edges::READABLE));
         }
@@ -370,8 +421,10 @@ impl Socket for End {
     }
 
     fn connected(&mut self) -> io::Result<bool> {
-        match self.net.borrow().conns[self.conn].connect {
+        let c = &self.net.borrow().conns[self.conn];
+        match c.connect {
             Connect::Pending => Ok(false),
+            Connect::Stands if c.inn.reset => Err(ErrorKind::ConnectionReset.into()),
             Connect::Stands => Ok(true),
             Connect::Refused => Err(ErrorKind::ConnectionRefused.into()),
         }

@@ -47,6 +47,16 @@ impl Peer {
         self.net.borrow_mut().conns[self.conn].out.cap = room;
         self
     }
+
+    /// Takes everything from now on, and only counts it.
+    pub fn sink(&self) {
+        self.net.borrow_mut().conns[self.conn].out.sink = true;
+    }
+
+    /// Bytes that it has taken.
+    pub fn taken(&self) -> u64 {
+        self.net.borrow().conns[self.conn].out.consumed
+    }
 }
 
 impl World {
@@ -110,6 +120,12 @@ impl World {
     /// A client goes away.
     pub fn leave(&mut self, peer: Peer) {
         self.net.borrow_mut().close(peer.conn, false);
+        self.step();
+    }
+
+    /// A client is gone at once, with what it sent and was not read, whatever it is owed.
+    pub fn reset(&mut self, peer: Peer) {
+        self.net.borrow_mut().sever(peer.conn);
         self.step();
     }
 

@@ -287,6 +287,18 @@ impl World {
         self.step();
     }
 
+    /// The same with `count` values of `len` bytes that take no memory.
+    pub fn serve_void(&mut self, port: u16, key: &str, len: usize, count: usize) {
+        let conn = *self.links_of(port).last().expect("a link to this server");
+        for _ in 0..count {
+            let mut net = self.net.borrow_mut();
+            net.put(conn, format!("VALUE {key} 0 {len}\r\n").as_bytes());
+            net.put_void(conn, len);
+            net.put(conn, b"\r\nEND\r\n");
+        }
+        self.step();
+    }
+
     /// A server closes all its links.
     pub fn close_links(&mut self, port: u16) {
         for conn in self.links_of(port) {

@@ -1,0 +1,160 @@
+//! What servers and operators can make large.
+
+use super::common::{Client, Fake, FakeLink, Magent, Memcached, wait_for};
+use super::{assert_short_turns, memcacheds, names};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Keys that a server misses.
+const KEYS: usize = 1_000_000;
+
+/// Writes each of [`KEYS`] once.
+fn write_all(magent: &Magent) {
+    let mut client = magent.client();
+    let each = "STORED\r\n".len();
+    for from in (0..KEYS).step_by(50_000) {
+        let sets = (from..from + 50_000).map(|i| format!("set k{i} 0 0 1\r\nv\r\n"));
+        let sender = client.send_aside(sets.collect::<String>().into_bytes());
+        client.read_exact(50_000 * each);
+        sender.join().expect("magent takes it");
+    }
+}
+
+fn journal_keys(magent: &Magent, server: &str) -> usize {
+    let fields = magent.server(server);
+    fields["journal_keys"].parse().expect("a number")
+}
+
+#[track_caller]
+fn wait_told(magent: &Magent, server: &str) {
+    wait_for("all to be told", || {
+        let is_up = magent.server(server)["state"] == "up";
+        (is_up && journal_keys(magent, server) == 0).then_some(())
+    });
+}
+
+const JOURNAL: [&str; 4] = ["--journal", "256m", "--timeout", "20000"];
+
+/// A backup that was away and returns: a million keys to be told.
+#[test]
+fn a_journal_of_a_million_keys() {
+    let mut servers = memcacheds(2);
+    let backup = servers[1].name.clone();
+    let magent = Magent::farm(&[&servers[0].name], &[&backup], &JOURNAL);
+    magent.client().set("a", "b");
+    servers[1].kill();
+    magent.wait_state(&backup, "down");
+    assert_short_turns(&magent, || {
+        write_all(&magent);
+        let journaled = journal_keys(&magent, &backup);
+        assert!(journaled >= KEYS, "{journaled} keys in the journal");
+        servers[1].restart();
+        wait_told(&magent, &backup);
+    });
+}
+
+/// One that only stood still: all of it is told on the link as it goes on.
+#[test]
+fn a_journal_of_a_million_keys_after_a_standstill() {
+    let servers = memcacheds(2);
+    let names = names(&servers);
+    let magent = Magent::farm(&names[..1], &names[1..], &JOURNAL);
+    magent.client().set("a", "b");
+    servers[1].wait_value("a", Some(b"b"));
+    assert_short_turns(&magent, || {
+        servers[1].stop();
+        write_all(&magent);
+        let journaled = journal_keys(&magent, names[1]);
+        assert!(
+            journaled >= KEYS * 9 / 10,
+            "{journaled} keys in the journal"
+        );
+        servers[1].cont();
+        wait_told(&magent, names[1]);
+    });
+}
+
+/// Pools of 64 servers each; their rings change with `weight`.
+fn pools(port: u16, weight: usize) -> String {
+    let pool = |p: usize| {
+        let listen = match p {
+            0 => "127.0.0.1:PORT".to_string(),
+            _ => format!("DIR/s{p}"),
+        };
+        let servers: String = (1..=64)
+            .map(|i| (i, 1 + (i * weight + p) % 5))
+            .map(|(i, w)| format!("  - 127.0.0.{i}:{port}:{w} s{i}\n"))
+            .collect();
+        format!("pool{p}:\n  listen: {listen}\n  servers:\n{servers}")
+    };
+    (0..16).map(pool).collect()
+}
+
+#[test]
+fn a_reload_with_64_servers() {
+    let crowd = Fake::crowd(|_| b"END\r\n".to_vec());
+    let magent = Magent::with_file(&pools(crowd.port, 1));
+    let mut clients: Vec<Client> = (0..500).map(|_| magent.client()).collect();
+    for (i, client) in clients.iter_mut().enumerate() {
+        client.ask(format!("get k{i}\r\n"), "END\r\n");
+    }
+    assert_short_turns(&magent, || {
+        for weight in 2..5 {
+            for (i, client) in clients.iter_mut().enumerate() {
+                client.send(format!("get k{i}\r\n").repeat(20));
+            }
+            assert!(magent.reload(&pools(crowd.port, weight)));
+            for client in &mut clients {
+                client.expect("END\r\n".repeat(20));
+            }
+        }
+    });
+}
+
+/// As much in flight as a server may owe.
+fn crowd(magent: &Magent, server: &str) -> Vec<Client> {
+    let mut all: Vec<Client> = (0..64).map(|_| magent.client()).collect();
+    for client in &mut all {
+        client.send("get k\r\n".repeat(1024));
+    }
+    wait_for("all to be in flight", || {
+        let in_flight = &magent.server(server)["in_flight"];
+        (in_flight.parse::<usize>().expect("a number") >= 64_000).then_some(())
+    });
+    all
+}
+
+#[test]
+fn a_server_that_dies_with_64_thousand_requests_in_flight() {
+    let over = Arc::new(AtomicBool::new(false));
+    let dies = over.clone();
+    let fake = Fake::start(move |link| {
+        // Nothing is answered, and then the link is closed.
+        link.wait(|| dies.load(Ordering::Relaxed));
+    });
+    let backup = Memcached::start();
+    let options = ["--timeout", "20000"];
+    let magent = Magent::farm(&[&fake.name], &[&backup.name], &options);
+    assert_short_turns(&magent, || {
+        let mut clients = crowd(&magent, &fake.name);
+        over.store(true, Ordering::Relaxed);
+        for client in &mut clients {
+            client.expect("END\r\n".repeat(1024));
+        }
+    });
+}
+
+#[test]
+fn answers_that_are_late_by_the_thousand() {
+    let fake = Fake::start(FakeLink::silence);
+    let magent = Magent::farm(&[&fake.name], &[], &["--timeout", "700"]);
+    assert_short_turns(&magent, || {
+        let mut clients = crowd(&magent, &fake.name);
+        for client in &mut clients {
+            for _ in 0..1024 {
+                let line = client.read_line();
+                assert!(line.starts_with(b"SERVER_ERROR"), "{}", line.escape_ascii());
+            }
+        }
+    });
+}
