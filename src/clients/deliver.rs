@@ -69,7 +69,8 @@ impl<S: Socket> Clients<S> {
             .and_then(|a| a.slot(ticket.slot))
             .is_some_and(|slot| slot.multi.is_some());
         if is_part {
-            self.change(ticket, |multi| multi.answer(ticket.part, line, reply));
+            let lost = self.change(ticket, |multi| multi.answer(ticket.part, line, reply));
+            self.counters.multi_get_keys_lost += lost.unwrap_or(0);
         } else {
             client.deliver(&mut self.spares, ticket.slot, |out, slot| {
                 answer::write_reply(slot, verb, line, reply, out);

@@ -150,9 +150,10 @@ impl Multi {
         self.keys[number as usize].next = NONE;
     }
 
-    /// A part was answered. `line` is what the server was asked.
-    pub fn answer(&mut self, part: u32, line: &[u8], reply: &Reply<'_>) {
-        self.take(part, line, reply, |_, _| false);
+    /// A part was answered. `line` is what the server was asked. Returns how many keys are lost, if the
+    /// answer is an error.
+    pub fn answer(&mut self, part: u32, line: &[u8], reply: &Reply<'_>) -> u64 {
+        self.take(part, line, reply, |_, _| false)
     }
 
     /// The same where the answer to what is missing lies elsewhere: each missing key becomes a part
@@ -227,13 +228,12 @@ impl Multi {
         line: &'a [u8],
         reply: &Reply<'_>,
         mut keep: impl FnMut(u32, &'a [u8]) -> bool,
-    ) {
+    ) -> u64 {
         self.open -= 1;
         if !matches!(reply.status, Status::Done | Status::Absent) {
             let first = reply.source.slice(reply.at..reply.at + reply.line).to_vec();
             self.open += 1;
-            self.fail(part, &first);
-            return;
+            return self.fail(part, &first);
         }
         self.answered = true;
         let mut number = self.parts[part as usize].first;
@@ -256,6 +256,7 @@ impl Multi {
                 None => known.value = Value::Absent,
             }
         });
+        0
     }
 
     /// Passes on the values that are next. Those that came next to each other go in one piece.

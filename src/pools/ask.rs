@@ -147,7 +147,10 @@ impl<S: Socket> Pools<S> {
             (false, true) => (place.backup, Attempt::Backup),
             (false, false) => return self.ask_alone(split, multi, place, key),
         };
-        if self.is_held(place.primary, place.hash) {
+        // What was lost at the primary goes first, so that nothing overtakes it.
+        let is_behind = attempt == Attempt::Backup
+            && self.servers.get(place.primary).is_some_and(|s| s.losing > 0);
+        if is_behind || self.is_held(place.primary, place.hash) {
             return self.ask_alone(split, multi, place, key);
         }
         if attempt == Attempt::Backup {

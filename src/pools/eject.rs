@@ -12,6 +12,7 @@
 //! no server is asked for a key that it may hold stale.
 
 use super::Pools;
+use crate::health::Cause;
 use crate::net::Socket;
 use crate::placement::Farm;
 
@@ -50,8 +51,12 @@ impl<S: Socket> Pools<S> {
         let ids = pool.primary_ids.clone();
         self.pools[at].ring = ring;
         for id in ids {
-            if let Some(server) = self.servers.get_mut(id) {
-                server.journal.ring_changed();
+            let Some(server) = self.servers.get_mut(id) else {
+                continue;
+            };
+            server.journal.ring_changed();
+            if server.health.is_up() && server.journal.flush_due().is_some() {
+                self.server_down(id, Cause::JournalFull, true);
             }
             self.list_server(id);
         }

@@ -275,7 +275,10 @@ impl<S: Socket> Pools<S> {
         let Some(server) = self.servers.get(id) else {
             return;
         };
-        if server.health.is_up() && server.journal.flush_due().is_some() {
+        // A stand-in may keep what it holds until the ring changes.
+        let stands_in = |p: &u32| self.pools[*p as usize].ring.is_some();
+        let waits = server.primary_of.iter().any(stands_in);
+        if server.health.is_up() && server.journal.flush_due().is_some() && !waits {
             self.server_down(id, Cause::JournalFull, true);
         }
     }

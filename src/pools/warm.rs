@@ -355,7 +355,10 @@ impl<S: Socket> Pools<S> {
         let under_way = self.flows.find(p.home.primary, p.hash);
         let joins = under_way.filter(|f| {
             let flow = self.flows.table.get(*f);
-            flow.is_some_and(|f| f.key[..] == *key && !self.is_outdated(f))
+            // One that looks was asked behind this request, and behind what was written meanwhile.
+            flow.is_some_and(|f| {
+                f.key[..] == *key && matches!(f.step, Step::Fetch { .. }) && !self.is_outdated(f)
+            })
         });
         if let Some(flow) = joins {
             return self.join(flow, p, ask, true);
@@ -451,7 +454,11 @@ impl<S: Socket> Pools<S> {
                     Some(fetched) => self.fetched(flow, &fetched, reply, clients),
                     None if reply.status == Status::Absent => self.both_lack_it(flow, clients),
                     None => {
-                        let line = reply.first_line().to_vec();
+                        let said = reply.first_line();
+                        let said = said.strip_prefix(b"SERVER_ERROR ").unwrap_or(said);
+                        let name = self.servers.get(flow.backup).map(|s| &s.spec.name[..]);
+                        let name = name.unwrap_or("backup");
+                        let line = [b"SERVER_ERROR ", name.as_bytes(), b" ", said].concat();
                         self.not_known(flow, &line, clients);
                     }
                 }

@@ -175,7 +175,7 @@ fn check(words: &[&[u8]]) -> Result<Option<usize>, &'static str> {
         // How a number changed must be known to mirror it.
         b"ma" if !words.contains(&&b"v"[..]) => false,
         b"mg" | b"md" | b"ma" => key && check_flags(&words[2..], words[1]).map(|()| true)?,
-        b"me" => key && matches!(words[2..], [] | [b"b"]),
+        b"me" => key && matches!(words[2..], [] | [b"b"] | [b"b", b"b"]),
         b"ms" => {
             data = number(2);
             key && data.is_some() && check_flags(&words[3..], words[1]).map(|()| true)?
