@@ -47,6 +47,8 @@ pub struct Input {
     pub chunk: Rc<Chunk>,
     /// What the parser makes of a request.
     pub scratch: Scratch,
+    /// The key of a value that came in pieces.
+    pub name: Vec<u8>,
     own: Vec<u8>,
     origin: Origin,
     /// Where the next request starts.
@@ -62,6 +64,7 @@ impl Input {
         Input {
             chunk,
             scratch: Scratch::default(),
+            name: Vec::new(),
             own: Vec::new(),
             origin: Origin::Chunk,
             at: 0,

@@ -179,13 +179,8 @@ impl<S: Socket> Clients<S> {
 
     /// The copied bytes that all of them hold, counted one by one: for tests.
     pub fn copied(&mut self) -> usize {
-        let keys: Vec<usize> = self.table.keys().collect();
-        let mut sum = 0;
-        for key in keys {
-            let account = self.table.get_mut(key).and_then(|c| c.account());
-            sum += account.map_or(0, |(copied, _)| copied);
-        }
-        sum
+        let accounts = self.table.values_mut().filter_map(|c| c.account());
+        accounts.map(|(copied, _)| copied).sum()
     }
 
     /// A place for one more client, or the line to send before closing. `listener` is the number

@@ -37,7 +37,8 @@ impl<S: Socket> Pools<S> {
         let links = self.links.values().map(|l| l.alarm);
         let servers = self.servers.values().filter_map(|s| match s.removed {
             None => s.health.probe_at(),
-            Some(until) => Some(until),
+            Some(removal) if removal.keep > self.now => Some(removal.keep),
+            Some(removal) => Some(removal.until),
         });
         let all = links.chain(servers).chain([self.next_settled()]);
         all.min().unwrap_or(Time::NEVER)
@@ -104,11 +105,16 @@ impl<S: Socket> Pools<S> {
             return;
         };
         let owes = |l: &usize| self.links.get(*l).is_some_and(|l| !l.pending.is_empty());
-        let is_over = server.removed.is_some_and(|until| until <= self.now);
-        if (server.links.iter().any(owes) || server.losing > 0) && !is_over {
+        let Some(removal) = server.removed else {
+            return;
+        };
+        if (server.links.iter().any(owes) || server.losing > 0) && self.now < removal.until {
             return;
         }
         let links = server.links.clone();
+        if self.now < removal.keep {
+            return links.into_iter().for_each(|l| self.close_link(l));
+        }
         for link in links {
             self.give_up_link(link, Cause::Down);
             if let Some(mut link) = self.links.remove(link) {

@@ -7,7 +7,7 @@
 //! before: per-key order is promised for one server.
 
 use super::link::{Link, LinkState};
-use super::server::{Pool, Server, policy};
+use super::server::{Pool, Removal, Server, policy};
 use super::{Pools, ServerId, flush_all, recent, warm};
 use crate::budget::Budget;
 use crate::clients::Rules;
@@ -21,6 +21,10 @@ use crate::time::{SECOND, Time, nanos};
 use crate::work::WorkList;
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
+
+/// Clients of a pool that is gone are served for 5 seconds, so its servers are kept a little longer, in
+/// nanoseconds.
+const KEEP: u64 = 6 * SECOND;
 
 /// A removed server gets so long to finish, in nanoseconds; or two requests' time, if that is more.
 const FINISH: u64 = 30 * SECOND;
@@ -227,7 +231,10 @@ impl<S: Socket> Pools<S> {
             return;
         }
         let spans = server.connect_timeout + server.timeout;
-        server.removed = Some(self.now.plus(FINISH.max(2 * spans)));
+        server.removed = Some(Removal {
+            keep: self.now.plus(KEEP),
+            until: self.now.plus(FINISH.max(2 * spans)),
+        });
         (server.primary_of, server.backup_of) = (Vec::new(), Vec::new());
         log::info!("{}: no longer configured", server.spec.name);
         // Clients that wait for room go where their keys are now.

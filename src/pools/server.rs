@@ -43,10 +43,19 @@ pub struct Server {
     pub timeout: u64,
     /// Timeouts in a row until it counts as down.
     pub failure_limit: u32,
-    /// No longer configured: it finishes what it owes, until this time at most.
-    pub removed: Option<Time>,
+    /// No longer configured.
+    pub removed: Option<Removal>,
     /// Its figures.
     pub stats: ServerStats,
+}
+
+/// A server that is no longer configured finishes what it owes.
+#[derive(Clone, Copy, Debug)]
+pub struct Removal {
+    /// It is kept until then for clients of its pools, which finish too.
+    pub keep: Time,
+    /// It is given up then, whatever it owes.
+    pub until: Time,
 }
 
 impl Server {

@@ -69,7 +69,8 @@ impl<S: Socket> Proxy<S> {
                     let request = value.request;
                     let source = Source::Queue(&value.bytes, value.bytes.start());
                     let len = value.bytes.len();
-                    let mut name = Vec::new();
+                    let mut name = std::mem::take(&mut self.input.name);
+                    name.clear();
                     let line = source.slice(0..value.line);
                     forms::raw_key(request.verb, line, &mut name);
                     let ask = Ask {
@@ -81,6 +82,7 @@ impl<S: Socket> Proxy<S> {
                     };
                     // A full server cannot stop a request that has arrived; it stops the next one.
                     self.ask(key, &request, &name, &ask);
+                    self.input.name = name;
                     self.clients.value_taken(value);
                 }
                 Next::Keys(request) => self.take_keys(key, &request, work),
