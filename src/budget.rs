@@ -5,8 +5,8 @@
 //! as anybody shares it ([`ChunkPool`]).
 //!
 //! One rule says who waits: a connection may hold an eighth of what is free. The more memory is
-//! taken the smaller that share becomes, so however many hold much, they never take all, and who
-//! holds little goes on. (Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory
+//! taken the smaller that share becomes, and the last part of it is for those who hold little: they
+//! never wait for who holds much. (Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory
 //! packet switches", 1998.)
 
 use crate::buffer::ChunkPool;
@@ -15,6 +15,12 @@ use std::rc::Rc;
 
 /// A connection may hold one part in so many of what is free.
 const SHARE: usize = 8;
+
+/// One part in so many of all memory is kept for those who hold little.
+const RESERVE: usize = 8;
+
+/// Who holds no more than this, in bytes, may use the reserve.
+pub const LITTLE: usize = 4 * 1024;
 
 /// The account of all bytes in flight.
 #[derive(Debug)]
@@ -70,9 +76,28 @@ impl Budget {
         self.limit.saturating_sub(self.total())
     }
 
+    /// Bytes that may still be taken by those who hold more than a little.
+    pub fn common(&self) -> usize {
+        self.free().saturating_sub(self.limit / RESERVE)
+    }
+
     /// What one connection may hold now, in bytes.
     pub fn share(&self) -> usize {
-        self.free() / SHARE
+        self.common() / SHARE
+    }
+
+    /// True if so many bytes more may be taken by a connection that holds `holds`.
+    pub fn admits(&self, holds: usize, more: usize) -> bool {
+        if holds + more <= LITTLE {
+            more <= self.free()
+        } else {
+            more <= self.common()
+        }
+    }
+
+    /// True if much was in flight since [`Budget::has_fallen`] said so last.
+    pub fn was_high(&self) -> bool {
+        self.most.get() >= WORTH_GIVING_BACK
     }
 
     /// Notes the total at the end of a turn. True, once, when it has fallen far below its peak: the
@@ -102,7 +127,7 @@ mod tests {
         let (mut a, mut b) = (0, 0);
         budget.recharge(&mut a, 300);
         budget.recharge(&mut b, 300);
-        assert_eq!((budget.total(), budget.free(), budget.share()), (600, 400, 50));
+        assert_eq!((budget.total(), budget.free(), budget.share()), (600, 400, (400 - 125) / 8));
         budget.recharge(&mut a, 100);
         budget.recharge(&mut b, 0);
         assert_eq!((budget.total(), a, b), (100, 100, 0));
@@ -119,7 +144,8 @@ mod tests {
                 budget.recharge(held, next);
             }
         }
-        assert!(budget.free() > 0, "{}", budget.total());
+        assert!(budget.free() >= 1 << 17, "{}", budget.total());
+        assert!(budget.admits(0, LITTLE) && !budget.admits(LITTLE, 1 << 18));
     }
 
     #[test]

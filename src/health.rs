@@ -216,11 +216,16 @@ impl Health {
         self.bytes += bytes as u64;
     }
 
-    /// A request was answered.
-    #[inline]
-    pub fn on_answer(&mut self, now: Time) {
+    /// It answered something that does not show that it serves clients.
+    pub fn on_sign_of_life(&mut self, now: Time) {
         self.failures = 0;
         self.last_answer = Some(now);
+    }
+
+    /// A request was answered in time.
+    #[inline]
+    pub fn on_answer(&mut self, now: Time) {
+        self.on_sign_of_life(now);
         if !self.proved {
             self.proved = true;
             self.flaps = 0;
@@ -427,7 +432,7 @@ mod tests {
         let mut h = Health::new(POLICY, at(0.0), 1);
         for i in 0..20 {
             let t = f64::from(i) * 1.5;
-            assert!(!h.on_timeout(at(t), at(t + 1.0)), "slow is not dead");
+            assert!(!h.on_timeout(at(t), at(t + 1.0)), "one late answer of many");
             h.on_answer(at(t + 1.2));
         }
     }

@@ -119,11 +119,13 @@ impl<S: Socket> Clients<S> {
         let pool = client.pool as usize;
         let active = client.active.as_ref();
         let is_next = active.is_none_or(|a| a.is_next_out(ticket.slot));
+        let common = self.budget.common();
         let mut keys = 1;
         let asked_again = self.change(ticket, |multi| {
             keys = multi.keys_in(ticket.part);
-            // One value that does not fit into an empty hand never will.
-            let again = !(keys == 1 && is_next);
+            // One value that does not fit into an empty hand never will, nor does one for which
+            // there is no memory at all.
+            let again = bytes / keys.max(1) <= common && !(keys == 1 && is_next);
             if again {
                 multi.ask_again(ticket.part, line);
             }
@@ -217,10 +219,11 @@ impl<S: Socket> Clients<S> {
         else {
             return;
         };
-        active.asked += bytes;
         if let Some(slot) = active.slot(ticket.slot) {
-            slot.asked += bytes as u32;
+            // What was asked before is answered, or asked once more.
+            let before = std::mem::replace(&mut slot.asked, bytes as u32);
             slot.multi = Some(multi);
+            active.asked = active.asked + bytes - before as usize;
         }
         self.change(ticket, |_| ());
     }

@@ -17,7 +17,7 @@ pub use client::{Arriving, Client, Portions};
 pub use intake::{Input, Next, needs_line_end};
 pub use multi::Multi;
 
-use crate::budget::Budget;
+use crate::budget::{Budget, LITTLE};
 use crate::buffer::{CHUNK, Chunk};
 use crate::net::Socket;
 use crate::slab::Slab;
@@ -62,12 +62,16 @@ struct Pool {
     connected: usize,
     /// About how many bytes the answer for a key has; falls slowly.
     typical: usize,
-    /// Requests that a client may have in flight, by that and by its share of memory.
-    slots: usize,
 }
 
 /// Clients that wait for memory are looked through, so many in a turn.
 const HUNGRY: usize = 64;
+
+/// How large an answer is taken to be before any has come, in bytes.
+const FIRST_GUESS: usize = 16 * 1024;
+
+/// Keys of one request that are asked at once, at most.
+const PORTION: usize = 1024;
 
 /// Written to one client in one turn, in bytes: more waits for the next one.
 const MAX_WRITE: usize = 1024 * 1024;
@@ -126,23 +130,21 @@ impl<S: Socket> Clients<S> {
     /// The rules of the pool with this number.
     pub fn set_rules(&mut self, pool: usize, rules: &Rules) {
         if self.pools.len() <= pool {
-            self.pools.resize_with(pool + 1, Pool::default);
+            self.pools.resize_with(pool + 1, || Pool {
+                typical: FIRST_GUESS,
+                ..Pool::default()
+            });
         }
         let p = &mut self.pools[pool];
         p.max_value = rules.max_value;
         p.flush_all = rules.flush_all;
         p.idle_timeout = rules.idle_timeout;
         p.most = rules.clients;
-        p.slots = MAX_SLOTS;
     }
 
     /// A turn begins.
     pub fn begin_turn(&mut self, now: Time) {
         self.now = now;
-        let share = self.budget.share();
-        for pool in &mut self.pools {
-            pool.slots = (share / pool.typical.max(1)).clamp(1, MAX_SLOTS);
-        }
     }
 
     /// DEBUG
@@ -215,6 +217,10 @@ impl<S: Socket> Clients<S> {
             return;
         };
         client.conn.note(readable, writable, closed);
+        // One that is not read would not be seen to be gone.
+        if closed && !client.may_ask_anew() && !matches!(client.conn.connected(), Ok(true)) {
+            return self.end(token, Ending::Dead);
+        }
         if writable && client.active.is_some() {
             self.dirty.add(token, &mut client.dirty);
         }
@@ -293,7 +299,7 @@ impl<S: Socket> Clients<S> {
             return bytes;
         }
         let room = share.saturating_sub(active.holds());
-        if room > 0 {
+        if room > 0 || active.holds() + intake::LINE <= LITTLE {
             return room.max(intake::LINE);
         }
         if active.asked + active.owed() > 0 {
@@ -327,13 +333,14 @@ impl<S: Socket> Clients<S> {
             if client.ending != Ending::Open {
                 continue;
             }
-            if self.budget.share() > client.holds() || !client.conn.is_readable() {
+            let is_full = client.holds() + intake::LINE > LITTLE;
+            if self.budget.share() > client.holds() || !is_full || !client.conn.is_readable() {
                 self.list(key);
                 continue;
             }
-            match self.budget.free().min(CHUNK) {
+            match self.budget.common().min(CHUNK) {
                 0 => self.refuse(key),
-                free => return Some((key, free)),
+                common => return Some((key, common)),
             }
         }
         None
@@ -411,15 +418,15 @@ impl<S: Socket> Clients<S> {
             client.pause.remove(Pause::ORDER);
             return;
         };
-        let most = self.pools[client.pool as usize].slots;
+        let typical = self.pools[client.pool as usize].typical;
         let (slots, owed) = (active.slots.len(), active.owed());
-        let holds = owed + active.asked;
-        let is_full = slots >= most
-            || owed >= MAX_OWED
-            || (holds > CHUNK && holds >= self.budget.share());
-        let has_room = slots <= most / 2
+        // What is there, and what may come.
+        let expected = owed + active.asked + slots * typical;
+        let share = self.budget.share();
+        let is_full = slots >= MAX_SLOTS || owed >= MAX_OWED || (slots > 0 && expected >= share / 2);
+        let has_room = slots <= MAX_SLOTS / 2
             && owed <= MAX_OWED / 2
-            && (holds <= CHUNK / 2 || holds <= self.budget.share() / 2);
+            && (slots == 0 || expected <= share / 4);
         // Nothing else can go out before more keys of the first request were asked.
         let must_go_on = active.is_stuck_at_front();
         if is_full && !must_go_on {
@@ -452,21 +459,17 @@ impl<S: Socket> Clients<S> {
     /// True if so many bytes more of a reply with values may be kept for a client; `earlier` bytes of
     /// the same reply are there already.
     pub fn has_room_for(&mut self, ticket: Ticket, earlier: usize, more: usize) -> bool {
-        let (free, share) = (self.budget.free(), self.budget.share());
+        let share = self.budget.share();
         let Some(client) = self.table.get(ticket.client) else {
             return false;
         };
-        if client.ending == Ending::Dead || more > free {
+        let (owed, is_next) = client.active.as_ref().map_or((0, true), |a| {
+            (a.owed() + a.coming, a.is_next_out(ticket.slot))
+        });
+        if client.ending == Ending::Dead || !self.budget.admits(owed, more) {
             return false;
         }
-        // Small ones cannot add up to more than the share.
-        if earlier + more <= share / MAX_SLOTS {
-            return true;
-        }
-        let (owed, is_next) = client.active.as_ref().map_or((0, true), |a| {
-            (a.owed(), a.is_next_out(ticket.slot))
-        });
-        if owed + earlier + more <= share {
+        if owed + more <= share.max(LITTLE) {
             return true;
         }
         // A value that is larger than a share is for one client at a time.
@@ -480,6 +483,14 @@ impl<S: Socket> Clients<S> {
         }
         self.large = Some(ticket.client);
         true
+    }
+
+    /// Bytes of a reply that is not whole are kept for a client, or are not any more.
+    pub fn note_coming(&mut self, client: usize, before: usize, now: usize) {
+        let active = self.table.get_mut(client).and_then(|c| c.active.as_mut());
+        if let Some(active) = active {
+            active.coming = active.coming + now - before;
+        }
     }
 
     /// A server's answer for `keys` keys had so many bytes.
@@ -496,7 +507,12 @@ impl<S: Socket> Clients<S> {
 
     /// How many keys of one request may be asked at once.
     pub fn portion(&self, key: usize) -> usize {
-        self.pool_of(key).map_or(1, |pool| self.pools[pool].slots)
+        let Some(client) = self.table.get(key) else {
+            return 1;
+        };
+        let typical = self.pools[client.pool as usize].typical;
+        let room = (self.budget.share() / 2).saturating_sub(client.holds());
+        (room / typical.max(1)).clamp(1, PORTION)
     }
 
     /// Makes the chunk one that can be read into. Large values in it go to their clients first: they

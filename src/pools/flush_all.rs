@@ -18,6 +18,8 @@ const DELTA_MAX: u64 = 60 * 60 * 24 * 30;
 pub struct FlushAll {
     ticket: Ticket,
     pool: usize,
+    /// The servers that are asked first.
+    primaries: Vec<ServerId>,
     /// The delay as the client gave it; `None` for at once.
     delay: Option<u64>,
     /// Servers that are still to be asked when the ones before have answered.
@@ -36,7 +38,6 @@ impl<S: Socket> Pools<S> {
         delay: Option<u64>,
         clients: &mut Clients<S>,
     ) {
-        self.pools[pool].flushing += 1;
         let mut primaries = self.pools[pool].primary_ids.clone();
         let mut backups = self.pools[pool].backup_ids.clone();
         primaries.sort_unstable();
@@ -44,10 +45,16 @@ impl<S: Socket> Pools<S> {
         backups.sort_unstable();
         backups.dedup();
         backups.retain(|id| primaries.binary_search(id).is_err());
-        primaries.iter().for_each(|id| self.flows.outdate(*id));
+        for id in &primaries {
+            self.flows.outdate(*id);
+            if let Some(server) = self.servers.get_mut(*id) {
+                server.flushes += 1;
+            }
+        }
         let op = self.flushes.insert(FlushAll {
             ticket,
             pool,
+            primaries: primaries.clone(),
             delay: delay.filter(|d| *d > 0),
             next: Some(backups),
             waiting: 0,
@@ -160,7 +167,11 @@ impl<S: Socket> Pools<S> {
             return self.flush_servers(op, &backups, clients);
         }
         if let Some(flush) = self.flushes.remove(op) {
-            self.pools[flush.pool].flushing -= 1;
+            for id in &flush.primaries {
+                if let Some(server) = self.servers.get_mut(*id) {
+                    server.flushes -= 1;
+                }
+            }
             clients.conclude(flush.ticket, flush.failure.as_deref());
         }
     }

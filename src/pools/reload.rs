@@ -169,6 +169,7 @@ impl<S: Socket> Pools<S> {
             health: Health::new(policy, self.now, seed),
             journal: Journal::new(config.journal),
             missed: false,
+            flushes: 0,
             flushing: false,
             listed: false,
             meta: true,

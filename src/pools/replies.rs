@@ -15,6 +15,9 @@ use std::rc::Rc;
 /// Reads of one link in one turn, so that a fast server does not hold up the others.
 const READS_PER_TURN: usize = 8;
 
+/// Clients that go on at once when a link has room: more would find it full again.
+const WOKEN: usize = 16;
+
 /// An answer of the handshake that is longer, in bytes, is given up; memcached's are below 4 KB.
 const MAX_GREETING: usize = 64 * 1024;
 
@@ -75,9 +78,12 @@ impl<S: Socket> Pools<S> {
         if link.waiting.is_empty() || !(link.has_room() || server.removed.is_some()) {
             return;
         }
-        for client in std::mem::take(&mut link.waiting) {
-            clients.wake(client);
-        }
+        // As long as the server owes something there will be another time.
+        let now = match link.pending.is_empty() || server.removed.is_some() {
+            true => link.waiting.len(),
+            false => link.waiting.len().min(WOKEN),
+        };
+        link.waiting.drain(..now).for_each(|client| clients.wake(client));
     }
 
     /// One read and what it holds. False if there is nothing more to do now.
@@ -248,6 +254,9 @@ impl<S: Socket> Pools<S> {
         } = arriving;
         let earlier = message.len();
         let seen = scan.seen();
+        if let Some((ticket, _)) = self.waits_for(id).filter(|_| earlier > 0) {
+            clients.note_coming(ticket.client, earlier, 0);
+        }
         let (source, at, len) = if earlier == 0 && !*discarding {
             (Source::Chunk(chunk), range.start, range.len())
         } else {
@@ -310,10 +319,14 @@ impl<S: Socket> Pools<S> {
             let (earlier, more) = (arriving.message.len(), range.len());
             arriving.discarding = !self.has_room(id, verb, earlier, more, clients);
         }
+        let before = arriving.message.len();
         if arriving.discarding {
             arriving.message.free();
         } else {
             arriving.message.push(Source::Chunk(chunk), range);
+        }
+        if let Some((ticket, _)) = self.waits_for(id) {
+            clients.note_coming(ticket.client, before, arriving.message.len());
         }
     }
 

@@ -25,6 +25,9 @@ pub struct Server {
     pub journal: Journal,
     /// It missed something while it was away.
     pub missed: bool,
+    /// `flush_all`s of clients of which it is one of the primaries: until they are done nothing is
+    /// copied to it.
+    pub flushes: usize,
     /// A flush that it missed is on its way to it.
     pub flushing: bool,
     /// On the list of servers that are to be told something.
@@ -105,8 +108,6 @@ pub struct Pool {
     pub backups: Option<Farm>,
     /// Their servers, in the farm's order.
     pub backup_ids: Vec<ServerId>,
-    /// `flush_all`s on their way: until they are done nothing is copied from backups.
-    pub flushing: u32,
     /// No longer configured; its clients finish what they are owed.
     pub removed: bool,
 }
@@ -143,7 +144,6 @@ impl Pool {
             ring_is_stale: config.auto_eject,
             backups: backups(&config),
             backup_ids: Vec::new(),
-            flushing: 0,
             removed: false,
             config,
         }

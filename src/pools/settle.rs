@@ -29,7 +29,13 @@ impl<S: Socket> Pools<S> {
             return;
         };
         if let Some(server) = self.servers.get_mut(server) {
-            server.health.on_answer(self.now);
+            match p.to {
+                // What magent itself had to tell says nothing of how clients fare.
+                To::Delete(_) | To::Flush(_) => server.health.on_sign_of_life(self.now),
+                // A late answer is one that was counted as missing.
+                _ if p.counted => {}
+                _ => server.health.on_answer(self.now),
+            }
             if p.sent != Time::NEVER {
                 server.stats.latency.add(self.now.since(p.sent));
             }

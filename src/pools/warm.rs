@@ -139,10 +139,14 @@ impl<S: Socket> Pools<S> {
     pub(super) fn is_warming(&self, p: &Pending) -> bool {
         let primary = self.servers.get(p.home.primary);
         let pool = &self.pools[p.home.pool as usize];
-        primary.is_some_and(|s| s.health.is_warming(self.now))
+        primary.is_some_and(|s| s.health.is_warming(self.now) && s.flushes == 0)
             && (self.servers.get(p.home.backup).is_some()
                 || (p.home.several && pool.backups.is_some()))
-            && pool.flushing == 0
+    }
+
+    /// True if a client's `flush_all` is on its way to this server, or to its backups after it.
+    fn is_flushing(&self, id: ServerId) -> bool {
+        self.servers.get(id).is_some_and(|s| s.flushes > 0)
     }
 
     /// True if a fetch can be asked of this server.
@@ -436,7 +440,7 @@ impl<S: Socket> Pools<S> {
             Step::Look => {
                 let is_absent = reply.status == Status::Absent;
                 let since = self.links.get(id).map_or(0, |l| l.first_seq - 1);
-                let is_flushing = self.pools[flow.pool as usize].flushing > 0;
+                let is_flushing = self.is_flushing(flow.primary);
                 if is_absent && !is_flushing && self.is_fetchable(flow.backup) {
                     self.ask_backup(key, id, since);
                 } else if let Some(flow) = self.flows.take(key) {
@@ -549,7 +553,7 @@ impl<S: Socket> Pools<S> {
         reply: &Reply<'_>,
         clients: &mut Clients<S>,
     ) {
-        let may_copy = !self.is_outdated(&flow) && self.pools[flow.pool as usize].flushing == 0;
+        let may_copy = !self.is_outdated(&flow) && !self.is_flushing(flow.primary);
         if !may_copy {
             self.counters.repairs_dropped += 1;
         }

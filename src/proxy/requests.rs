@@ -11,6 +11,10 @@ use crate::work::{REQUEST, Work};
 /// Reads of one client in one turn, so that a fast one does not hold up the others.
 const READS_PER_TURN: usize = 4;
 
+/// Requests of one client at once, so that one that sends thousands does not fill its servers before
+/// others have had their turn.
+const REQUESTS_PER_TURN: usize = 256;
+
 impl<S: Socket> Proxy<S> {
     /// Reads clients that are ready, and asks what they want.
     pub(super) fn serve_clients(&mut self, work: &mut Work) {
@@ -47,8 +51,8 @@ impl<S: Socket> Proxy<S> {
 
     /// Asks what the bytes of the input want, until they are used up or the client may not go on.
     fn take_requests(&mut self, key: usize, work: &mut Work) {
-        loop {
-            if work.is_done() {
+        for taken in 0.. {
+            if work.is_done() || taken == REQUESTS_PER_TURN {
                 self.input.stop();
                 break;
             }
