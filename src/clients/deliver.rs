@@ -207,7 +207,10 @@ impl<S: Socket> Clients<S> {
     /// The multi of a ticket, to be filled with parts; it is to be given back.
     pub fn take_multi(&mut self, ticket: Ticket) -> Option<Box<Multi>> {
         let active = self.table.get_mut(ticket.client)?.active.as_mut()?;
-        active.slot(ticket.slot)?.multi.take()
+        let multi = active.slot(ticket.slot)?.multi.take()?;
+        active.held -= multi.held();
+        active.held_copied -= multi.copied();
+        Some(multi)
     }
 
     /// Gives it back, after requests of so many bytes were sent.
@@ -222,8 +225,11 @@ impl<S: Socket> Clients<S> {
         if let Some(slot) = active.slot(ticket.slot) {
             // What was asked before is answered, or asked once more.
             let before = std::mem::replace(&mut slot.asked, bytes as u32);
+            let (held, copied) = (multi.held(), multi.copied());
             slot.multi = Some(multi);
             active.asked = active.asked + bytes - before as usize;
+            active.held += held;
+            active.held_copied += copied;
         }
         self.change(ticket, |_| ());
     }

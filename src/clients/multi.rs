@@ -12,14 +12,14 @@
 //! as soon as those of all keys before them have. What is more than a portion is asked for when the
 //! portion before has gone out.
 
-use crate::buffer::{Queue, Source};
+use crate::buffer::{Queue, SHARE, Source};
 use crate::protocol::{Dress, Reply, Status, Traits, forms};
 
 /// No key.
 const NONE: u32 = u32::MAX;
 
 /// One key of the present portion.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Key {
     /// The next key of the same part, or [`NONE`].
     next: u32,
@@ -27,7 +27,7 @@ struct Key {
 }
 
 /// What is known of a key's value.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Debug)]
 enum Value {
     /// Its part is not answered.
     Pending,
@@ -35,6 +35,8 @@ enum Value {
     Absent,
     /// It stands in the store, from this stream offset on, with its line; so many bytes.
     At(u64, usize),
+    /// It is large, and stands by itself: its memory is free as soon as it has gone out.
+    Large(Box<Queue>),
 }
 
 /// The keys of one request to one server.
@@ -51,8 +53,10 @@ pub struct Multi {
     parts: Vec<Part>,
     /// Parts that are not answered.
     open: usize,
-    /// Values that have come, in the order in which they came.
+    /// Small values that have come, in the order in which they came.
     store: Queue,
+    /// Copied bytes of large ones.
+    large_copied: usize,
     /// The first key whose value was not passed on.
     next: usize,
     /// Bytes passed on.
@@ -87,6 +91,7 @@ impl Multi {
         self.again.clear();
         self.failure.clear();
         (self.open, self.next, self.emitted, self.held) = (0, 0, 0, 0);
+        self.large_copied = 0;
         (self.more, self.answered) = (false, false);
     }
 
@@ -204,6 +209,8 @@ impl Multi {
                 number = known.next;
             }
         });
+        // The first one is what the client waits for.
+        self.again.sort_unstable_by_key(|(number, _)| *number);
     }
 
     /// A part failed: its keys are misses. `failure` is the line for a client that gets nothing at
@@ -239,7 +246,10 @@ impl Multi {
         let mut number = self.parts[part as usize].first;
         let values = reply.values();
         let base = self.store.end();
-        self.store.push(reply.source, values.clone());
+        let is_small = values.len() < SHARE;
+        if is_small {
+            self.store.push(reply.source, values.clone());
+        }
         self.held += values.len();
         forms::multi_keys(line, reply, |key, item| {
             let Some(known) = self.keys.get_mut(number as usize) else {
@@ -248,9 +258,22 @@ impl Multi {
             let this = number;
             number = known.next;
             match item {
-                Some(item) => {
+                Some(item) if is_small => {
                     let at = base + (reply.at + item.at - values.start) as u64;
                     known.value = Value::At(at, item.len());
+                }
+                Some(item) => {
+                    let from = reply.at + item.at;
+                    let range = from..from + item.len();
+                    if item.len() < SHARE {
+                        known.value = Value::At(self.store.end(), item.len());
+                        self.store.push(reply.source, range);
+                    } else {
+                        let mut large = Box::new(Queue::new());
+                        large.push(reply.source, range);
+                        self.large_copied += large.own_bytes();
+                        known.value = Value::Large(large);
+                    }
                 }
                 None if keep(this, key) => {}
                 None => known.value = Value::Absent,
@@ -262,23 +285,30 @@ impl Multi {
     /// Passes on the values that are next. Those that came next to each other go in one piece.
     pub fn emit(&mut self, out: &mut Queue) {
         let mut run: Option<(u64, usize)> = None;
-        while let Some(key) = self.keys.get(self.next) {
-            match (key.value, &mut run) {
+        while let Some(key) = self.keys.get_mut(self.next) {
+            match (&mut key.value, &mut run) {
                 (Value::Pending, _) => break,
                 (Value::Absent, _) => {}
-                (Value::At(at, len), Some((from, long))) if *from + *long as u64 == at => {
-                    *long += len;
+                (Value::At(at, len), Some((from, long))) if *from + *long as u64 == *at => {
+                    *long += *len;
                 }
                 (Value::At(at, len), _) => {
-                    let before = run.replace((at, len));
+                    let before = run.replace((*at, *len));
                     self.pass_on(before, out);
+                }
+                (Value::Large(large), _) => {
+                    let large = std::mem::take(large);
+                    self.pass_on(run.take(), out);
+                    out.push(Source::Queue(&large, large.start()), 0..large.len());
+                    self.emitted += large.len();
+                    self.held -= large.len();
+                    self.large_copied -= large.own_bytes();
                 }
             }
             self.next += 1;
         }
         self.pass_on(run, out);
         if self.next == self.keys.len() {
-            // Large values go as soon as the client has taken them.
             self.store.clear();
         }
     }
@@ -334,6 +364,7 @@ impl Multi {
     /// These keys could not be asked now.
     pub fn put_back(&mut self, keys: impl Iterator<Item = (u32, Box<[u8]>)>) {
         self.again.extend(keys);
+        self.again.sort_unstable_by_key(|(number, _)| *number);
     }
 
     /// The portion has gone out, and others follow.
@@ -364,7 +395,7 @@ impl Multi {
     /// Copied bytes that it holds.
     pub fn copied(&self) -> usize {
         let again = self.again.iter().map(|(_, key)| key.len());
-        self.store.own_bytes() + again.sum::<usize>()
+        self.store.own_bytes() + self.large_copied + again.sum::<usize>()
     }
 
     /// Bytes passed on so far.
