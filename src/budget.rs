@@ -86,6 +86,14 @@ impl Budget {
         self.common() / SHARE
     }
 
+    /// So many bytes may be read of anybody: a line, or a short one when little of the reserve is left.
+    pub fn least(&self) -> usize {
+        match self.free() > self.limit / RESERVE / 2 {
+            true => LITTLE / 2,
+            false => LITTLE / 64,
+        }
+    }
+
     /// True if so many bytes more may be taken by a connection that holds `holds`.
     pub fn admits(&self, holds: usize, more: usize) -> bool {
         if holds + more <= LITTLE {

@@ -41,6 +41,9 @@ fn under(
         client.set("small", "vvvvv").set("large", vec![b'v'; LARGE]);
     }
     magent.client().ask(SMALL, SMALL_ANSWER);
+    // That values may be large is known: how much may be asked for at once depends on it.
+    let large = format!("VALUE large 0 {LARGE}\r\n{}\r\nEND\r\n", "v".repeat(LARGE));
+    magent.client().ask("get large\r\n", large);
     let ports = [magent.port, bare.port];
     let connect = |port| (0..clients).map(move |_| Client::narrow(port));
     let mut crowds = ports.map(|port| connect(port).collect::<Vec<Client>>());

@@ -60,15 +60,19 @@ struct Pool {
     idle_timeout: u64,
     most: Option<usize>,
     connected: usize,
-    /// About how many bytes the answer for a key has; falls slowly.
+    /// About how many bytes the answer for a key has; falls slowly. 0 before any has come.
     typical: usize,
 }
 
 /// Clients that wait for memory are looked through, so many in a turn.
 const HUNGRY: usize = 64;
 
-/// How large an answer is taken to be before any has come, in bytes.
-const FIRST_GUESS: usize = 16 * 1024;
+/// How large the value of a key is taken to be before any has come, in bytes.
+const FIRST_GUESS: usize = MAX_EXPECTED / 8;
+
+/// Values of so many bytes may be asked for at once by one client: whoever asks the same servers waits
+/// behind them.
+const MAX_EXPECTED: usize = 4 * 1024 * 1024;
 
 /// Keys of one request that are asked at once, at most.
 const PORTION: usize = 1024;
@@ -130,10 +134,7 @@ impl<S: Socket> Clients<S> {
     /// The rules of the pool with this number.
     pub fn set_rules(&mut self, pool: usize, rules: &Rules) {
         if self.pools.len() <= pool {
-            self.pools.resize_with(pool + 1, || Pool {
-                typical: FIRST_GUESS,
-                ..Pool::default()
-            });
+            self.pools.resize_with(pool + 1, Pool::default);
         }
         let p = &mut self.pools[pool];
         p.max_value = rules.max_value;
@@ -277,12 +278,14 @@ impl<S: Socket> Clients<S> {
         }
     }
 
-    /// A server has room again for a client that waited.
-    pub fn wake(&mut self, key: usize) {
-        if let Some(client) = self.table.get_mut(key) {
-            client.pause.remove(Pause::SERVER);
-            self.list(key);
-        }
+    /// A server has room again for a client that waited. False if it has left.
+    pub fn wake(&mut self, key: usize) -> bool {
+        let Some(client) = self.table.get_mut(key) else {
+            return false;
+        };
+        client.pause.remove(Pause::SERVER);
+        self.list(key);
+        true
     }
 
     /// How many bytes may be read of a client now: what is left of its share. One that has none left
@@ -293,14 +296,15 @@ impl<S: Socket> Clients<S> {
             return 0;
         };
         let Some(active) = client.active.as_ref() else {
-            return share.max(intake::LINE);
+            return share.max(self.budget.least());
         };
         if let Intake::Swallow(bytes) = active.intake {
             return bytes;
         }
-        let room = share.saturating_sub(active.holds());
-        if room > 0 || active.holds() + intake::LINE <= LITTLE {
-            return room.max(intake::LINE);
+        let least = self.budget.least().saturating_sub(active.holds());
+        let room = share.saturating_sub(active.holds()).max(least);
+        if room > 0 {
+            return room;
         }
         if active.asked + active.owed() > 0 {
             client.pause.add(Pause::OWED);
@@ -333,8 +337,8 @@ impl<S: Socket> Clients<S> {
             if client.ending != Ending::Open {
                 continue;
             }
-            let is_full = client.holds() + intake::LINE > LITTLE;
-            if self.budget.share() > client.holds() || !is_full || !client.conn.is_readable() {
+            let most = self.budget.share().max(self.budget.least());
+            if most > client.holds() || !client.conn.is_readable() {
                 self.list(key);
                 continue;
             }
@@ -363,7 +367,8 @@ impl<S: Socket> Clients<S> {
             return;
         };
         let Some(active) = client.active.as_mut() else {
-            return self.list(key);
+            client.pause.add(Pause::MEMORY);
+            return self.hungry.push_back(key);
         };
         match std::mem::take(&mut active.intake) {
             Intake::Value(value) => {
@@ -421,12 +426,14 @@ impl<S: Socket> Clients<S> {
         let typical = self.pools[client.pool as usize].typical;
         let (slots, owed) = (active.slots.len(), active.owed());
         // What is there, and what may come.
-        let expected = owed + active.asked + slots * typical;
-        let share = self.budget.share();
-        let is_full = slots >= MAX_SLOTS || owed >= MAX_OWED || (slots > 0 && expected >= share / 2);
+        let expected = active.asked + slots * typical;
+        let most = MAX_EXPECTED.min(self.budget.share() / 2);
+        let is_full = slots >= MAX_SLOTS
+            || owed >= MAX_OWED
+            || (slots > 0 && owed + expected >= most);
         let has_room = slots <= MAX_SLOTS / 2
             && owed <= MAX_OWED / 2
-            && (slots == 0 || expected <= share / 4);
+            && (slots == 0 || owed + expected <= most / 2);
         // Nothing else can go out before more keys of the first request were asked.
         let must_go_on = active.is_stuck_at_front();
         if is_full && !must_go_on {
@@ -496,7 +503,7 @@ impl<S: Socket> Clients<S> {
     /// A server's answer for `keys` keys had so many bytes.
     #[inline]
     fn note_size(&mut self, pool: usize, bytes: usize, keys: usize) {
-        let size = bytes / keys.max(1);
+        let size = (bytes / keys.max(1)).max(1);
         let pool = &mut self.pools[pool];
         if size >= pool.typical {
             pool.typical = size;
@@ -510,9 +517,12 @@ impl<S: Socket> Clients<S> {
         let Some(client) = self.table.get(key) else {
             return 1;
         };
-        let typical = self.pools[client.pool as usize].typical;
-        let room = (self.budget.share() / 2).saturating_sub(client.holds());
-        (room / typical.max(1)).clamp(1, PORTION)
+        let size = match self.pools[client.pool as usize].typical {
+            0 => FIRST_GUESS,
+            typical => typical,
+        };
+        let most = MAX_EXPECTED.min(self.budget.share() / 2);
+        (most.saturating_sub(client.holds()) / size).clamp(1, PORTION)
     }
 
     /// Makes the chunk one that can be read into. Large values in it go to their clients first: they

@@ -79,11 +79,14 @@ impl<S: Socket> Pools<S> {
             return;
         }
         // As long as the server owes something there will be another time.
-        let now = match link.pending.is_empty() || server.removed.is_some() {
-            true => link.waiting.len(),
-            false => link.waiting.len().min(WOKEN),
-        };
-        link.waiting.drain(..now).for_each(|client| clients.wake(client));
+        let all = link.pending.is_empty() || server.removed.is_some();
+        let mut woken = 0;
+        while let Some(client) = link.waiting.pop_front() {
+            woken += usize::from(clients.wake(client));
+            if woken == WOKEN && !all {
+                break;
+            }
+        }
     }
 
     /// One read and what it holds. False if there is nothing more to do now.
