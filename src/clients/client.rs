@@ -159,6 +159,8 @@ impl Portions {
 pub struct Active {
     /// Received and not understood yet: the start of a request.
     pub partial: Vec<u8>,
+    /// How much of `partial` is done with.
+    pub parsed: usize,
     /// How far a line end was searched for in `partial`.
     pub searched: usize,
     /// How many bytes the request in `partial` lacks; 0 if that is not known, since its line has

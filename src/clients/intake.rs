@@ -211,10 +211,12 @@ impl<S: Socket> Clients<S> {
     fn take_partial(&mut self, key: usize, input: &mut Input) {
         input.origin = Origin::Own;
         input.own.clear();
+        input.at = 0;
         if let Some(active) = self.table.get_mut(key).and_then(|c| c.active.as_mut()) {
             std::mem::swap(&mut active.partial, &mut input.own);
+            input.at = std::mem::take(&mut active.parsed);
         }
-        (input.at, input.len, input.stopped) = (0, input.own.len(), false);
+        (input.len, input.stopped) = (input.own.len(), false);
     }
 
     /// One read of at most so many bytes. False if nothing came.
@@ -289,8 +291,12 @@ impl<S: Socket> Clients<S> {
                     active.partial.extend_from_slice(bytes);
                 }
                 Origin::Own => {
-                    input.own.truncate(input.len);
-                    input.own.drain(..input.at);
+                    // What is done with goes when it is worth the copy.
+                    if input.at > input.len / 2 || !input.stopped {
+                        input.own.drain(..input.at);
+                        input.at = 0;
+                    }
+                    active.parsed = input.at;
                     std::mem::swap(&mut active.partial, &mut input.own);
                 }
             }
@@ -535,7 +541,8 @@ impl<S: Socket> Clients<S> {
         let (Some(dialect), Some(active)) = (client.dialect, client.active.as_mut()) else {
             return;
         };
-        let partial = std::mem::take(&mut active.partial);
+        let mut partial = std::mem::take(&mut active.partial);
+        partial.drain(..std::mem::take(&mut active.parsed));
         let wants = std::mem::take(&mut active.wants);
         active.searched = 0;
         let mut scratch = Scratch::default();

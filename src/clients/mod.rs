@@ -278,6 +278,12 @@ impl<S: Socket> Clients<S> {
         }
     }
 
+    /// True if servers owe the client answers.
+    pub fn waits_for_answers(&self, key: usize) -> bool {
+        let active = self.table.get(key).and_then(|c| c.active.as_ref());
+        active.is_some_and(|a| a.asked > 0)
+    }
+
     /// A server has room again for a client that waited. False if it has left.
     pub fn wake(&mut self, key: usize) -> bool {
         let Some(client) = self.table.get_mut(key) else {

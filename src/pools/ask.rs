@@ -58,15 +58,18 @@ impl<S: Socket> Pools<S> {
             return true;
         };
         let link = server.link_for(place.hash);
-        match self.links.get_mut(link) {
-            Some(link) if link.is_full() => {
-                link.waiting.push_back(client);
-                self.counters.limit_server_paused += 1;
-                clients.wait_for_server(client);
-                false
-            }
-            _ => true,
+        let Some(link) = self.links.get_mut(link) else {
+            return true;
+        };
+        // Who waits for nothing yet is admitted though others have asked more than the server answers
+        // at once: it waits behind a request of each of them, and not behind thousands.
+        if !link.is_full() && !(link.is_behind(self.now) && clients.waits_for_answers(client)) {
+            return true;
         }
+        link.waiting.push_back(client);
+        self.counters.limit_server_paused += 1;
+        clients.wait_for_server(client);
+        false
     }
 
     /// Asks what a client wants of one key.

@@ -307,6 +307,10 @@ pub const MAX_IN_FLIGHT: usize = 64 * 1024;
 /// Bytes in flight to one server at which its clients are not read any more. Its links share them.
 pub const MAX_BYTES_IN_FLIGHT: usize = 64 * 1024 * 1024;
 
+/// A server that owes so many answers, the first for so many nanoseconds, is behind.
+const BEHIND: usize = 2048;
+const BEHIND_FOR: u64 = 20 * MILLISECOND;
+
 /// An empty list of what is owed keeps room for so many.
 const KEEP_PENDING: usize = 16 * 1024;
 
@@ -413,6 +417,11 @@ impl<S: Socket> Link<S> {
         self.pending.len() >= MAX_IN_FLIGHT
             || self.queue.len() >= self.most_bytes
             || self.abandoned >= MAX_ABANDONED
+    }
+
+    /// True if the server owes much, and has for a while.
+    pub fn is_behind(&self, now: Time) -> bool {
+        self.pending.len() >= BEHIND && now.since(self.pending[0].sent) >= BEHIND_FOR
     }
 
     /// True if clients that waited for it may go on.

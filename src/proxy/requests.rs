@@ -13,7 +13,7 @@ const READS_PER_TURN: usize = 4;
 
 /// Requests of one client at once, so that one that sends thousands does not fill its servers before
 /// others have had their turn.
-const REQUESTS_PER_TURN: usize = 256;
+const REQUESTS_PER_TURN: usize = 20;
 
 impl<S: Socket> Proxy<S> {
     /// Reads clients that are ready, and asks what they want.
