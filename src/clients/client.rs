@@ -182,8 +182,6 @@ pub struct Active {
     pub held_copied: usize,
     /// Bytes of its requests at servers.
     pub asked: usize,
-    /// Bytes of answers that are not whole yet.
-    pub coming: usize,
     /// Requests with keys to be asked once more, for want of memory.
     pub again: VecDeque<u32>,
     /// Copied bytes charged to the budget.
@@ -326,7 +324,7 @@ impl Active {
 
     /// Bytes that it holds in all: arriving, at servers, owed.
     pub fn holds(&self) -> usize {
-        self.partial.len() + self.arrived() + self.asked + self.owed() + self.coming
+        self.partial.len() + self.arrived() + self.asked + self.owed()
     }
 
     /// Bytes of a value or of keys that are there.
@@ -360,7 +358,7 @@ impl Active {
         self.partial.is_empty()
             && self.slots.is_empty()
             && self.out.is_empty()
-            && self.asked + self.coming == 0
+            && self.asked == 0
             && matches!(self.intake, Intake::Head)
     }
 

@@ -149,7 +149,7 @@ impl<S: Socket> Clients<S> {
     }
 
     /// DEBUG
-    pub fn dump(&self) -> String where S: std::fmt::Debug { let mut t = String::new(); for k in self.table.keys() { let c = self.table.get(k).unwrap(); if c.active.as_ref().is_some_and(|a| !a.slots.is_empty()) { let a = c.active.as_ref().unwrap(); t += &format!("key {k:x} pause {:?} listed {} dirty {} ending {:?} readable {} unparsed {} partial {} intake {} again {:?} owed {} asked {} out {} slots {}\n", c.pause, c.listed, c.dirty, c.ending, c.conn.is_readable(), a.unparsed, a.partial.len(), match &a.intake { Intake::Head => "head".into(), Intake::Keys(k) => format!("keys {} of {}", k.at, k.keys.len()), Intake::Value(v) => format!("value {}", v.missing), Intake::Swallow(_) => "swallow".into() }, a.again, a.owed(), a.asked, a.out.len(), a.slots.iter().map(|s| format!("[{:?} done {} asked {} {}]", s.verb, s.done, s.asked, s.multi.as_ref().map_or(String::new(), |m| m.dump()))).collect::<String>()); } } t += &format!("share {} total {} hungry {:?} large {:?} pools {:?}", self.budget.share(), self.budget.total(), self.hungry, self.large, self.pools); t }
+    pub fn dump(&self) -> String where S: std::fmt::Debug { let mut t = String::new(); for k in self.table.keys() { let c = self.table.get(k).unwrap(); if c.active.as_ref().is_some_and(|a| !a.slots.is_empty()) { let a = c.active.as_ref().unwrap(); t += &format!("key {k:x} pause {:?} listed {} dirty {} ending {:?} readable {} unparsed {} partial {} intake {} again {:?} owed {} asked {} out {} slots {}\n", c.pause, c.listed, c.dirty, c.ending, c.conn.is_readable(), a.unparsed, a.partial.len(), match &a.intake { Intake::Head => "head".into(), Intake::Keys(k) => format!("keys {} of {}", k.at, k.keys.len()), Intake::Value(v) => format!("value {}", v.missing), Intake::Swallow(_) => "swallow".into() }, a.again, a.owed(), a.asked, a.out.len(), a.slots.iter().map(|s| format!("[{:?} done {} asked {} {}]", s.verb, s.done, s.asked, s.multi.as_ref().map_or(String::new(), |m| m.dump()))).collect::<String>()); } } t += &format!("ready {:?} dirty {:?} dead {} sweep {:?} leaving {:?} now {}\n", self.ready, self.dirty, self.dead.len(), self.sweep, self.leaving, self.now.0); for k in self.table.keys() { let c = self.table.get(k).unwrap(); t += &format!("C {k:x} pause {:?} ending {:?} readable {} holds {} writable {} worth {} served {}\n", c.pause, c.ending, c.conn.is_readable(), c.holds(), c.conn.is_writable(), c.is_worth_writing(), c.may_be_served()); } t += &format!("share {} total {} hungry {:?} large {:?} pools {:?}", self.budget.share(), self.budget.total(), self.hungry, self.large, self.pools); t }
     /// How many there are.
     pub fn len(&self) -> usize {
         self.table.len()
@@ -477,7 +477,7 @@ impl<S: Socket> Clients<S> {
             return false;
         };
         let (owed, is_next) = client.active.as_ref().map_or((0, true), |a| {
-            (a.owed() + a.coming, a.is_next_out(ticket.slot))
+            (a.owed() + earlier, a.is_next_out(ticket.slot))
         });
         if client.ending == Ending::Dead || !self.budget.admits(owed, more) {
             return false;
@@ -496,14 +496,6 @@ impl<S: Socket> Clients<S> {
         }
         self.large = Some(ticket.client);
         true
-    }
-
-    /// Bytes of a reply that is not whole are kept for a client, or are not any more.
-    pub fn note_coming(&mut self, client: usize, before: usize, now: usize) {
-        let active = self.table.get_mut(client).and_then(|c| c.active.as_mut());
-        if let Some(active) = active {
-            active.coming = active.coming + now - before;
-        }
     }
 
     /// A server's answer for `keys` keys had so many bytes.

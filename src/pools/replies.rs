@@ -257,9 +257,6 @@ impl<S: Socket> Pools<S> {
         } = arriving;
         let earlier = message.len();
         let seen = scan.seen();
-        if let Some((ticket, _)) = self.waits_for(id).filter(|_| earlier > 0) {
-            clients.note_coming(ticket.client, earlier, 0);
-        }
         let (source, at, len) = if earlier == 0 && !*discarding {
             (Source::Chunk(chunk), range.start, range.len())
         } else {
@@ -322,14 +319,10 @@ impl<S: Socket> Pools<S> {
             let (earlier, more) = (arriving.message.len(), range.len());
             arriving.discarding = !self.has_room(id, verb, earlier, more, clients);
         }
-        let before = arriving.message.len();
         if arriving.discarding {
             arriving.message.free();
         } else {
             arriving.message.push(Source::Chunk(chunk), range);
-        }
-        if let Some((ticket, _)) = self.waits_for(id) {
-            clients.note_coming(ticket.client, before, arriving.message.len());
         }
     }
 

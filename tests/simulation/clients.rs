@@ -381,7 +381,8 @@ impl Sim {
             true => 1,
             false => 3 * first.seen.len().max(1) as u64,
         };
-        let late = since + portions * self.plan.deadline() + 20 * MS;
+        // A link that goes on when an answer is due is read for 0.1 s more, at either server.
+        let late = since + portions * (self.plan.deadline() + 230 * MS) + 20 * MS;
         if self.world.now > late && !quiet {
             let after = (self.world.now - since) / MS;
             if let Some(p) = self.world.nodes[0].proxy.as_ref() { eprintln!("DUMP {}", p.dump().chars().take(6000).collect::<String>()); }
