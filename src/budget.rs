@@ -19,8 +19,12 @@ const SHARE: usize = 8;
 /// One part in so many of all memory is kept for those who hold little.
 const RESERVE: usize = 8;
 
-/// Who holds no more than this, in bytes, may use the reserve.
-pub const LITTLE: usize = 4 * 1024;
+/// Who holds no more than one part in so many of all memory, and no more than 64 KiB, may use the
+/// reserve.
+const LITTLE: usize = 128;
+
+/// Enough for a request with a key and nothing else, in bytes.
+const SHORT_LINE: usize = 64;
 
 /// The account of all bytes in flight.
 #[derive(Debug)]
@@ -86,17 +90,23 @@ impl Budget {
         self.common() / SHARE
     }
 
-    /// So many bytes may be read of anybody: a line, or a short one when little of the reserve is left.
+    /// So many bytes may be read of anybody, whatever others hold; when half of the reserve is gone
+    /// too, a short line.
     pub fn least(&self) -> usize {
         match self.free() > self.limit / RESERVE / 2 {
-            true => LITTLE / 2,
-            false => LITTLE / 64,
+            true => self.little() / 2,
+            false => SHORT_LINE,
         }
+    }
+
+    /// What counts as little, in bytes.
+    pub fn little(&self) -> usize {
+        (self.limit / LITTLE).clamp(4 * 1024, 64 * 1024)
     }
 
     /// True if so many bytes more may be taken by a connection that holds `holds`.
     pub fn admits(&self, holds: usize, more: usize) -> bool {
-        if holds + more <= LITTLE {
+        if holds + more <= self.little() {
             more <= self.free()
         } else {
             more <= self.common()
@@ -135,7 +145,10 @@ mod tests {
         let (mut a, mut b) = (0, 0);
         budget.recharge(&mut a, 300);
         budget.recharge(&mut b, 300);
-        assert_eq!((budget.total(), budget.free(), budget.share()), (600, 400, (400 - 125) / 8));
+        assert_eq!(
+            (budget.total(), budget.free(), budget.share()),
+            (600, 400, (400 - 125) / 8)
+        );
         budget.recharge(&mut a, 100);
         budget.recharge(&mut b, 0);
         assert_eq!((budget.total(), a, b), (100, 100, 0));
@@ -153,7 +166,7 @@ mod tests {
             }
         }
         assert!(budget.free() >= 1 << 17, "{}", budget.total());
-        assert!(budget.admits(0, LITTLE) && !budget.admits(LITTLE, 1 << 18));
+        assert!(budget.admits(0, budget.little()) && !budget.admits(1, 1 << 18));
     }
 
     #[test]

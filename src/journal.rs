@@ -405,7 +405,10 @@ mod tests {
         let (key, stamp) = j.next().expect("due");
         assert!(!j.is_told_to_mark(), "on its way");
         j.told(&key, stamp);
-        assert_eq!((&key[..], j.is_told_to_mark(), j.len()), (&b"a"[..], true, 2));
+        assert_eq!(
+            (&key[..], j.is_told_to_mark(), j.len()),
+            (&b"a"[..], true, 2)
+        );
     }
 
     #[test]

@@ -168,10 +168,7 @@ fn calls(magent: &mut Client) -> Calls {
     let number = |name: &str| all[name].parse::<f64>().expect("a number");
     Calls {
         requests: number("requests"),
-        calls: ["polls", "reads", "writes"]
-            .map(number)
-            .iter()
-            .sum(),
+        calls: ["polls", "reads", "writes"].map(number).iter().sum(),
     }
 }
 

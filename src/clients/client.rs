@@ -557,9 +557,9 @@ impl<S: Socket> Client<S> {
     /// True if what it sent was left unread in the middle, or is asked for in portions.
     #[inline]
     pub fn is_unparsed(&self) -> bool {
-        self.active
-            .as_ref()
-            .is_some_and(|a| a.unparsed || !a.again.is_empty() || matches!(a.intake, Intake::Keys(_)))
+        self.active.as_ref().is_some_and(|a| {
+            a.unparsed || !a.again.is_empty() || matches!(a.intake, Intake::Keys(_))
+        })
     }
 
     /// Bytes that it holds in all.
@@ -579,7 +579,11 @@ impl<S: Socket> Client<S> {
     /// Gives the busy part back if it is not needed.
     #[inline]
     pub fn rest(&mut self, spares: &mut Spares) {
-        if self.active.as_ref().is_some_and(|a| a.is_idle() && a.charged == 0) {
+        if self
+            .active
+            .as_ref()
+            .is_some_and(|a| a.is_idle() && a.charged == 0)
+        {
             if let Some(mut active) = self.active.take() {
                 active.partial.clear();
                 if active.partial.capacity() > KEEP_PARTIAL {

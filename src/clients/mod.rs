@@ -17,7 +17,7 @@ pub use client::{Arriving, Client, Portions};
 pub use intake::{Input, Next, needs_line_end};
 pub use multi::Multi;
 
-use crate::budget::{Budget, LITTLE};
+use crate::budget::Budget;
 use crate::buffer::{CHUNK, Chunk};
 use crate::net::Socket;
 use crate::slab::Slab;
@@ -149,7 +149,79 @@ impl<S: Socket> Clients<S> {
     }
 
     /// DEBUG
-    pub fn dump(&self) -> String where S: std::fmt::Debug { let mut t = String::new(); for k in self.table.keys() { let c = self.table.get(k).unwrap(); if c.active.as_ref().is_some_and(|a| !a.slots.is_empty()) { let a = c.active.as_ref().unwrap(); t += &format!("key {k:x} pause {:?} listed {} dirty {} ending {:?} readable {} unparsed {} partial {} intake {} again {:?} owed {} asked {} out {} slots {}\n", c.pause, c.listed, c.dirty, c.ending, c.conn.is_readable(), a.unparsed, a.partial.len(), match &a.intake { Intake::Head => "head".into(), Intake::Keys(k) => format!("keys {} of {}", k.at, k.keys.len()), Intake::Value(v) => format!("value {}", v.missing), Intake::Swallow(_) => "swallow".into() }, a.again, a.owed(), a.asked, a.out.len(), a.slots.iter().map(|s| format!("[{:?} done {} asked {} {}]", s.verb, s.done, s.asked, s.multi.as_ref().map_or(String::new(), |m| m.dump()))).collect::<String>()); } } t += &format!("ready {:?} dirty {:?} dead {} sweep {:?} leaving {:?} now {}\n", self.ready, self.dirty, self.dead.len(), self.sweep, self.leaving, self.now.0); for k in self.table.keys() { let c = self.table.get(k).unwrap(); t += &format!("C {k:x} pause {:?} ending {:?} readable {} holds {} writable {} worth {} served {}\n", c.pause, c.ending, c.conn.is_readable(), c.holds(), c.conn.is_writable(), c.is_worth_writing(), c.may_be_served()); } t += &format!("share {} total {} hungry {:?} large {:?} pools {:?}", self.budget.share(), self.budget.total(), self.hungry, self.large, self.pools); t }
+    pub fn dump(&self) -> String
+    where
+        S: std::fmt::Debug,
+    {
+        let mut t = String::new();
+        for k in self.table.keys() {
+            let c = self.table.get(k).unwrap();
+            if c.active.as_ref().is_some_and(|a| !a.slots.is_empty()) {
+                let a = c.active.as_ref().unwrap();
+                t += &format!(
+                    "key {k:x} pause {:?} listed {} dirty {} ending {:?} readable {} unparsed {} partial {} intake {} again {:?} owed {} asked {} out {} slots {}\n",
+                    c.pause,
+                    c.listed,
+                    c.dirty,
+                    c.ending,
+                    c.conn.is_readable(),
+                    a.unparsed,
+                    a.partial.len(),
+                    match &a.intake {
+                        Intake::Head => "head".into(),
+                        Intake::Keys(k) => format!("keys {} of {}", k.at, k.keys.len()),
+                        Intake::Value(v) => format!("value {}", v.missing),
+                        Intake::Swallow(_) => "swallow".into(),
+                    },
+                    a.again,
+                    a.owed(),
+                    a.asked,
+                    a.out.len(),
+                    a.slots
+                        .iter()
+                        .map(|s| format!(
+                            "[{:?} done {} asked {} {}]",
+                            s.verb,
+                            s.done,
+                            s.asked,
+                            s.multi.as_ref().map_or(String::new(), |m| m.dump())
+                        ))
+                        .collect::<String>()
+                );
+            }
+        }
+        t += &format!(
+            "ready {:?} dirty {:?} dead {} sweep {:?} leaving {:?} now {}\n",
+            self.ready,
+            self.dirty,
+            self.dead.len(),
+            self.sweep,
+            self.leaving,
+            self.now.0
+        );
+        for k in self.table.keys() {
+            let c = self.table.get(k).unwrap();
+            t += &format!(
+                "C {k:x} pause {:?} ending {:?} readable {} holds {} writable {} worth {} served {}\n",
+                c.pause,
+                c.ending,
+                c.conn.is_readable(),
+                c.holds(),
+                c.conn.is_writable(),
+                c.is_worth_writing(),
+                c.may_be_served()
+            );
+        }
+        t += &format!(
+            "share {} total {} hungry {:?} large {:?} pools {:?}",
+            self.budget.share(),
+            self.budget.total(),
+            self.hungry,
+            self.large,
+            self.pools
+        );
+        t
+    }
     /// How many there are.
     pub fn len(&self) -> usize {
         self.table.len()
@@ -434,9 +506,8 @@ impl<S: Socket> Clients<S> {
         // What is there, and what may come.
         let expected = active.asked + slots * typical;
         let most = MAX_EXPECTED.min(self.budget.share() / 2);
-        let is_full = slots >= MAX_SLOTS
-            || owed >= MAX_OWED
-            || (slots > 0 && owed + expected >= most);
+        let is_full =
+            slots >= MAX_SLOTS || owed >= MAX_OWED || (slots > 0 && owed + expected >= most);
         let has_room = slots <= MAX_SLOTS / 2
             && owed <= MAX_OWED / 2
             && (slots == 0 || owed + expected <= most / 2);
@@ -482,7 +553,7 @@ impl<S: Socket> Clients<S> {
         if client.ending == Ending::Dead || !self.budget.admits(owed, more) {
             return false;
         }
-        if owed + more <= share.max(LITTLE) {
+        if owed + more <= share.max(self.budget.little()) {
             return true;
         }
         // A value that is larger than a share is for one client at a time.

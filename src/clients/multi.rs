@@ -79,7 +79,17 @@ pub struct Multi {
 
 impl Multi {
     /// DEBUG
-    pub fn dump(&self) -> String { format!("keys {:?} parts {} open {} next {} more {} again {}", self.keys, self.parts.len(), self.open, self.next, self.more, self.again.len()) }
+    pub fn dump(&self) -> String {
+        format!(
+            "keys {:?} parts {} open {} next {} more {} again {}",
+            self.keys,
+            self.parts.len(),
+            self.open,
+            self.next,
+            self.more,
+            self.again.len()
+        )
+    }
     /// Forgets everything but its memory.
     pub fn clear(&mut self) {
         self.keys.clear();
@@ -457,14 +467,22 @@ mod tests {
     fn values_go_out_in_the_order_of_the_keys() {
         let mut multi = two_parts(4);
         let mut queue = Queue::new();
-        answer(&mut multi, 1, "get b d\r\n", "VALUE b 0 1\r\nB\r\nVALUE d 0 1\r\nD\r\nEND\r\n");
+        answer(
+            &mut multi,
+            1,
+            "get b d\r\n",
+            "VALUE b 0 1\r\nB\r\nVALUE d 0 1\r\nD\r\nEND\r\n",
+        );
         assert_eq!(out(&mut multi, &mut queue), "");
         assert!(multi.held() > 0 && !multi.is_done());
         answer(&mut multi, 0, "get a c\r\n", "VALUE c 0 1\r\nC\r\nEND\r\n");
         let all = "VALUE b 0 1\r\nB\r\nVALUE c 0 1\r\nC\r\nVALUE d 0 1\r\nD\r\n";
         assert_eq!(out(&mut multi, &mut queue), all);
         assert!(multi.is_done());
-        assert_eq!((multi.held(), multi.emitted(), multi.copied()), (0, all.len(), 0));
+        assert_eq!(
+            (multi.held(), multi.emitted(), multi.copied()),
+            (0, all.len(), 0)
+        );
     }
 
     #[test]
@@ -497,7 +515,10 @@ mod tests {
 
     #[test]
     fn only_if_every_part_failed_is_the_answer_an_error() {
-        for (other, end) in [("END\r\n", "END\r\n"), ("SERVER_ERROR x\r\n", "SERVER_ERROR x\r\n")] {
+        for (other, end) in [
+            ("END\r\n", "END\r\n"),
+            ("SERVER_ERROR x\r\n", "SERVER_ERROR x\r\n"),
+        ] {
             let mut multi = two_parts(3);
             assert_eq!(multi.fail(0, b"SERVER_ERROR down\r\n"), 2);
             answer(&mut multi, 1, "get b\r\n", other);
@@ -517,8 +538,15 @@ mod tests {
         assert!(multi.waits_to_ask_again() && !multi.is_done());
         let again = multi.take_again();
         let part = multi.add_part();
-        again.iter().for_each(|(number, _)| multi.put_in(part, *number));
-        answer(&mut multi, part, "get a c\r\n", "VALUE a 0 1\r\nA\r\nEND\r\n");
+        again
+            .iter()
+            .for_each(|(number, _)| multi.put_in(part, *number));
+        answer(
+            &mut multi,
+            part,
+            "get a c\r\n",
+            "VALUE a 0 1\r\nA\r\nEND\r\n",
+        );
         let all = "VALUE a 0 1\r\nA\r\nVALUE b 0 1\r\nB\r\n";
         assert_eq!(out(&mut multi, &mut Queue::new()), all);
         assert!(multi.is_done());
@@ -528,7 +556,9 @@ mod tests {
     fn a_part_that_is_lost_is_split() {
         let mut multi = two_parts(3);
         let mut asked = Vec::new();
-        multi.split(0, b"get a c\r\n", |part, key| asked.push((part, key.to_vec())));
+        multi.split(0, b"get a c\r\n", |part, key| {
+            asked.push((part, key.to_vec()))
+        });
         assert_eq!(asked, [(2, b"a".to_vec()), (3, b"c".to_vec())]);
         answer(&mut multi, 3, "get c\r\n", "VALUE c 0 1\r\nC\r\nEND\r\n");
         answer(&mut multi, 1, "get b\r\n", "END\r\n");

@@ -49,7 +49,10 @@ impl<S: Socket> Clients<S> {
             _ => Some(self.now),
         };
         let hungry = (!self.hungry.is_empty()).then(|| self.now.plus(SECOND / 100));
-        [sweep, self.leaving.until, hungry].into_iter().flatten().min()
+        [sweep, self.leaving.until, hungry]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Does what is due. True if a look over all clients came to its end.

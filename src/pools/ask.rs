@@ -1,6 +1,6 @@
 //! Requests of clients: where they go, and whether there is room for them.
 
-use super::link::{Ask, Attempt, Home, MAX_BYTES_IN_FLIGHT, OpenLine, Pending, To};
+use super::link::{Ask, Attempt, Home, MAX_BYTES_IN_FLIGHT, MAX_IN_FLIGHT, OpenLine, Pending, To};
 use super::server::Place;
 use super::{NOBODY, Pools, ServerId};
 use crate::clients::{Clients, Multi, Ticket};
@@ -50,9 +50,11 @@ impl<S: Socket> Pools<S> {
     /// that stands in is bounded too.
     #[inline]
     pub fn has_room_for(&mut self, place: &Place, client: usize, clients: &mut Clients<S>) -> bool {
-        let server = match self.is_up(place.primary) {
-            true => place.primary,
-            false => place.backup,
+        // What was lost at the primary in this turn is on its way to the backup.
+        let (server, coming) = match self.servers.get(place.primary) {
+            Some(primary) if primary.health.is_up() => (place.primary, 0),
+            Some(primary) => (place.backup, primary.losing),
+            None => (place.backup, 0),
         };
         let Some(server) = self.servers.get(server) else {
             return true;
@@ -63,7 +65,8 @@ impl<S: Socket> Pools<S> {
         };
         // Who waits for nothing yet is admitted though others have asked more than the server answers
         // at once: it waits behind a request of each of them, and not behind thousands.
-        if !link.is_full() && !(link.is_behind(self.now) && clients.waits_for_answers(client)) {
+        let is_full = link.is_full() || link.pending.len() + coming >= MAX_IN_FLIGHT;
+        if !is_full && !(link.is_behind(self.now) && clients.waits_for_answers(client)) {
             return true;
         }
         link.waiting.push_back(client);
@@ -152,7 +155,10 @@ impl<S: Socket> Pools<S> {
         };
         // What was lost at the primary goes first, so that nothing overtakes it.
         let is_behind = attempt == Attempt::Backup
-            && self.servers.get(place.primary).is_some_and(|s| s.losing > 0);
+            && self
+                .servers
+                .get(place.primary)
+                .is_some_and(|s| s.losing > 0);
         if is_behind || self.is_held(place.primary, place.hash) {
             return self.ask_alone(split, multi, place, key);
         }

@@ -73,7 +73,10 @@ impl<S: Socket> Pools<S> {
             let name = &server.spec.name;
             match server.health.flaps() {
                 1 => log::warn!("{name}: down: {}", cause.text()),
-                n => log::warn!("{name}: down: {} ({n} times without an answer)", cause.text()),
+                n => log::warn!(
+                    "{name}: down: {} ({n} times without an answer)",
+                    cause.text()
+                ),
             }
         }
         let links = server.links.clone();

@@ -42,7 +42,8 @@ impl<S: Socket> Pools<S> {
         let (name, servers) = (&pool.config.name, pool.primary_ids.len());
         log::info!("pool {name}: {count} of {servers} servers are up");
         let out = |live: &Option<Vec<bool>>| {
-            live.as_ref().map_or(0, |l| l.iter().filter(|up| !**up).count())
+            live.as_ref()
+                .map_or(0, |l| l.iter().filter(|up| !**up).count())
         };
         if out(&after) > out(&before) {
             self.counters.ejections += (out(&after) - out(&before)) as u64;

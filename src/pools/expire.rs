@@ -124,7 +124,9 @@ impl<S: Socket> Pools<S> {
         let given_up: Vec<usize> = (self.given_up.keys())
             .filter(|k| self.given_up.get(*k).is_some_and(|g| g.server == id))
             .collect();
-        given_up.into_iter().for_each(|k| drop(self.given_up.remove(k)));
+        given_up
+            .into_iter()
+            .for_each(|k| drop(self.given_up.remove(k)));
         if let Some(server) = self.servers.remove(id) {
             if self.by_address.get(&server.spec.address) == Some(&id) {
                 self.by_address.remove(&server.spec.address);

@@ -97,9 +97,8 @@ impl<S: Socket> Pools<S> {
         work: &mut Work,
         clients: &mut Clients<S>,
     ) -> bool {
-        let is_readable = |l: &super::Link<S>| {
-            l.is_readable() && !matches!(l.state, LinkState::Connecting(_))
-        };
+        let is_readable =
+            |l: &super::Link<S>| l.is_readable() && !matches!(l.state, LinkState::Connecting(_));
         if !self.links.get(id).is_some_and(is_readable) {
             return false;
         }

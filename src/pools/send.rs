@@ -81,7 +81,11 @@ impl<S: Socket> Pools<S> {
             let at = link.queue.end() - u64::from(pending.len);
             let line = link.line_at(at, pending.line);
             let name = &server.spec.name;
-            log::debug!("{name} <- {} ({})", crate::logger::shown(line), whose(&pending.to));
+            log::debug!(
+                "{name} <- {} ({})",
+                crate::logger::shown(line),
+                whose(&pending.to)
+            );
         }
         server.stats.requests += 1;
         let is_mirror = matches!(pending.to, To::Mirror(_));

@@ -164,7 +164,9 @@ impl<S: Socket> Pools<S> {
         let mut marked = Queue::new();
         let items = forms::mark_cas(p.verb, reply, &mut marked);
         let source = Source::Queue(&marked, marked.start());
-        let most = marked.len().min(reply.line + u64::MAX.ilog10() as usize + 1);
+        let most = marked
+            .len()
+            .min(reply.line + u64::MAX.ilog10() as usize + 1);
         let line = text::find_newline(source.slice(0..most));
         let marked = Reply {
             source,

@@ -162,7 +162,10 @@ impl<S: Socket> Pools<S> {
         let Some(server) = self.servers.get_mut(id).filter(|s| !s.flushing) else {
             return;
         };
-        let (stamp, line) = match (server.journal.take_flush_at(unix), server.journal.flush_due()) {
+        let (stamp, line) = match (
+            server.journal.take_flush_at(unix),
+            server.journal.flush_due(),
+        ) {
             (Some(at), _) => (0, format!("flush_all {at}\r\n")),
             (None, Some(stamp)) => (stamp, "flush_all\r\n".to_string()),
             (None, None) => return,
@@ -214,7 +217,10 @@ impl<S: Socket> Pools<S> {
         if let Some(away) = server.health.go_up(self.now) {
             let cause = server.health.last_error().map_or("", |(c, _)| c.text());
             let seconds = away as f64 / SECOND as f64;
-            log::warn!("{}: up again after {seconds:.3} s ({cause})", server.spec.name);
+            log::warn!(
+                "{}: up again after {seconds:.3} s ({cause})",
+                server.spec.name
+            );
         }
         for pool in server.primary_of.iter().chain(&server.backup_of) {
             let pool = &mut self.pools[*pool as usize];

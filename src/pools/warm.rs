@@ -168,7 +168,12 @@ impl<S: Socket> Pools<S> {
         }
         let mut name = Vec::new();
         forms::raw_key(ask.verb, ask.line_bytes(), &mut name);
-        match flow.filter(|f| self.flows.table.get(*f).is_some_and(|f| f.key[..] == name[..])) {
+        match flow.filter(|f| {
+            self.flows
+                .table
+                .get(*f)
+                .is_some_and(|f| f.key[..] == name[..])
+        }) {
             // The key is being fetched: the request is served after it, and so are those behind.
             Some(key) => {
                 self.join(key, p, ask, false);
@@ -223,7 +228,11 @@ impl<S: Socket> Pools<S> {
             ..self.own(To::Step(flow), verb, Traits::default(), p.hash)
         };
         self.tell_before(p.home.primary, name, p.hash);
-        self.send(p.home.primary, look, &Ask::line(verb, Traits::default(), &line));
+        self.send(
+            p.home.primary,
+            look,
+            &Ask::line(verb, Traits::default(), &line),
+        );
     }
 
     /// A request takes its place in a flow.
@@ -261,8 +270,7 @@ impl<S: Socket> Pools<S> {
         if p.home.several {
             return self.warm_each(id, at, p, ticket, reply, clients);
         }
-        if !matches!(reply.status, Status::Absent | Status::NotStored)
-            || !self.is_up(p.home.backup)
+        if !matches!(reply.status, Status::Absent | Status::NotStored) || !self.is_up(p.home.backup)
         {
             return false;
         }

@@ -14,7 +14,9 @@ mod fetched;
 mod mirror;
 
 pub use cas::{BACKUP_CAS, flip_cas, mark_cas};
-pub use fetched::{Fetched, answer_fetched, parse_fetched, write_copy, write_fetch, write_give_back};
+pub use fetched::{
+    Fetched, answer_fetched, parse_fetched, write_copy, write_fetch, write_give_back,
+};
 pub use mirror::{Mirror, mirror, mirror_ok};
 
 use super::{Item, Reply, Status, Verb, base64};
@@ -81,7 +83,11 @@ pub fn write_delete(raw_key: &[u8], out: &mut Vec<u8>) -> Verb {
 /// Appends the line that asks if a key is there and changes nothing: `mg` would count as a fetch
 /// and take the right to refresh a stale value. (Later servers want the `b` of `me` twice.)
 pub fn write_look(raw_key: &[u8], out: &mut Vec<u8>) -> Verb {
-    let end: &[u8] = if needs_base64(raw_key) { b" b\r\n" } else { b"\r\n" };
+    let end: &[u8] = if needs_base64(raw_key) {
+        b" b\r\n"
+    } else {
+        b"\r\n"
+    };
     write_meta(b"me ", raw_key, end, out);
     Verb::MetaDebug
 }

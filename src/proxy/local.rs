@@ -28,13 +28,12 @@ impl<S: Socket> Proxy<S> {
             Local::FlushAll(delay) => {
                 self.clients.counters.cmd_flush += 1;
                 let pool = self.clients.pool_of(key);
-                let ticket =
-                    self.clients
-                        .owe(key, format, Verb::FlushAll, Traits::default(), 0);
+                let ticket = self
+                    .clients
+                    .owe(key, format, Verb::FlushAll, Traits::default(), 0);
                 if let (Some(pool), Some(ticket)) = (pool, ticket) {
                     self.clients.hold_order(key);
-                    self.pools
-                        .flush_all(ticket, pool, delay, &mut self.clients);
+                    self.pools.flush_all(ticket, pool, delay, &mut self.clients);
                 }
             }
             Local::Quit => {
@@ -147,7 +146,9 @@ impl<S: Socket> Proxy<S> {
         let mut put = |name: &'static str, value: u64| lines.push(line(name, value));
         clients.each(&mut put);
         self.counters.each(&mut put);
-        self.turns.report().for_each(|(name, value)| put(name, value));
+        self.turns
+            .report()
+            .for_each(|(name, value)| put(name, value));
         self.pools.counters.each(|name, value| {
             if !matches!(name, "reads" | "writes") {
                 put(name, value);

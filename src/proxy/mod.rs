@@ -280,7 +280,12 @@ impl<S: Socket> Proxy<S> {
     }
 
     /// DEBUG
-    pub fn dump(&self) -> String where S: std::fmt::Debug { self.clients.dump() + &self.pools.dump() }
+    pub fn dump(&self) -> String
+    where
+        S: std::fmt::Debug,
+    {
+        self.clients.dump() + &self.pools.dump()
+    }
     /// What it holds now; for tests that look for leaks.
     pub fn holdings(&mut self) -> Holdings {
         let mut holdings = Holdings {

@@ -259,7 +259,10 @@ impl<S: Socket> Proxy<S> {
             traits,
             prefix: &prefix,
         };
-        let names = keys.iter().take(portion).map(|(n, name)| (Some(*n), &name[..]));
+        let names = keys
+            .iter()
+            .take(portion)
+            .map(|(n, name)| (Some(*n), &name[..]));
         let (asked, bytes) = self
             .pools
             .ask_keys(&split, &mut multi, names, &mut self.clients);

@@ -385,7 +385,9 @@ impl Sim {
         let late = since + portions * (self.plan.deadline() + 230 * MS) + 20 * MS;
         if self.world.now > late && !quiet {
             let after = (self.world.now - since) / MS;
-            if let Some(p) = self.world.nodes[0].proxy.as_ref() { eprintln!("DUMP {}", p.dump().chars().take(6000).collect::<String>()); }
+            if let Some(p) = self.world.nodes[0].proxy.as_ref() {
+                eprintln!("DUMP {}", p.dump().chars().take(6000).collect::<String>());
+            }
             return Err(format!(
                 "client {i} c{} has no answer after {after} ms: {}",
                 client.conn,

@@ -115,7 +115,9 @@ impl Sim {
         if memory || (expected && self.plan.mode != Mode::Calm) {
             return Ok(());
         }
-        if let Some(p) = self.world.nodes[0].proxy.as_ref() { eprintln!("DUMP {}", p.dump().chars().take(6000).collect::<String>()); }
+        if let Some(p) = self.world.nodes[0].proxy.as_ref() {
+            eprintln!("DUMP {}", p.dump().chars().take(6000).collect::<String>());
+        }
         Err(format!("client {i} is told {line:?} though only one fails"))
     }
 
@@ -154,7 +156,10 @@ impl Sim {
             }
         }
         let next = self.clients[i].expects.front().map(|e| &e.op);
-        let waits = matches!((&expect.op, next), (Op::Flush { .. }, _) | (_, Some(Op::Flush { .. })));
+        let waits = matches!(
+            (&expect.op, next),
+            (Op::Flush { .. }, _) | (_, Some(Op::Flush { .. }))
+        );
         // Where memory is short requests are asked one by one.
         if waits || self.plan.memory < 16 << 20 {
             self.clients[i].not_before = self.world.now;

@@ -212,7 +212,8 @@ impl Sim {
         let spins = next <= self.world.now && event.is_none_or(|at| at > self.world.now);
         self.idle_turns = if spins { self.idle_turns + 1 } else { 0 };
         if self.idle_turns > 5000 {
-            eprintln!("DUMP {}", self.world.proxy().dump()); return Err("it spins: there is nothing to do and it will not wait".into());
+            eprintln!("DUMP {}", self.world.proxy().dump());
+            return Err("it spins: there is nothing to do and it will not wait".into());
         }
         self.world.now = self.world.now.max(next);
         self.turn_now()?;

@@ -76,7 +76,12 @@ fn lines_of_raw_keys() {
     let long_tab = format!("\t{}", "x".repeat(MAX_BINARY_KEY));
     for (key, delete, fetch, look) in [
         ("foo", "delete foo|", "mg foo u f t v c|", "me foo|"),
-        ("\u{fc}", "delete \u{fc}|", "mg \u{fc} u f t v c|", "me \u{fc}|"),
+        (
+            "\u{fc}",
+            "delete \u{fc}|",
+            "mg \u{fc} u f t v c|",
+            "me \u{fc}|",
+        ),
         ("a b", "md YSBi b|", "mg YSBi b u f t v c|", "me YSBi b b|"),
         ("a|", "md YQ0K b|", "mg YQ0K b u f t v c|", "me YQ0K b b|"),
         ("\0", "md AA== b|", "mg AA== b u f t v c|", "me AA== b b|"),

@@ -338,10 +338,7 @@ fn local_commands() {
         ("flush_all 0\r\n", flush(None)),
         ("flush_all -5 x\r\n", flush(None)),
         ("flush_all 5\r\n", flush(Some(5))),
-        (
-            "flush_all 2592000\r\n",
-            flush(Some(30 * day)),
-        ),
+        ("flush_all 2592000\r\n", flush(Some(30 * day))),
         ("flush_all 2592001\r\n", flush(Some(30 * day + 1))),
     ] {
         assert_eq!(local(line), (what, Dress::Text), "{line:?}");

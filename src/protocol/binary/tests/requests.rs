@@ -212,12 +212,7 @@ fn requests_for_magent_itself() {
         (0x1b, &[0, 0, 0, 2], b"", Local::Verbosity),
         (0x08, b"", b"", Local::FlushAll(None)),
         (0x18, &[0; 4], b"", Local::FlushAll(None)),
-        (
-            0x08,
-            &[0, 0, 0, 9],
-            b"",
-            Local::FlushAll(Some(9)),
-        ),
+        (0x08, &[0, 0, 0, 9], b"", Local::FlushAll(Some(9))),
         (
             0x08,
             &2_592_000u32.to_be_bytes(),
