@@ -3,7 +3,7 @@
 //! answered.
 //!
 //! ```text
-//!  add ──▶ due ──next──▶ told to the server ──answered──▶ forgotten
+//!  add ──▶ due ──take_due──▶ told to the server ──answered──▶ forgotten
 //!           ▲                   │
 //!           └───────again───────┘ the link was lost
 //!  add_stray ──▶ strays ──ring_changed──▶ due
@@ -180,7 +180,7 @@ impl Journal {
 
     /// The next key to tell, oldest first, with its stamp. It stays noted until it is told, or due
     /// [`Journal::again`].
-    pub fn next(&mut self) -> Option<(Rc<[u8]>, u64)> {
+    pub fn take_due(&mut self) -> Option<(Rc<[u8]>, u64)> {
         loop {
             let (stamp, key) = match self.due.pop_front() {
                 Some(first) => first,
@@ -351,7 +351,7 @@ mod tests {
 
     fn told(j: &mut Journal) -> Vec<String> {
         let mut all = Vec::new();
-        while let Some((key, stamp)) = j.next() {
+        while let Some((key, stamp)) = j.take_due() {
             all.push(String::from_utf8_lossy(&key).into_owned());
             j.told(&key, stamp);
         }
@@ -373,7 +373,7 @@ mod tests {
     fn a_key_journaled_again_outlives_the_older_delete() {
         let mut j = Journal::new(10_000);
         j.add(b"k");
-        let (key, first) = j.next().expect("due");
+        let (key, first) = j.take_due().expect("due");
         assert!(!j.is_due(b"k"), "a delete is on its way");
         j.add(b"k");
         assert!(j.is_due(b"k"));
@@ -387,8 +387,8 @@ mod tests {
     fn a_delete_that_was_lost_is_told_again() {
         let mut j = Journal::new(10_000);
         j.add(b"k");
-        let (key, stamp) = j.next().expect("due");
-        assert!(j.next().is_none());
+        let (key, stamp) = j.take_due().expect("due");
+        assert!(j.take_due().is_none());
         j.again(&key, stamp);
         assert_eq!(told(&mut j), ["k"]);
     }
@@ -402,7 +402,7 @@ mod tests {
         j.add(b"c");
         j.add(b"b");
         assert!(!j.is_told_to_mark());
-        let (key, stamp) = j.next().expect("due");
+        let (key, stamp) = j.take_due().expect("due");
         assert!(!j.is_told_to_mark(), "on its way");
         j.told(&key, stamp);
         assert_eq!(

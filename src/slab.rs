@@ -34,6 +34,11 @@ impl<T> Slab<T> {
         self.len
     }
 
+    /// True if there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// The key that the next [`Slab::insert`] will use.
     pub fn next_key(&self) -> usize {
         match self.free.last() {

@@ -523,7 +523,8 @@ impl<S: Socket> Client<S> {
             let front = a.slots.front().and_then(|slot| slot.multi.as_ref());
             // All that is there is of an answer of which servers owe more.
             let is_part = front.is_some_and(|m| m.open() > 0 && a.out.len() <= m.emitted());
-            !a.out.is_empty() && !(is_part && a.out.len() < WORTH_SENDING)
+            let waits = is_part && a.out.len() < WORTH_SENDING;
+            !a.out.is_empty() && !waits
         })
     }
 

@@ -148,82 +148,8 @@ impl<S: Socket> Clients<S> {
         self.now = now;
     }
 
-    /// DEBUG
-    pub fn dump(&self) -> String
-    where
-        S: std::fmt::Debug,
-    {
-        let mut t = String::new();
-        for k in self.table.keys() {
-            let c = self.table.get(k).unwrap();
-            if c.active.as_ref().is_some_and(|a| !a.slots.is_empty()) {
-                let a = c.active.as_ref().unwrap();
-                t += &format!(
-                    "key {k:x} pause {:?} listed {} dirty {} ending {:?} readable {} unparsed {} partial {} intake {} again {:?} owed {} asked {} out {} slots {}\n",
-                    c.pause,
-                    c.listed,
-                    c.dirty,
-                    c.ending,
-                    c.conn.is_readable(),
-                    a.unparsed,
-                    a.partial.len(),
-                    match &a.intake {
-                        Intake::Head => "head".into(),
-                        Intake::Keys(k) => format!("keys {} of {}", k.at, k.keys.len()),
-                        Intake::Value(v) => format!("value {}", v.missing),
-                        Intake::Swallow(_) => "swallow".into(),
-                    },
-                    a.again,
-                    a.owed(),
-                    a.asked,
-                    a.out.len(),
-                    a.slots
-                        .iter()
-                        .map(|s| format!(
-                            "[{:?} done {} asked {} {}]",
-                            s.verb,
-                            s.done,
-                            s.asked,
-                            s.multi.as_ref().map_or(String::new(), |m| m.dump())
-                        ))
-                        .collect::<String>()
-                );
-            }
-        }
-        t += &format!(
-            "ready {:?} dirty {:?} dead {} sweep {:?} leaving {:?} now {}\n",
-            self.ready,
-            self.dirty,
-            self.dead.len(),
-            self.sweep,
-            self.leaving,
-            self.now.0
-        );
-        for k in self.table.keys() {
-            let c = self.table.get(k).unwrap();
-            t += &format!(
-                "C {k:x} pause {:?} ending {:?} readable {} holds {} writable {} worth {} served {}\n",
-                c.pause,
-                c.ending,
-                c.conn.is_readable(),
-                c.holds(),
-                c.conn.is_writable(),
-                c.is_worth_writing(),
-                c.may_be_served()
-            );
-        }
-        t += &format!(
-            "share {} total {} hungry {:?} large {:?} pools {:?}",
-            self.budget.share(),
-            self.budget.total(),
-            self.hungry,
-            self.large,
-            self.pools
-        );
-        t
-    }
     /// How many there are.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.table.len()
     }
 
@@ -522,11 +448,9 @@ impl<S: Socket> Clients<S> {
         if active.slots.is_empty() {
             client.pause.remove(Pause::ORDER);
         }
-        if client.pause.has(Pause::PORTION) {
-            if active.next_portion_is_due() {
-                client.pause.remove(Pause::PORTION);
-                self.list(key);
-            }
+        if client.pause.has(Pause::PORTION) && active.next_portion_is_due() {
+            client.pause.remove(Pause::PORTION);
+            self.list(key);
         }
     }
 

@@ -78,18 +78,6 @@ pub struct Multi {
 }
 
 impl Multi {
-    /// DEBUG
-    pub fn dump(&self) -> String {
-        format!(
-            "keys {:?} parts {} open {} next {} more {} again {}",
-            self.keys,
-            self.parts.len(),
-            self.open,
-            self.next,
-            self.more,
-            self.again.len()
-        )
-    }
     /// Forgets everything but its memory.
     pub fn clear(&mut self) {
         self.keys.clear();
@@ -270,13 +258,13 @@ impl Multi {
             match item {
                 Some(item) if is_small => {
                     let at = base + (reply.at + item.at - values.start) as u64;
-                    known.value = Value::At(at, item.len());
+                    known.value = Value::At(at, item.bytes());
                 }
                 Some(item) => {
                     let from = reply.at + item.at;
-                    let range = from..from + item.len();
-                    if item.len() < SHARE {
-                        known.value = Value::At(self.store.end(), item.len());
+                    let range = from..from + item.bytes();
+                    if item.bytes() < SHARE {
+                        known.value = Value::At(self.store.end(), item.bytes());
                         self.store.push(reply.source, range);
                     } else {
                         let mut large = Box::new(Queue::new());

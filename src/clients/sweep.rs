@@ -44,7 +44,7 @@ impl<S: Socket> Clients<S> {
     /// When clients are to be looked over or made to leave.
     pub fn next_alarm(&self) -> Option<Time> {
         let sweep = match self.sweep.next {
-            0 if self.table.len() == 0 && !self.budget.was_high() => None,
+            0 if self.table.is_empty() && !self.budget.was_high() => None,
             0 => Some(self.sweep.since.plus(INTERVAL)),
             _ => Some(self.now),
         };

@@ -66,7 +66,8 @@ impl<S: Socket> Pools<S> {
         // Who waits for nothing yet is admitted though others have asked more than the server answers
         // at once: it waits behind a request of each of them, and not behind thousands.
         let is_full = link.is_full() || link.pending.len() + coming >= MAX_IN_FLIGHT;
-        if !is_full && !(link.is_behind(self.now) && clients.waits_for_answers(client)) {
+        let waits = is_full || (link.is_behind(self.now) && clients.waits_for_answers(client));
+        if !waits {
             return true;
         }
         link.waiting.push_back(client);

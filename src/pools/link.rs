@@ -170,7 +170,7 @@ impl<'a> Ask<'a> {
     }
 
     /// How many bytes it has.
-    pub fn len(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         let end = if self.end_line { b"\r\n".len() } else { 0 };
         self.line.1.len() + self.data.1.len() + end
     }

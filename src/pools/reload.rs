@@ -19,6 +19,7 @@ use crate::slab::Slab;
 use crate::stats::{PoolCounters, ServerStats};
 use crate::time::{SECOND, Time, nanos};
 use crate::work::WorkList;
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
@@ -146,8 +147,8 @@ impl<S: Socket> Pools<S> {
         for spec in specs {
             let known = self.by_address.get(&spec.address).copied();
             let id = known.unwrap_or_else(|| self.add_server(config, spec));
-            if !named.contains_key(&id) {
-                named.insert(id, Default::default());
+            if let Entry::Vacant(place) = named.entry(id) {
+                place.insert(Default::default());
                 if let Some(server) = self.servers.get_mut(id) {
                     server.spec = spec.clone();
                 }

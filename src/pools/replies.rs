@@ -287,7 +287,7 @@ impl<S: Socket> Pools<S> {
         } else {
             if let (Some(last), true) = (scan.items.last(), is_error(whole.status)) {
                 // A server that fails behind a value has failed: an answer is one or the other.
-                let values = last.at + last.len();
+                let values = last.at + last.bytes();
                 reply.at += values;
                 reply.len -= values;
                 reply.line = reply.len;

@@ -50,7 +50,8 @@ impl<S: Socket> Pools<S> {
             return self.lose(server, pending, ask, Cause::Down);
         };
         let only_told = matches!(pending.to, To::Mirror(_) | To::Delete(_) | To::Flush(_));
-        if !s.health.is_up() && !(only_told && s.health.takes_writes()) {
+        let may_be_asked = s.health.is_up() || (only_told && s.health.takes_writes());
+        if !may_be_asked {
             return self.lose(server, pending, ask, Cause::Down);
         }
         let link = s.link_for(pending.hash);

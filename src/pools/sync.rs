@@ -186,7 +186,7 @@ impl<S: Socket> Pools<S> {
             if work.is_done() {
                 return self.list_server(id);
             }
-            let Some((key, stamp)) = server.journal.next() else {
+            let Some((key, stamp)) = server.journal.take_due() else {
                 return;
             };
             let mut line = std::mem::take(&mut self.line);

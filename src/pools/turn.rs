@@ -33,62 +33,6 @@ const SOCKETS: u32 = (1 << 28) - 1;
 const LOOK_FOR_ABANDONED: u64 = 5 * MILLISECOND;
 
 impl<S: Socket> Pools<S> {
-    /// DEBUG
-    pub fn dump(&self) -> String {
-        let mut t = String::new();
-        for l in self.links.values() {
-            let st = match &l.state {
-                LinkState::Idle => "idle",
-                LinkState::Wanted => "wanted",
-                LinkState::Connecting(_) => "connecting",
-                LinkState::Greeting(..) => "greeting",
-                LinkState::Up(_) => "up",
-            };
-            t += &format!(
-                "\nlink {} {} q {}..{} written {} settled {} pending {} sent {} dirty {} mirrored {} listed {} alarm {} partial {} arriving {:?} waiting {:?} may_write {} readable {} vain {}",
-                self.servers.get(l.server).map_or("gone", |s| &s.spec.name),
-                st,
-                l.queue.start(),
-                l.queue.end(),
-                l.written,
-                l.settled,
-                l.pending.len(),
-                l.sent_count,
-                l.dirty,
-                l.mirrored,
-                l.listed,
-                l.alarm.0,
-                l.partial.len(),
-                l.arriving.as_ref().map(|a| (a.message.len(), a.discarding)),
-                l.waiting,
-                l.may_write(),
-                l.is_readable(),
-                l.read_in_vain
-            );
-        }
-        for s in self.servers.values() {
-            t += &format!(
-                "\nserver {} {:?} given_up {} losing {} listed {} jlen {} due {} told {} flush {:?}",
-                s.spec.name,
-                s.health.state(),
-                s.given_up,
-                s.losing,
-                s.listed,
-                s.journal.len(),
-                s.journal.has_due(),
-                s.journal.is_told_to_mark(),
-                s.journal.flush_due()
-            );
-        }
-        t += &format!(
-            "\nnow {} lists {} {} {}",
-            self.now.0,
-            self.readable.len(),
-            self.dirty.len(),
-            self.telling.len()
-        );
-        t
-    }
     /// A turn begins.
     pub fn begin_turn(&mut self, now: Time, unix: u64) {
         self.now = now;

@@ -305,7 +305,7 @@ pub struct Reply<'a> {
 
 impl Item {
     /// Length of line, value and line end.
-    pub fn len(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.line + self.value + b"\r\n".len()
     }
 }

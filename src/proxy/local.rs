@@ -132,7 +132,7 @@ impl<S: Socket> Proxy<S> {
             line("rusage_user", format!("{:.6}", user.as_secs_f64())),
             line("rusage_system", format!("{:.6}", system.as_secs_f64())),
             line("max_connections", self.config.clients),
-            line("curr_connections", self.clients.len()),
+            line("curr_connections", self.clients.count()),
             line("threads", 1),
             line("bytes_in_flight", self.budget.total()),
             line("limit_maxbytes", self.budget.limit()),

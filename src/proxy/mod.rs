@@ -229,7 +229,7 @@ impl<S: Socket> Proxy<S> {
     /// The counter of bytes in flight equals what their owners hold.
     #[cfg(debug_assertions)]
     fn check_budget(&mut self) {
-        if self.clients.len() < 200 {
+        if self.clients.count() < 200 {
             let held = self.clients.copied() + self.pools.copied();
             assert_eq!(held, self.budget.copied(), "bytes in flight");
         }
@@ -258,7 +258,7 @@ impl<S: Socket> Proxy<S> {
 
     /// True when every client got what it was owed, and the backups too.
     pub fn drained(&self) -> bool {
-        self.clients.len() == 0 && self.pools.is_drained()
+        self.clients.count() == 0 && self.pools.is_drained()
     }
 
     /// The turn is over, and with it what the loop did besides; it began at the time of
@@ -279,17 +279,10 @@ impl<S: Socket> Proxy<S> {
         self.counters.limit_accept_paused += 1;
     }
 
-    /// DEBUG
-    pub fn dump(&self) -> String
-    where
-        S: std::fmt::Debug,
-    {
-        self.clients.dump() + &self.pools.dump()
-    }
     /// What it holds now; for tests that look for leaks.
     pub fn holdings(&mut self) -> Holdings {
         let mut holdings = Holdings {
-            clients: self.clients.len(),
+            clients: self.clients.count(),
             slots: self.clients.slots(),
             bytes: self.budget.total(),
             ..Holdings::default()

@@ -128,7 +128,7 @@ impl<S: Socket> Proxy<S> {
         let (verb, traits) = (request.verb, request.traits);
         let ticket = self
             .clients
-            .owe(key, request.dress, verb, traits, ask.len());
+            .owe(key, request.dress, verb, traits, ask.bytes());
         if let Some(ticket) = ticket {
             self.pools.ask(ticket, pool, &place, name, &ask);
         }
@@ -144,7 +144,7 @@ impl<S: Socket> Proxy<S> {
         let (verb, traits) = (request.verb, request.traits);
         let ticket = self
             .clients
-            .owe(key, request.dress, verb, traits, ask.len());
+            .owe(key, request.dress, verb, traits, ask.bytes());
         if let Some(ticket) = ticket {
             self.pools.ask(ticket, pool, &place, name, ask);
         }

@@ -27,7 +27,7 @@ pub struct Client {
     nature: Nature,
     stage: Stage,
     /// It takes its answers as fast as they come.
-    eager: bool,
+    pub eager: bool,
     /// It takes nothing until then.
     stalled: u64,
     depth: usize,
@@ -385,9 +385,6 @@ impl Sim {
         let late = since + portions * (self.plan.deadline() + 230 * MS) + 20 * MS;
         if self.world.now > late && !quiet {
             let after = (self.world.now - since) / MS;
-            if let Some(p) = self.world.nodes[0].proxy.as_ref() {
-                eprintln!("DUMP {}", p.dump().chars().take(6000).collect::<String>());
-            }
             return Err(format!(
                 "client {i} c{} has no answer after {after} ms: {}",
                 client.conn,

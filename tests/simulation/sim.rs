@@ -212,7 +212,6 @@ impl Sim {
         let spins = next <= self.world.now && event.is_none_or(|at| at > self.world.now);
         self.idle_turns = if spins { self.idle_turns + 1 } else { 0 };
         if self.idle_turns > 5000 {
-            eprintln!("DUMP {}", self.world.proxy().dump());
             return Err("it spins: there is nothing to do and it will not wait".into());
         }
         self.world.now = self.world.now.max(next);
@@ -343,7 +342,6 @@ impl Sim {
         self.run(self.world.now + 90 * SECOND)?;
         let held = self.world.proxy().holdings();
         if held != Default::default() {
-            eprintln!("DUMP {}", self.world.proxy().dump());
             return Err(format!("all have left, and it still holds {held:?}"));
         }
         if self.plan.mode != Mode::Many {
