@@ -250,19 +250,11 @@ fn date(days: u64) -> (u64, u64, u64) {
     (year, month, day)
 }
 
-/// A client's or server's line for a log line: at most [`SHOWN`] bytes, without its end, control
+/// A client's or server's line for a log line: without its end, control
 /// characters escaped.
 pub fn shown(line: &[u8]) -> String {
-    let line = line.trim_ascii_end();
-    let text = line[..line.len().min(SHOWN)].escape_ascii().to_string();
-    match line.len() {
-        0..=SHOWN => text,
-        len => format!("{text}… ({len} bytes)"),
-    }
+    line.trim_ascii_end().escape_ascii().to_string()
 }
-
-/// Bytes of a line that are shown.
-const SHOWN: usize = 200;
 
 #[cfg(test)]
 mod tests {

@@ -68,7 +68,7 @@ struct Pool {
 const HUNGRY: usize = 64;
 
 /// How large the value of a key is taken to be before any has come, in bytes.
-const FIRST_GUESS: usize = MAX_EXPECTED / 8;
+const FIRST_GUESS: usize = MAX_EXPECTED / PORTION;
 
 /// Values of so many bytes may be asked for at once by one client: whoever asks the same servers waits
 /// behind them.

@@ -280,6 +280,8 @@ pub struct Link<S> {
     pub alarm: Time,
     /// Since when something on it is due.
     pub due_since: Time,
+    /// When it last answered something old.
+    pub lagged: Option<Time>,
     /// It was read because something on it is due, and nothing has come since.
     pub read_in_vain: bool,
     /// On the list of links to write.
@@ -307,9 +309,12 @@ pub const MAX_IN_FLIGHT: usize = 64 * 1024;
 /// Bytes in flight to one server at which its clients are not read any more. Its links share them.
 pub const MAX_BYTES_IN_FLIGHT: usize = 64 * 1024 * 1024;
 
-/// A server that owes so many answers, the first for so many nanoseconds, is behind.
+/// A server that owes so many answers, and answers what was asked so many nanoseconds ago, is behind.
 const BEHIND: usize = 2048;
 const BEHIND_FOR: u64 = 20 * MILLISECOND;
+
+/// A server that has not answered for so many nanoseconds is not behind: it hangs.
+const ANSWERS: u64 = 100 * MILLISECOND;
 
 /// An empty list of what is owed keeps room for so many.
 const KEEP_PENDING: usize = 16 * 1024;
@@ -338,6 +343,7 @@ impl<S: Socket> Link<S> {
             uptime: None,
             alarm: Time::NEVER,
             due_since: Time::NEVER,
+            lagged: None,
             read_in_vain: false,
             dirty: false,
             mirrored: false,
@@ -419,9 +425,18 @@ impl<S: Socket> Link<S> {
             || self.abandoned >= MAX_ABANDONED
     }
 
-    /// True if the server owes much, and has for a while.
+    /// Answers were taken up to this time: notes whether the next one is old.
+    pub fn note_lag(&mut self, now: Time) {
+        let first = self.pending.front();
+        if first.is_some_and(|p| now.since(p.sent) >= BEHIND_FOR) {
+            self.lagged = Some(now);
+        }
+    }
+
+    /// True if the server owes much and answers late. One that hangs is not behind: who asks it waits
+    /// for one timeout, and not for one after another.
     pub fn is_behind(&self, now: Time) -> bool {
-        self.pending.len() >= BEHIND && now.since(self.pending[0].sent) >= BEHIND_FOR
+        self.pending.len() >= BEHIND && self.lagged.is_some_and(|at| now.since(at) < ANSWERS)
     }
 
     /// True if clients that waited for it may go on.

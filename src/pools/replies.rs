@@ -132,10 +132,14 @@ impl<S: Socket> Pools<S> {
             server.stats.bytes_read += n as u64;
             server.health.on_bytes(n);
         }
+        let answered = link.first_seq;
         let used = self.take_replies(id, chunk, left + n, work, clients);
         let Some(link) = self.links.get_mut(id).filter(|l| l.token == token) else {
             return false;
         };
+        if link.first_seq != answered {
+            link.note_lag(self.now);
+        }
         match used {
             Ok(used) => {
                 link.partial

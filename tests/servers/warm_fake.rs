@@ -20,7 +20,7 @@ fn slow(fetched: &'static str) -> Slow {
     let theirs = open.clone();
     let backup = Fake::start(move |link| {
         while let Some(request) = link.request() {
-            if request.starts_with(b"mg k f t v") {
+            if request.starts_with(b"mg k u f t v c") {
                 link.wait(|| theirs.load(Ordering::Relaxed));
                 link.send(fetched);
                 continue;
