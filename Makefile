@@ -12,7 +12,7 @@ MAN    := $(PREFIX)/share/man/man1
 # Debian keeps nutcracker where users do not look.
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: all demo test soak check man-page unit install uninstall clean bench interop clients fuzz
+.PHONY: all demo test soak check man-page unit layers install uninstall clean bench interop clients fuzz
 
 all:
 	$(CARGO) build --release --locked
@@ -36,10 +36,10 @@ soak:
 	MAGENT_SIM_SECONDS=$$(($(SECONDS) / 2)) $(CARGO) test --locked --test simulation promises -- --nocapture
 	MAGENT_CHAOS_SECONDS=$$(($(SECONDS) / 2)) $(CARGO) test --locked --test chaos -- --nocapture
 
-check: man-page unit
+check: man-page unit layers
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
-	bash -n .ci/need .ci/run tests/demo.sh tests/clients/run
+	bash -n .ci/need .ci/run .ci/layers tests/demo.sh tests/clients/run
 
 man-page:
 	@if command -v mandoc >/dev/null; then \
@@ -54,6 +54,10 @@ man-page:
 unit:
 	@if command -v systemd-analyze >/dev/null; then dist/check-unit; else \
 		echo "systemd-analyze is not here: dist/magent.service was not checked"; fi
+
+# No module uses one above it; .ci/layers --print draws them.
+layers:
+	@.ci/layers
 
 # Root may have no cargo: `make && sudo make install` builds nothing twice.
 $(BIN):
