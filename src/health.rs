@@ -115,7 +115,8 @@ pub struct Health {
     warming_until: Time,
     failures: u32,
     counted_at: Option<Time>,
-    /// Bytes that came from it, and how many there were when a timeout was last looked at.
+    /// Bytes that came since its last whole answer, and how many of them there were when a timeout
+    /// was last looked at.
     bytes: u64,
     bytes_then: u64,
     last_answer: Option<Time>,
@@ -214,6 +215,11 @@ impl Health {
     #[inline]
     pub fn on_bytes(&mut self, bytes: usize) {
         self.bytes += bytes as u64;
+    }
+
+    /// An answer came whole, be it in time or not: only what comes behind it counts as bytes.
+    pub fn on_whole_answer(&mut self) {
+        (self.bytes, self.bytes_then) = (0, 0);
     }
 
     /// It answered something that does not show that it serves clients.
@@ -450,6 +456,16 @@ mod tests {
             }
             assert_eq!(went_down, down, "{bytes} bytes a second");
         }
+    }
+
+    #[test]
+    fn bytes_of_an_earlier_answer_are_no_sign_of_life() {
+        let mut h = Health::new(POLICY, at(0.0), 1);
+        h.on_bytes(2000);
+        h.on_whole_answer();
+        let limit = POLICY.failure_limit;
+        let downs = (0..limit).map(|i| h.on_timeout(at(1.0), at(2.0 + f64::from(i))));
+        assert_eq!(downs.filter(|d| *d).count(), 1);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::config::LogTarget;
 use crate::files::{self, Owner};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use sink::{Stream, Syslog, WRITE_MAX};
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -250,10 +251,9 @@ fn date(days: u64) -> (u64, u64, u64) {
     (year, month, day)
 }
 
-/// A client's or server's line for a log line: without its end, control
-/// characters escaped.
-pub fn shown(line: &[u8]) -> String {
-    line.trim_ascii_end().escape_ascii().to_string()
+/// A client's or server's line for a text, without its end.
+pub fn shown(line: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(line.trim_ascii_end())
 }
 
 #[cfg(test)]

@@ -234,7 +234,7 @@ pub struct Spares {
 
 /// A spare keeps this much memory, in bytes, for unfinished requests: what is left of a read that
 /// held many.
-const KEEP_PARTIAL: usize = 32 * 1024;
+pub const KEEP_PARTIAL: usize = 32 * 1024;
 
 /// Memory that spares may hold, in bytes: enough for thousands of clients that are busy at once
 /// with little.

@@ -5,7 +5,7 @@
 //!                     └──keep_rest──▶ what is not understood yet stays with the client
 //! ```
 
-use super::client::{Active, Arriving, Ending, Intake, Pause, Portions, Slot};
+use super::client::{Active, Arriving, Ending, Intake, KEEP_PARTIAL, Pause, Portions, Slot};
 use super::{Clients, answer};
 use crate::buffer::{CHUNK, Chunk, Queue, Source};
 use crate::net::Socket;
@@ -302,7 +302,7 @@ impl<S: Socket> Clients<S> {
             }
         }
         (input.at, input.len) = (0, 0);
-        if input.own.capacity() > SMALL_PARTIAL {
+        if input.own.capacity() > KEEP_PARTIAL {
             input.own = Vec::new();
         }
         self.account(key);

@@ -9,6 +9,9 @@ use crate::work::{REQUEST, Work};
 /// All clients are looked over this often, in nanoseconds.
 const INTERVAL: u64 = SECOND;
 
+/// With clients there, two turns are not so far apart unless magent stood still, in nanoseconds.
+const STANDSTILL: u64 = 2 * INTERVAL;
+
 /// Clients looked at in one turn.
 const PIECE: usize = 1024;
 
@@ -30,6 +33,8 @@ pub struct Sweep {
     next: usize,
     /// When the last look began.
     since: Time,
+    /// The last turn.
+    last: Time,
 }
 
 /// Clients that finish what they are owed and are closed.
@@ -58,6 +63,11 @@ impl<S: Socket> Clients<S> {
     /// Does what is due. True if a look over all clients came to its end.
     pub fn expire(&mut self, work: &mut Work) -> bool {
         self.end_leaving();
+        let last = std::mem::replace(&mut self.sweep.last, self.now);
+        if self.now.since(last) > STANDSTILL {
+            // What clients did meanwhile has not been read.
+            (self.sweep.next, self.sweep.since) = (0, self.now);
+        }
         if self.sweep.next == 0 {
             if self.now < self.sweep.since.plus(INTERVAL) {
                 return false;

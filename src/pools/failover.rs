@@ -137,7 +137,8 @@ impl<S: Socket> Pools<S> {
         let line = self.failure(server, cause);
         if log::log_enabled!(log::Level::Debug) {
             let asked = crate::logger::shown(ask.line_bytes());
-            log::debug!("nobody <- {asked} ({})", crate::logger::shown(&line));
+            let why = line.strip_prefix(b"SERVER_ERROR ").unwrap_or(&line);
+            log::debug!("nobody <- {asked} ({})", crate::logger::shown(why));
         }
         clients.fail(ticket, &line);
     }

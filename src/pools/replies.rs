@@ -139,6 +139,9 @@ impl<S: Socket> Pools<S> {
         };
         if link.first_seq != answered {
             link.note_lag(self.now);
+            if let Some(server) = self.servers.get_mut(link.server) {
+                server.health.on_whole_answer();
+            }
         }
         match used {
             Ok(used) => {

@@ -55,7 +55,7 @@ fn a_server_that_refuses_the_flush_stays_down() {
     }
     primary.cont();
     let why = format!(
-        "{}: missed more than the journal holds and refuses flush_all: it stays down",
+        "{}: refuses flush_all, which it must be told: it stays down",
         primary.name
     );
     // It is tried again, and refuses again.

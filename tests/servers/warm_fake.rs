@@ -162,7 +162,8 @@ fn stale_won_and_dying_values_are_served_and_not_copied() {
         }
         assert_eq!(s.primary.value("k"), None, "{fetched:?}");
         client.ask("incr k 1\r\n", "NOT_FOUND\r\n");
-        client.ask("add k 0 0 1\r\nx\r\n", "STORED\r\n");
+        client.ask("add k 0 0 1\r\nx\r\n", "NOT_STORED\r\n");
+        client.ask("set k 0 0 1\r\nx\r\n", "STORED\r\n");
     }
 }
 
