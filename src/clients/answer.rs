@@ -1,6 +1,5 @@
 //! What servers say, and what magent says itself, as each client expects it.
 
-use super::client::Slot;
 use crate::buffer::{Queue, Source};
 use crate::protocol::{Dress, Reply, Status, Verb, binary, meta};
 
@@ -14,8 +13,8 @@ pub fn is_error(status: Status) -> bool {
 
 /// The reply of a server to `line`, in the client's format.
 #[inline]
-pub fn write_reply(slot: &Slot, verb: Verb, line: &[u8], reply: &Reply<'_>, out: &mut Queue) {
-    match slot.format {
+pub fn write_reply(format: Dress, verb: Verb, line: &[u8], reply: &Reply<'_>, out: &mut Queue) {
+    match format {
         Dress::Text => out.push(reply.source, reply.at..reply.at + reply.len),
         Dress::Silent => {}
         Dress::Meta(d) => meta::dress(&d, verb, line, reply, out),

@@ -73,7 +73,7 @@ impl<S: Socket> Clients<S> {
             self.counters.multi_get_keys_lost += lost.unwrap_or(0);
         } else {
             client.deliver(&mut self.spares, ticket.slot, |out, slot| {
-                answer::write_reply(slot, verb, line, reply, out);
+                answer::write_reply(slot.format, verb, line, reply, out);
             });
             self.changed(ticket.client);
         }

@@ -8,6 +8,7 @@
 mod answer;
 mod client;
 mod deliver;
+mod hungry;
 mod intake;
 mod multi;
 mod sweep;
@@ -63,9 +64,6 @@ struct Pool {
     /// About how many bytes the answer for a key has; falls slowly. 0 before any has come.
     typical: usize,
 }
-
-/// Clients that wait for memory are looked through, so many in a turn.
-const HUNGRY: usize = 64;
 
 /// How large the value of a key is taken to be before any has come, in bytes.
 const FIRST_GUESS: usize = MAX_EXPECTED / PORTION;
@@ -326,70 +324,6 @@ impl<S: Socket> Clients<S> {
             self.hungry.push_back(key);
             self.counters.limit_memory_paused += 1;
         }
-    }
-
-    /// Lets clients go on that waited for memory and have a share again. Of the others the first may
-    /// be read all the same, so that half-sent requests that wait for each other come to an end:
-    /// returned is that client, and how many bytes of it.
-    pub fn next_hungry(&mut self) -> Option<(usize, usize)> {
-        for _ in 0..HUNGRY.min(self.hungry.len()) {
-            let key = self.hungry.pop_front()?;
-            let Some(client) = self.table.get_mut(key) else {
-                continue;
-            };
-            client.pause.remove(Pause::MEMORY);
-            if client.ending != Ending::Open {
-                continue;
-            }
-            let most = self.budget.share().max(self.budget.least());
-            if most > client.holds() || !client.conn.is_readable() {
-                self.list(key);
-                continue;
-            }
-            match self.budget.common().min(CHUNK) {
-                0 => self.refuse(key),
-                common => return Some((key, common)),
-            }
-        }
-        None
-    }
-
-    /// [`Clients::fill`] for a client that may be read whatever it holds.
-    pub fn fill_hungry(
-        &mut self,
-        key: usize,
-        most: usize,
-        input: &mut Input,
-        work: &mut Work,
-    ) -> bool {
-        self.read(key, input, most, work)
-    }
-
-    /// There is no memory at all for what a client is sending.
-    fn refuse(&mut self, key: usize) {
-        let Some(client) = self.table.get_mut(key) else {
-            return;
-        };
-        let Some(active) = client.active.as_mut() else {
-            client.pause.add(Pause::MEMORY);
-            return self.hungry.push_back(key);
-        };
-        match std::mem::take(&mut active.intake) {
-            Intake::Value(value) => {
-                self.no_memory_to_store(key, &value.request, value.missing);
-                self.spares.give_arriving(value);
-            }
-            intake if active.partial.len() > intake::LINE => {
-                active.intake = intake;
-                self.no_memory_for_partial(key);
-            }
-            intake => {
-                active.intake = intake;
-                client.pause.add(Pause::MEMORY);
-                self.hungry.push_back(key);
-            }
-        }
-        self.account(key);
     }
 
     /// True if clients wait for memory.

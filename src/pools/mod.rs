@@ -24,7 +24,7 @@
 //!  sync                 journals: what servers missed
 //!  down                 links and servers that go
 //!  send                 requests onto links
-//!  link server recent   data
+//!  flows link server recent   data
 //! ```
 //!
 //! A request that cannot be asked where it should be, or whose link goes, becomes a *loss*: it is put
@@ -36,6 +36,7 @@ mod down;
 mod eject;
 mod expire;
 mod failover;
+mod flows;
 mod flush_all;
 mod link;
 mod mirror;
@@ -110,7 +111,7 @@ pub struct Pools<S> {
     links: Slab<Link<S>>,
     given_up: Slab<GivenUp<S>>,
     losses: VecDeque<Losses>,
-    flows: warm::Flows,
+    flows: flows::Flows,
     flushes: Slab<flush_all::FlushAll>,
     recent: RecentWrites,
     readable: WorkList<usize>,

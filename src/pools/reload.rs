@@ -8,7 +8,7 @@
 
 use super::link::{Link, LinkState};
 use super::server::{Pool, Removal, Server, policy};
-use super::{Pools, ServerId, flush_all, recent, warm};
+use super::{Pools, ServerId, flows, flush_all, recent};
 use crate::budget::Budget;
 use crate::clients::Rules;
 use crate::config::{Config, PoolConfig, ServerSpec};
@@ -44,7 +44,7 @@ impl<S: Socket> Pools<S> {
             links: Slab::default(),
             given_up: Slab::default(),
             losses: VecDeque::new(),
-            flows: warm::Flows::default(),
+            flows: flows::Flows::default(),
             flushes: Slab::<flush_all::FlushAll>::default(),
             recent: recent::RecentWrites::default(),
             readable: WorkList::default(),

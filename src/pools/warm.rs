@@ -15,6 +15,7 @@
 //! The copy is dropped when anything newer was sent to the primary after the request that missed. An
 //! answer that did not come says nothing: only `EN` is a miss.
 
+use super::flows::{Flow, Step, Waiting};
 use super::link::{Ask, Attempt, Pending, To};
 use super::{Pools, ServerId};
 use crate::buffer::{Queue, Source};
@@ -23,115 +24,10 @@ use crate::health::Cause;
 use crate::net::Socket;
 use crate::protocol::forms::{self, Fetched, Mirror};
 use crate::protocol::{Item, Reply, Status, Traits, Verb, text};
-use crate::slab::Slab;
-use crate::time::Time;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 /// What a flow and what a request in it take beside their bytes: entries and the allocator's share.
 const ENTRY: usize = 256;
-
-/// Where a flow is.
-#[derive(Clone, Copy, Debug)]
-enum Step {
-    /// The primary is asked whether it has the key.
-    Look,
-    /// The backup is asked for the key.
-    Fetch {
-        /// The primary's link and the number, on it, of the request that missed.
-        link: usize,
-        since: u64,
-        /// What it brings may be older than what is there when it arrives.
-        is_outdated: bool,
-    },
-}
-
-/// A request that waits.
-#[derive(Debug)]
-struct Waiting {
-    pending: Pending,
-    wire: Queue,
-    /// The primary has answered that it lacks the key.
-    missed: bool,
-}
-
-/// A key of a warming primary that is looked for.
-#[derive(Debug)]
-struct Flow {
-    primary: ServerId,
-    backup: ServerId,
-    pool: u32,
-    key: Box<[u8]>,
-    hash: u64,
-    step: Step,
-    /// What is asked of the key meanwhile waits.
-    holds: bool,
-    deadline: Time,
-    waiting: VecDeque<Waiting>,
-    charged: usize,
-}
-
-/// All flows.
-#[derive(Default, Debug)]
-pub struct Flows {
-    table: Slab<Flow>,
-    by_key: HashMap<(ServerId, u64), usize>,
-}
-
-impl Flows {
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.table.len()
-    }
-
-    /// How many requests wait in them.
-    pub fn waiting(&self) -> usize {
-        self.table.values().map(|f| f.waiting.len()).sum()
-    }
-
-    /// Copied bytes charged for them.
-    pub fn charged(&self) -> usize {
-        self.table.values().map(|f| f.charged).sum()
-    }
-
-    /// Links, with the number of the oldest request on them after which writes matter.
-    pub fn asked_about(&self) -> impl Iterator<Item = (usize, u64)> {
-        self.table.values().filter_map(|f| match f.step {
-            Step::Fetch { link, since, .. } => Some((link, since)),
-            Step::Look => None,
-        })
-    }
-
-    /// A primary is flushed, or away, so that its keys are written elsewhere: what is fetched for it
-    /// now is not copied.
-    pub fn outdate(&mut self, server: ServerId) {
-        for flow in self.table.values_mut() {
-            if flow.primary == server {
-                if let Step::Fetch { is_outdated, .. } = &mut flow.step {
-                    *is_outdated = true;
-                }
-            }
-        }
-    }
-
-    fn find(&self, primary: ServerId, hash: u64) -> Option<usize> {
-        if self.by_key.is_empty() {
-            return None;
-        }
-        self.by_key.get(&(primary, hash)).copied()
-    }
-
-    fn take(&mut self, key: usize) -> Option<Flow> {
-        let flow = self.table.remove(key)?;
-        let entry = (flow.primary, flow.hash);
-        if self.by_key.get(&entry) == Some(&key) {
-            self.by_key.remove(&entry);
-        }
-        if self.by_key.is_empty() {
-            self.by_key.shrink_to(64);
-        }
-        Some(flow)
-    }
-}
 
 impl<S: Socket> Pools<S> {
     /// True if what this primary lacks may be had from that backup.
