@@ -7,7 +7,7 @@ use crate::pools::{Lines, line};
 use crate::protocol::{Dress, Local, Traits, Verb, binary};
 use crate::sys;
 use crate::time::SECOND;
-use crate::work::{REPORT, Work};
+use crate::work::{REPORT, REPORT_LINES, Work};
 
 /// The protocol level that magent speaks, for clients that choose features by it.
 const PROTOCOL: &str = "1.6.18";
@@ -23,18 +23,17 @@ impl<S: Socket> Proxy<S> {
             Local::Verbosity => self.say(key, format, b"OK\r\n", b""),
             Local::Stats(arguments) => {
                 work.count(REPORT);
-                self.stats(key, format, &arguments);
+                self.stats(key, format, &arguments, work);
             }
             Local::FlushAll(delay) => {
                 self.clients.counters.cmd_flush += 1;
                 let pool = self.clients.pool_of(key);
-                let ticket =
-                    self.clients
-                        .owe(key, format, Verb::FlushAll, Traits::default(), 0);
+                let ticket = self
+                    .clients
+                    .owe(key, format, Verb::FlushAll, Traits::default(), 0);
                 if let (Some(pool), Some(ticket)) = (pool, ticket) {
                     self.clients.hold_order(key);
-                    self.pools
-                        .flush_all(ticket, pool, delay, &mut self.clients);
+                    self.pools.flush_all(ticket, pool, delay, &mut self.clients);
                 }
             }
             Local::Quit => {
@@ -52,7 +51,7 @@ impl<S: Socket> Proxy<S> {
         });
     }
 
-    fn stats(&mut self, key: usize, format: Dress, arguments: &[u8]) {
+    fn stats(&mut self, key: usize, format: Dress, arguments: &[u8], work: &mut Work) {
         let arguments = String::from_utf8_lossy(arguments).into_owned();
         let mut words = arguments.split(' ').filter(|w| !w.is_empty());
         let pool = self.clients.pool_of(key).unwrap_or(0);
@@ -95,6 +94,7 @@ impl<S: Socket> Proxy<S> {
                 });
             }
         };
+        work.count(lines.len() / REPORT_LINES);
         self.answer_stats(key, format, &lines);
     }
 
@@ -147,7 +147,9 @@ impl<S: Socket> Proxy<S> {
         let mut put = |name: &'static str, value: u64| lines.push(line(name, value));
         clients.each(&mut put);
         self.counters.each(&mut put);
-        self.turns.report().for_each(|(name, value)| put(name, value));
+        self.turns
+            .report()
+            .for_each(|(name, value)| put(name, value));
         self.pools.counters.each(|name, value| {
             if !matches!(name, "reads" | "writes") {
                 put(name, value);

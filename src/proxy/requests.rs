@@ -59,6 +59,7 @@ impl<S: Socket> Proxy<S> {
             work.count(REQUEST);
             match self.clients.next_request(key, &mut self.input) {
                 Next::Nothing => break,
+                Next::Done => {}
                 Next::Request(request) => {
                     if !self.take_request(key, &request) {
                         break;
@@ -259,7 +260,10 @@ impl<S: Socket> Proxy<S> {
             traits,
             prefix: &prefix,
         };
-        let names = keys.iter().take(portion).map(|(n, name)| (Some(*n), &name[..]));
+        let names = keys
+            .iter()
+            .take(portion)
+            .map(|(n, name)| (Some(*n), &name[..]));
         let (asked, bytes) = self
             .pools
             .ask_keys(&split, &mut multi, names, &mut self.clients);
