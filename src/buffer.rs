@@ -397,7 +397,7 @@ impl Queue {
     /// pieces.
     pub fn slices<'a>(&'a self, mut at: u64, most: usize, slices: &mut [IoSlice<'a>]) -> usize {
         let mut n = 0;
-        let end = self.end.min(at + most as u64);
+        let end = self.end.min(at.saturating_add(most as u64));
         while n < slices.len() && at < end {
             let run = self.contiguous(at);
             let run = &run[..run.len().min((end - at) as usize)];
