@@ -15,18 +15,27 @@
 //! Every step costs the same however many keys there are: the table is many small ones, so that
 //! none takes long to grow, and what is dropped is freed a little at a time.
 
-use std::collections::{HashMap, VecDeque};
+mod blocks;
+
+use blocks::Blocks;
+use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::rc::Rc;
 
 /// Memory that one journaled key takes besides its bytes: table entry, list entry, allocation.
 const KEY_COST: usize = 112;
 
-/// Small tables that make up the large one.
-const TABLES: usize = 64;
+/// Small tables that make up the large one. The last of them gets twice as many keys as the first,
+/// those between are a geometric series: so at any time some table is about to grow, and never many of
+/// them together.
+const TABLES: usize = 128;
 
-/// Keys freed in one step.
+/// Keys freed in one step; places of empty tables cost a part of that.
 const FREED: usize = 512;
+const PLACES: usize = 64;
+
+/// So many keys are little: what held no more is kept for the next ones.
+const FEW: usize = 1024;
 
 type Table = HashMap<Rc<[u8]>, Entry>;
 
@@ -52,9 +61,11 @@ enum Kind {
 pub struct Journal {
     tables: Vec<Table>,
     hasher: RandomState,
-    due: VecDeque<(u64, Rc<[u8]>)>,
-    strays: VecDeque<(u64, Rc<[u8]>)>,
+    due: Blocks<(u64, Rc<[u8]>)>,
+    strays: Blocks<(u64, Rc<[u8]>)>,
     len: usize,
+    /// The most keys that the present tables have held.
+    peak: usize,
     bytes: usize,
     limit: usize,
     flush: Option<u64>,
@@ -67,7 +78,7 @@ pub struct Journal {
     overflows: u64,
     /// Dropped by a flush and not freed yet.
     dropped: Vec<Table>,
-    dropped_lists: [VecDeque<(u64, Rc<[u8]>)>; 2],
+    dropped_lists: [Blocks<(u64, Rc<[u8]>)>; 2],
 }
 
 impl Journal {
@@ -76,9 +87,10 @@ impl Journal {
         Journal {
             tables: Vec::new(),
             hasher: RandomState::new(),
-            due: VecDeque::new(),
-            strays: VecDeque::new(),
+            due: Blocks::default(),
+            strays: Blocks::default(),
             len: 0,
+            peak: 0,
             bytes: 0,
             limit,
             flush: None,
@@ -102,7 +114,7 @@ impl Journal {
         if self.tables.is_empty() {
             self.tables.resize_with(TABLES, Table::new);
         }
-        let at = self.hasher.hash_one(key) as usize % TABLES;
+        let at = table_of(self.hasher.hash_one(key));
         &mut self.tables[at]
     }
 
@@ -110,7 +122,7 @@ impl Journal {
         if self.len == 0 {
             return None;
         }
-        let at = self.hasher.hash_one(key) as usize % TABLES;
+        let at = table_of(self.hasher.hash_one(key));
         self.tables.get(at)?.get(key)
     }
 
@@ -157,6 +169,7 @@ impl Journal {
         if !is_known {
             self.bytes += key.len() + KEY_COST;
             self.len += 1;
+            self.peak = self.peak.max(self.len);
         }
         let key: Rc<[u8]> = key.into();
         self.table(&key).insert(Rc::clone(&key), entry);
@@ -231,7 +244,7 @@ impl Journal {
             self.bytes -= key.len() + KEY_COST;
             self.len -= 1;
             self.marked -= usize::from(stamp <= self.mark);
-            if self.len == 0 {
+            if self.len == 0 && self.peak > FEW {
                 self.drop_keys();
             }
         }
@@ -283,25 +296,21 @@ impl Journal {
         self.dropped.append(&mut self.tables);
         self.dropped_lists[0].append(&mut self.due);
         self.dropped_lists[1].append(&mut self.strays);
-        (self.bytes, self.len, self.marked) = (0, 0, 0);
+        (self.bytes, self.len, self.marked, self.peak) = (0, 0, 0, 0);
         self.free_some();
     }
 
     /// Frees a bounded part of what was dropped. True if there is more.
     pub fn free_some(&mut self) -> bool {
         for list in &mut self.dropped_lists {
-            let keep = list.len().saturating_sub(FREED);
-            list.truncate(keep);
-            if keep == 0 {
-                *list = VecDeque::new();
-            }
+            list.drop_last(FREED);
         }
         let mut left = FREED;
         while left > 0 {
             let Some(table) = self.dropped.last() else {
                 break;
             };
-            left = left.saturating_sub(table.len() / 4 + 1);
+            left = left.saturating_sub(table.len() / 4 + table.capacity() / PLACES + 1);
             self.dropped.pop();
         }
         !self.dropped.is_empty() || self.dropped_lists.iter().any(|l| !l.is_empty())
@@ -343,6 +352,14 @@ impl Journal {
     pub fn overflows(&self) -> u64 {
         self.overflows
     }
+}
+
+/// The table for a key of this hash.
+#[inline]
+fn table_of(hash: u64) -> usize {
+    // 1 to 2, all alike likely; its logarithm is likely to be near 1.
+    let one_to_two = f64::from_bits(1023 << 52 | hash >> 12);
+    (one_to_two.log2() * TABLES as f64) as usize
 }
 
 #[cfg(test)]
@@ -448,6 +465,23 @@ mod tests {
         assert_eq!((j.is_empty(), j.take_flush_at(40)), (false, Some(50)));
         j.mark_flush_at(50);
         assert_eq!((j.take_flush_at(50), j.flush_due().is_some()), (None, true));
+    }
+
+    #[test]
+    fn tables_grow_one_after_the_other() {
+        let mut j = Journal::new(1 << 30);
+        let places = |j: &Journal| -> usize { j.tables.iter().map(|t| t.capacity()).sum() };
+        let (mut before, mut most) = (0, 0);
+        for i in 0..400_000 {
+            j.add(format!("key{i}").as_bytes());
+            if i % 1000 == 0 {
+                most = most.max(places(&j) - before);
+                before = places(&j);
+            }
+        }
+        // All at once would be 200 000.
+        assert!(most < 50_000, "{most}");
+        assert_eq!((table_of(0), table_of(u64::MAX)), (0, TABLES - 1));
     }
 
     #[test]

@@ -136,7 +136,7 @@ impl<S: Socket> Conn<S> {
         }
     }
 
-    /// Writes the bytes of `queue` from stream offset `at` on, `most` of them or a little more:
+    /// Writes the bytes of `queue` from stream offset `at` on, `most` of them at most:
     /// how many went out, and in how many calls. A short write means that the socket is full.
     ///
     /// # Errors
@@ -145,7 +145,7 @@ impl<S: Socket> Conn<S> {
     pub fn write(&mut self, queue: &Queue, at: u64, most: usize) -> io::Result<(usize, usize)> {
         let (mut bytes, mut calls) = (0, 0);
         while self.writable && at + (bytes as u64) < queue.end() && bytes < most {
-            let written = write_queue(&mut self.io, queue, at + bytes as u64);
+            let written = write_queue(&mut self.io, queue, at + bytes as u64, most - bytes);
             self.failed |= written.is_err();
             let (n, wanted) = written?;
             calls += 1;
@@ -173,21 +173,31 @@ impl<S: Socket> Conn<S> {
 }
 
 /// One `write` or `writev` of the queue from `at` on: how much went out, and how much was offered.
-fn write_queue<S: Socket>(io: &mut S, queue: &Queue, at: u64) -> io::Result<(usize, usize)> {
+fn write_queue<S: Socket>(
+    io: &mut S,
+    queue: &Queue,
+    at: u64,
+    most: usize,
+) -> io::Result<(usize, usize)> {
     let mut one = [IoSlice::new(&[])];
-    queue.slices(at, &mut one);
+    queue.slices(at, most, &mut one);
     // A queue of small requests or answers is one piece.
-    if at + one[0].len() as u64 == queue.end() {
+    if at + one[0].len() as u64 == queue.end() || one[0].len() == most {
         return write_offered(io, &one);
     }
-    write_pieces(io, queue, at)
+    write_pieces(io, queue, at, most)
 }
 
 /// Apart, since so many slices cost more to prepare than a small write to copy.
 #[inline(never)]
-fn write_pieces<S: Socket>(io: &mut S, queue: &Queue, at: u64) -> io::Result<(usize, usize)> {
+fn write_pieces<S: Socket>(
+    io: &mut S,
+    queue: &Queue,
+    at: u64,
+    most: usize,
+) -> io::Result<(usize, usize)> {
     let mut slices = [IoSlice::new(&[]); SLICES];
-    let n = queue.slices(at, &mut slices);
+    let n = queue.slices(at, most, &mut slices);
     write_offered(io, &slices[..n])
 }
 

@@ -373,6 +373,21 @@ pub fn trim_memory() {
     }
 }
 
+/// Gives the whole pages of `bytes` back to the system; they hold anything from now on.
+pub fn release_pages(bytes: &mut [u8]) {
+    const PAGE: usize = 4096;
+    let skip = bytes.as_ptr().align_offset(PAGE).min(bytes.len());
+    let pages = &mut bytes[skip..];
+    let len = pages.len() / PAGE * PAGE;
+    if len > 0 {
+        // SAFETY: the pages are all the caller's own, and any bytes are valid ones. It is refused,
+        // and nothing happens, where pages are larger.
+        unsafe {
+            libc::madvise(pages.as_mut_ptr().cast(), len, libc::MADV_DONTNEED);
+        }
+    }
+}
+
 /// Time that the process spent so far: in user code, in the kernel.
 pub fn cpu_time() -> (Duration, Duration) {
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();

@@ -144,6 +144,8 @@ pub enum Next {
     Again(u32),
     /// A request for magent.
     Local(Local, Dress),
+    /// Nothing: it was answered.
+    Done,
     /// The key of the line in `Input::scratch` is to be deleted: its new value was too large.
     Drop,
 }
@@ -428,7 +430,7 @@ impl<S: Socket> Clients<S> {
                 if close {
                     self.end(key, Ending::AfterAnswers);
                 }
-                drop_key.then_some(Next::Drop)
+                Some(if drop_key { Next::Drop } else { Next::Done })
             }
             // Servers may have several links: a flush must not overtake what came before it.
             Parsed::Local {

@@ -24,7 +24,7 @@ use crate::net::Socket;
 use crate::slab::Slab;
 use crate::stats::ClientCounters;
 use crate::time::Time;
-use crate::work::{CALL, Work, WorkList};
+use crate::work::{CLOSE, Work, WorkList};
 use client::{Ending, Intake, MAX_OWED, MAX_SLOTS, Pause, Spares};
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -76,7 +76,7 @@ const MAX_EXPECTED: usize = 4 * 1024 * 1024;
 const PORTION: usize = 1024;
 
 /// Written to one client in one turn, in bytes: more waits for the next one.
-const MAX_WRITE: usize = 1024 * 1024;
+const MAX_WRITE: usize = 512 * 1024;
 
 /// All clients.
 #[derive(Debug)]
@@ -496,7 +496,7 @@ impl<S: Socket> Clients<S> {
                 return self.end(key, Ending::Dead);
             };
             active.out.release(at + bytes as u64);
-            work.count_call(bytes);
+            work.count_write(bytes);
             self.counters.writes += calls as u64;
             self.counters.bytes_written += bytes as u64;
             if bytes > 0 {
@@ -550,7 +550,7 @@ impl<S: Socket> Clients<S> {
     /// Drops clients that are gone; the only place that does. What servers still owe them finds
     /// nobody. True if they owe something.
     pub fn reap(&mut self, work: &mut Work) -> bool {
-        work.allow(REAP);
+        work.next_kind();
         while let Some(key) = self.dead.pop() {
             if let Some(mut client) = self.table.remove(key) {
                 if let Some((_, charged)) = client.account() {
@@ -561,7 +561,7 @@ impl<S: Socket> Clients<S> {
                     pool.connected -= 1;
                 }
             }
-            work.count(CALL);
+            work.count(CLOSE);
             if work.is_done() {
                 break;
             }
@@ -574,6 +574,3 @@ impl<S: Socket> Clients<S> {
         self.abandoned = false;
     }
 }
-
-/// Units of work for dropping clients in one turn, whatever else it did.
-const REAP: usize = 1000;

@@ -136,7 +136,7 @@ impl<S: Socket> Pools<S> {
         let Ok((bytes, calls)) = link.write(self.now) else {
             return self.link_lost(id, Cause::ConnectionLost);
         };
-        work.count_call(bytes);
+        work.count_write(bytes);
         self.counters.writes += calls as u64;
         self.counters.server_bytes_written += bytes as u64;
         if bytes > 0 {

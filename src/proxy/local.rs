@@ -7,7 +7,7 @@ use crate::pools::{Lines, line};
 use crate::protocol::{Dress, Local, Traits, Verb, binary};
 use crate::sys;
 use crate::time::SECOND;
-use crate::work::{REPORT, Work};
+use crate::work::{REPORT, REPORT_LINES, Work};
 
 /// The protocol level that magent speaks, for clients that choose features by it.
 const PROTOCOL: &str = "1.6.18";
@@ -23,7 +23,7 @@ impl<S: Socket> Proxy<S> {
             Local::Verbosity => self.say(key, format, b"OK\r\n", b""),
             Local::Stats(arguments) => {
                 work.count(REPORT);
-                self.stats(key, format, &arguments);
+                self.stats(key, format, &arguments, work);
             }
             Local::FlushAll(delay) => {
                 self.clients.counters.cmd_flush += 1;
@@ -51,7 +51,7 @@ impl<S: Socket> Proxy<S> {
         });
     }
 
-    fn stats(&mut self, key: usize, format: Dress, arguments: &[u8]) {
+    fn stats(&mut self, key: usize, format: Dress, arguments: &[u8], work: &mut Work) {
         let arguments = String::from_utf8_lossy(arguments).into_owned();
         let mut words = arguments.split(' ').filter(|w| !w.is_empty());
         let pool = self.clients.pool_of(key).unwrap_or(0);
@@ -94,6 +94,7 @@ impl<S: Socket> Proxy<S> {
                 });
             }
         };
+        work.count(lines.len() / REPORT_LINES);
         self.answer_stats(key, format, &lines);
     }
 

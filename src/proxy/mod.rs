@@ -198,15 +198,15 @@ impl<S: Socket> Proxy<S> {
         self.pools
             .serve(&mut self.input.chunk, &mut work, &mut self.clients);
         // Clients are served however much servers sent, and the other way round.
-        work.allow(MINIMUM);
+        work.next_kind();
         if !self.held_back {
             self.serve_clients(&mut work);
         }
         self.serve_hungry(&mut work);
-        work.allow(MINIMUM);
+        work.next_kind();
         self.pools.expire_due(&mut work, &mut self.clients);
         let is_looked_over = self.clients.expire(&mut work);
-        work.allow(MINIMUM);
+        work.next_kind();
         self.pools.write(&mut work, &mut self.clients);
         self.clients.write(&mut work);
         self.pools.write_mirrors(&mut work, &mut self.clients);
@@ -291,6 +291,3 @@ impl<S: Socket> Proxy<S> {
         holdings
     }
 }
-
-/// Units of work that each kind of it may take in a turn, whatever the others took.
-const MINIMUM: usize = 1000;

@@ -59,6 +59,7 @@ impl<S: Socket> Proxy<S> {
             work.count(REQUEST);
             match self.clients.next_request(key, &mut self.input) {
                 Next::Nothing => break,
+                Next::Done => {}
                 Next::Request(request) => {
                     if !self.take_request(key, &request) {
                         break;
