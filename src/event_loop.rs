@@ -11,7 +11,7 @@
 mod entrance;
 mod reading;
 
-use crate::config::{Address, Config, ListenSpec, PoolConfig};
+use crate::config::{Address, Config, ListenSpec, PoolConfig, Prepared};
 use crate::files::Owner;
 use crate::logger;
 use crate::net::{self, Stream};
@@ -359,11 +359,15 @@ impl EventLoop {
     }
 
     /// The configuration was read again, or could not be.
-    fn reload(&mut self, read: Result<Config, String>, now: Now) {
-        match read.and_then(|config| self.take_over(config, now)) {
-            Ok(()) => {
+    fn reload(&mut self, read: Result<Prepared, String>, now: Now) {
+        let listened = read.and_then(|prepared| {
+            self.take_over(&prepared.config, now)?;
+            Ok(prepared)
+        });
+        match listened {
+            Ok(prepared) => {
                 log::info!("the configuration was reloaded");
-                self.proxy.reload(&self.config, now);
+                self.proxy.take_over(prepared, now);
             }
             Err(why) => {
                 log::error!("the configuration stays as it was: {why}");
@@ -376,14 +380,16 @@ impl EventLoop {
     }
 
     /// All or nothing: what can fail comes first.
-    fn take_over(&mut self, config: Config, now: Now) -> Result<(), String> {
-        sys::raise_nofile(descriptors(&config))?;
-        let plan = plan(&mut self.entrances, &config, self.owner)?;
-        self.accept_all(now);
+    fn take_over(&mut self, config: &Config, now: Now) -> Result<(), String> {
+        sys::raise_nofile(descriptors(config))?;
+        let plan = plan(&mut self.entrances, config, self.owner)?;
+        if self.entrances.closes_some(&plan) {
+            self.accept_all(now);
+        }
         self.entrances
             .apply(plan, self.poll.registry())
             .map_err(|e| sys::reason(&e))?;
-        self.config = config;
+        self.config = config.clone();
         Ok(())
     }
 }

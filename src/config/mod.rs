@@ -12,12 +12,14 @@
 
 mod file;
 mod options;
+mod prepared;
 mod report;
 mod values;
 mod yaml;
 
 pub use file::{KEYS, Key};
 pub use options::{OPTIONS, Opt, Takes, help};
+pub use prepared::{Farms, Prepared};
 
 use crate::placement::{Distribution, FarmServer, FarmSpec, Hash};
 use std::ffi::OsString;

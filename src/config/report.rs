@@ -1,8 +1,7 @@
 //! What a configuration says of itself: `stats settings`, its fingerprint, its warnings.
 
 use super::values::show_size;
-use super::{Address, Config, LogTarget, PoolConfig, ServerSpec};
-use crate::placement::Farm;
+use super::{Address, Config, Farms, LogTarget, PoolConfig, Prepared, ServerSpec};
 use std::path::PathBuf;
 
 impl Config {
@@ -59,15 +58,20 @@ impl Config {
 
     /// What is allowed and yet likely not meant; one line each.
     pub fn warnings(&self) -> Vec<String> {
+        Prepared::new(self.clone()).warnings
+    }
+}
+
+impl PoolConfig {
+    /// What is said of one pool with these farms; see [`Config::warnings`].
+    pub(super) fn warnings(&self, farms: &Farms) -> Vec<String> {
         let mut all = Vec::new();
-        for pool in &self.pools {
-            for (role, servers) in [("servers", &pool.primaries), ("backups", &pool.backups)] {
-                let farm = Farm::new(pool.farm(servers), None);
-                let of_farm = farm.warnings().iter();
-                all.extend(of_farm.map(|w| format!("pool {}: {role}: {w}", pool.name)));
-            }
-            all.extend(no_backup(pool).map(|w| format!("pool {}: {w}", pool.name)));
+        let both = [("servers", Some(&farms.primaries)), ("backups", farms.backups.as_ref())];
+        for (role, farm) in both {
+            let of_farm = farm.into_iter().flat_map(|f| f.warnings());
+            all.extend(of_farm.map(|w| format!("pool {}: {role}: {w}", self.name)));
         }
+        all.extend(no_backup(self).map(|w| format!("pool {}: {w}", self.name)));
         all
     }
 }

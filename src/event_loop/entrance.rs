@@ -113,6 +113,12 @@ impl Entrances {
         Ok(Plan(places))
     }
 
+    /// True if some that are here are not in `plan`.
+    pub fn closes_some(&self, plan: &Plan) -> bool {
+        let stay = plan.0.iter().filter(|place| place.bound.is_none());
+        stay.count() < self.list.len()
+    }
+
     /// Makes `plan` the listeners: new ones in, unchanged ones kept, the others closed.
     ///
     /// # Errors

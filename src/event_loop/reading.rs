@@ -1,7 +1,8 @@
 //! Reads the configuration again beside the loop: its file may lie on a disk that hangs, and the
-//! names in it are looked up, which takes as long as name service likes. No client waits for that.
+//! names in it are looked up, which takes as long as name service likes; and large rings take long to
+//! make. No client waits for that.
 
-use crate::config::Config;
+use crate::config::{Config, Prepared};
 use crate::sys;
 use mio::{Registry, Token, Waker};
 use std::io;
@@ -23,7 +24,7 @@ pub struct Reading {
 }
 
 struct Attempt {
-    result: Receiver<Result<Config, String>>,
+    result: Receiver<Result<Prepared, String>>,
     since: Instant,
 }
 
@@ -59,7 +60,7 @@ impl Reading {
         let (config, waker) = (config.clone(), self.waker.clone());
         Builder::new().name("reload".into()).spawn(move || {
             // Neither can fail as long as there is a loop that cares.
-            let _ = sender.send(config.reload());
+            let _ = sender.send(config.reload().map(Prepared::new));
             let _ = waker.wake();
         })?;
         self.current = Some(Attempt { result, since: now });
@@ -67,7 +68,7 @@ impl Reading {
     }
 
     /// What was read; `None` if nothing is read, or not to its end.
-    pub fn take(&mut self, config: &Config, now: Instant) -> Option<Result<Config, String>> {
+    pub fn take(&mut self, config: &Config, now: Instant) -> Option<Result<Prepared, String>> {
         let read = self.current.as_ref()?.result.try_recv().ok()?;
         self.current = None;
         if std::mem::take(&mut self.again) {
@@ -124,7 +125,7 @@ mod tests {
             assert!(!events.is_empty(), "nothing was read");
             match reading.take(config, now) {
                 None => {}
-                Some(Ok(read)) => return read.pools[0].name.clone(),
+                Some(Ok(read)) => return read.config.pools[0].name.clone(),
                 Some(Err(why)) => return why,
             }
         }

@@ -11,7 +11,7 @@ use super::server::{Pool, Removal, Server, policy};
 use super::{Pools, ServerId, flows, flush_all, recent};
 use crate::budget::Budget;
 use crate::clients::Rules;
-use crate::config::{Config, PoolConfig, ServerSpec};
+use crate::config::{Config, Farms, PoolConfig, ServerSpec};
 use crate::health::Health;
 use crate::journal::Journal;
 use crate::net::Socket;
@@ -62,16 +62,16 @@ impl<S: Socket> Pools<S> {
         }
     }
 
-    /// Makes the pools those of the configuration.
-    pub fn configure(&mut self, config: &Config) {
-        for pool in &config.pools {
+    /// Makes the pools those of the configuration, whose farms these are.
+    pub fn configure(&mut self, config: &Config, farms: Vec<Farms>) {
+        for (pool, farms) in config.pools.iter().zip(farms) {
             match self.pool_named(&pool.name) {
                 Some(at) if self.pools[at].config == *pool => {}
                 Some(at) => {
                     self.warn_of_connections(at, pool);
-                    self.pools[at].configure(pool.clone());
+                    self.pools[at].configure(pool.clone(), farms);
                 }
-                None => self.pools.push(Pool::new(pool.clone())),
+                None => self.pools.push(Pool::new(pool.clone(), farms)),
             }
         }
         for pool in &mut self.pools {

@@ -1,7 +1,7 @@
 //! One server, whatever pools name it: its address with its links, its health and its journal.
 
 use super::{NOBODY, ServerId};
-use crate::config::{PoolConfig, ServerSpec};
+use crate::config::{Farms, PoolConfig, ServerSpec};
 use crate::health::{Health, Policy};
 use crate::journal::Journal;
 use crate::placement::{Distribution, Farm};
@@ -136,13 +136,13 @@ pub fn fnv(key: &[u8]) -> u64 {
 
 impl Pool {
     /// A pool whose servers are still to be found.
-    pub fn new(config: PoolConfig) -> Pool {
+    pub fn new(config: PoolConfig, farms: Farms) -> Pool {
         Pool {
-            primaries: Farm::new(config.farm(&config.primaries), None),
+            primaries: farms.primaries,
             primary_ids: Vec::new(),
             ring: None,
             ring_is_stale: config.auto_eject,
-            backups: backups(&config),
+            backups: farms.backups,
             backup_ids: Vec::new(),
             removed: false,
             config,
@@ -150,14 +150,8 @@ impl Pool {
     }
 
     /// Other settings and farms; the servers are still to be found.
-    pub fn configure(&mut self, config: PoolConfig) {
-        let same = |a: &PoolConfig, b: &PoolConfig| {
-            a.farm(&a.primaries) == b.farm(&b.primaries) && a.farm(&a.backups) == b.farm(&b.backups)
-        };
-        if !same(&self.config, &config) {
-            self.primaries = Farm::new(config.farm(&config.primaries), None);
-            self.backups = backups(&config);
-        }
+    pub fn configure(&mut self, config: PoolConfig, farms: Farms) {
+        (self.primaries, self.backups) = (farms.primaries, farms.backups);
         self.ring_is_stale = true;
         self.config = config;
     }
@@ -212,8 +206,4 @@ impl Pool {
         }
         (now, home)
     }
-}
-
-fn backups(config: &PoolConfig) -> Option<Farm> {
-    (!config.backups.is_empty()).then(|| Farm::new(config.farm(&config.backups), None))
 }

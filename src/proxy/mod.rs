@@ -21,7 +21,7 @@ mod turns;
 
 use crate::budget::Budget;
 use crate::clients::{Clients, Input};
-use crate::config::{Address, Config, PoolConfig};
+use crate::config::{Address, Config, Farms, PoolConfig, Prepared};
 use crate::net::Socket;
 use crate::pools::Pools;
 use crate::stats::LoopCounters;
@@ -80,12 +80,17 @@ impl<S: Socket> Proxy<S> {
     pub fn new(config: &Config, now: Now) -> Proxy<S> {
         let budget = Budget::new(config.memory);
         let chunk = budget.chunks().take();
+        let Prepared {
+            config,
+            farms,
+            warnings,
+        } = Prepared::new(config.clone());
         let mut proxy = Proxy {
             start: now.at,
             now: Time(0),
             unix: now.unix,
-            config: config.clone(),
             clients: Clients::new(Rc::clone(&budget), config.clients),
+            config,
             pools: Pools::new(Rc::clone(&budget), now.unix),
             budget,
             input: Input::new(chunk),
@@ -95,7 +100,7 @@ impl<S: Socket> Proxy<S> {
             reset_at: Time(0),
             last_reload: None,
         };
-        proxy.configure(&[]);
+        proxy.configure(farms, &warnings, &[]);
         proxy
     }
 
@@ -113,12 +118,22 @@ impl<S: Socket> Proxy<S> {
     /// Takes a checked configuration over. Listeners are the caller's: clients of those that
     /// `config` does not name finish what they are owed and are closed.
     pub fn reload(&mut self, config: &Config, now: Now) {
+        self.take_over(Prepared::new(config.clone()), now);
+    }
+
+    /// [`Proxy::reload`] with what takes long already done.
+    pub fn take_over(&mut self, prepared: Prepared, now: Now) {
         self.set_now(now);
-        let before = std::mem::replace(&mut self.config, config.clone());
+        let Prepared {
+            config,
+            farms,
+            warnings,
+        } = prepared;
+        let before = std::mem::replace(&mut self.config, config);
         let moves: Vec<Option<usize>> = listeners(&before)
-            .map(|(address, _)| listeners(config).position(|(a, _)| a == address))
+            .map(|(address, _)| listeners(&self.config).position(|(a, _)| a == address))
             .collect();
-        self.configure(&moves);
+        self.configure(farms, &warnings, &moves);
         self.counters.reloads += 1;
         self.last_reload = Some((now.unix, "ok".into()));
     }
@@ -131,11 +146,11 @@ impl<S: Socket> Proxy<S> {
     }
 
     /// Makes both halves what the configuration says; `moves`: where each listener is now.
-    fn configure(&mut self, moves: &[Option<usize>]) {
-        for warning in self.config.warnings() {
+    fn configure(&mut self, farms: Vec<Farms>, warnings: &[String], moves: &[Option<usize>]) {
+        for warning in warnings {
             log::warn!("{warning}");
         }
-        self.pools.configure(&self.config);
+        self.pools.configure(&self.config, farms);
         let mut of_listeners = Vec::new();
         for (_, config) in listeners(&self.config) {
             let Some(pool) = self.pools.pool_named(&config.name) else {
