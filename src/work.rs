@@ -53,10 +53,10 @@ pub struct Work {
 }
 
 /// Units that a turn begins with; see [`Work::next_kind`] for those that come to them.
-const TURN: i64 = 1_000;
+const TURN: i64 = 3_000;
 
 /// Units for each further kind of work in a turn: the whole is some milliseconds.
-const KIND: i64 = 500;
+const KIND: i64 = 1_000;
 
 /// A read, or another small system call.
 const CALL: usize = 2;

@@ -121,14 +121,14 @@ fn most_held(magent: &Magent) -> usize {
     most
 }
 
-/// An eighth of what is free, and the value that is on its way.
+/// An eighth of what is free, and the values that are on their way from both servers.
 #[test]
 fn a_get_of_1000_values_that_is_not_read_holds_a_share_and_is_complete_when_it_is() {
     let farm = Farm::new(&["-m", "64m"]);
     let mut slow = Client::narrow(farm.magent.port);
     slow.send(get(1000));
     let most = most_held(&farm.magent);
-    assert!((64 << 10..=9 * MB).contains(&most), "{most} bytes");
+    assert!((64 << 10..=12 * MB).contains(&most), "{most} bytes");
     // Another one gets all it asks for meanwhile.
     let mut other = farm.magent.client();
     other.send(get(100));

@@ -66,7 +66,7 @@ struct Pool {
 }
 
 /// How large the value of a key is taken to be before any has come, in bytes.
-const FIRST_GUESS: usize = MAX_EXPECTED / PORTION;
+const FIRST_GUESS: usize = MAX_EXPECTED / 128;
 
 /// Values of so many bytes may be asked for at once by one client: whoever asks the same servers waits
 /// behind them.

@@ -17,7 +17,7 @@ use crate::clients::Ticket;
 use crate::net::{Conn, Socket};
 use crate::protocol::reply::Scan;
 use crate::protocol::{Traits, Verb};
-use crate::time::{MILLISECOND, Time};
+use crate::time::{MILLISECOND, SECOND, Time};
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
@@ -314,7 +314,7 @@ const BEHIND: usize = 2048;
 const BEHIND_FOR: u64 = 20 * MILLISECOND;
 
 /// A server that has not answered for so many nanoseconds is not behind: it hangs.
-const ANSWERS: u64 = 100 * MILLISECOND;
+const ANSWERS: u64 = SECOND;
 
 /// An empty list of what is owed keeps room for so many.
 const KEEP_PENDING: usize = 16 * 1024;
