@@ -12,8 +12,13 @@ mod servers;
 use common::{Magent, Memcached, Probe};
 use std::collections::BTreeMap;
 
-/// Processor time of one turn, in µs.
-const MOST_US: u64 = 10_000;
+/// Processor time of one turn, in µs. A build with assertions is several times slower than what is
+/// promised for a release: `cargo test --release --test turns` tests that.
+const MOST_US: u64 = if cfg!(debug_assertions) {
+    40_000
+} else {
+    10_000
+};
 
 const HISTOGRAM: [&str; 4] = [
     "turns_le_100us",
@@ -42,7 +47,6 @@ fn assert_short_turns(magent: &Magent, work: impl FnOnce()) {
         longest <= MOST_US,
         "a turn took {longest} µs; {HISTOGRAM:?}: {counts:?}; a client got {seen}"
     );
-    assert_eq!(counts[3], 0);
 }
 
 #[track_caller]
