@@ -292,8 +292,10 @@ pub struct Link<S> {
     pub listed: bool,
     /// Clients that wait until half of what is in flight is answered.
     pub waiting: VecDeque<usize>,
-    /// Of `pending`, requests of clients that have left, as of the last look.
-    pub abandoned: usize,
+    /// Requests of clients that have left, as of the last look, and the number behind the last one
+    /// that was looked at.
+    abandoned: usize,
+    looked_to: u64,
     /// Copied bytes charged to the budget.
     pub charged: usize,
     /// A line for several keys that is being made at the end of the queue.
@@ -350,6 +352,7 @@ impl<S: Socket> Link<S> {
             listed: false,
             waiting: VecDeque::new(),
             abandoned: 0,
+            looked_to: 0,
             charged: 0,
             open_line: None,
         }
@@ -422,7 +425,7 @@ impl<S: Socket> Link<S> {
     pub fn is_full(&self) -> bool {
         self.pending.len() >= MAX_IN_FLIGHT
             || self.queue.len() >= self.most_bytes
-            || self.abandoned >= MAX_ABANDONED
+            || self.abandoned() >= MAX_ABANDONED
     }
 
     /// Answers were taken up to this time: notes whether the next one is old.
@@ -443,7 +446,7 @@ impl<S: Socket> Link<S> {
     pub fn has_room(&self) -> bool {
         self.pending.len() <= MAX_IN_FLIGHT / 2
             && self.queue.len() <= self.most_bytes / 2
-            && self.abandoned <= MAX_ABANDONED / 2
+            && self.abandoned() <= MAX_ABANDONED / 2
     }
 
     /// Copied bytes that it holds, and the entries of what is owed: of a small request they are
@@ -503,8 +506,25 @@ impl<S: Socket> Link<S> {
         }
     }
 
+    /// Clients have left: withdraws what can be, and counts what is left of theirs. Returns how many
+    /// were withdrawn.
+    pub fn look_for_abandoned(&mut self, is_abandoned: impl Fn(&Pending) -> bool) -> usize {
+        let count = self.withdraw(&is_abandoned);
+        self.abandoned = self.pending.iter().filter(|p| is_abandoned(p)).count();
+        self.looked_to = self.first_seq + self.pending.len() as u64;
+        count
+    }
+
+    /// Requests in flight of clients that have left: at most those that were found and are not
+    /// answered.
+    fn abandoned(&self) -> usize {
+        let left = self.looked_to.saturating_sub(self.first_seq);
+        self.abandoned
+            .min(usize::try_from(left).unwrap_or(usize::MAX))
+    }
+
     /// Takes the reads out that have not begun to go out and that `is_abandoned`. Returns how many.
-    pub fn withdraw(&mut self, is_abandoned: impl Fn(&Pending) -> bool) -> usize {
+    fn withdraw(&mut self, is_abandoned: impl Fn(&Pending) -> bool) -> usize {
         // What has gone out in part must go out whole.
         let mut at = self.sent_end;
         let mut first = self.sent_count;
@@ -553,7 +573,6 @@ impl<S: Socket> Link<S> {
         self.first_seq += pending.len() as u64;
         (self.written, self.settled, self.sent_end) = (0, 0, 0);
         self.sent_count = 0;
-        self.abandoned = 0;
         self.alarm = Time::NEVER;
         (pending, queue, at, written)
     }

@@ -97,7 +97,6 @@ impl<S: Socket> Pools<S> {
         if p.writes() {
             self.tell_other_farm(id, at, p, reply);
         }
-        self.note_if_abandoned(id, ticket, clients);
     }
 
     /// A write was answered: the backup is told.
@@ -110,14 +109,6 @@ impl<S: Socket> Pools<S> {
                 self.key = key;
             }
             Attempt::Deleted | Attempt::Backup => {}
-        }
-    }
-
-    fn note_if_abandoned(&mut self, id: usize, ticket: Ticket, clients: &Clients<S>) {
-        if let Some(link) = self.links.get_mut(id).filter(|l| l.abandoned > 0) {
-            if !clients.is_here(ticket.client) {
-                link.abandoned -= 1;
-            }
         }
     }
 
@@ -145,7 +136,6 @@ impl<S: Socket> Pools<S> {
                 }
             });
         }
-        self.note_if_abandoned(id, ticket, clients);
     }
 
     /// The answer of a backup: its cas tokens are marked as such.

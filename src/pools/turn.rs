@@ -160,10 +160,18 @@ impl<S: Socket> Pools<S> {
             To::Client(ticket) => !clients.is_here(ticket.client),
             _ => false,
         };
-        for link in self.links.values_mut().filter(|l| !l.pending.is_empty()) {
-            self.counters.requests_withdrawn += link.withdraw(is_abandoned) as u64;
-            link.abandoned = link.pending.iter().filter(|p| is_abandoned(p)).count();
-            link.account(&self.budget);
+        let links: Vec<usize> = self.links.keys().collect();
+        for id in links {
+            let Some(link) = self.links.get_mut(id) else {
+                continue;
+            };
+            let withdrawn = link.look_for_abandoned(is_abandoned);
+            if withdrawn > 0 {
+                self.counters.requests_withdrawn += withdrawn as u64;
+                link.account(&self.budget);
+                // Clients may wait for the room, and no answer come any more that lets them go on.
+                self.list_link(id);
+            }
         }
     }
 

@@ -155,3 +155,52 @@ fn writes_of_a_client_that_left_are_sent() {
     assert_eq!(core.requests(1) - before, 1000);
     assert_eq!(core.stat("bytes_in_flight"), 0);
 }
+
+/// A server that hung owes answers to many who left, and all of them were late. Once it has given
+/// them, it is asked again.
+#[test]
+fn whoever_waits_behind_those_who_left_goes_on_when_the_server_does() {
+    let mut core = World::new(&["-s", "127.0.0.1:1", "--timeout", "500"]);
+    let stays = core.client();
+    core.ask(&stays, "get k1\r\n");
+    core.become_state(1, State::Hung);
+    let leaves: Vec<_> = (0..2).map(|_| core.client()).collect();
+    for peer in &leaves {
+        core.send(peer, LONG_GET.repeat(1000));
+        core.step();
+    }
+    for peer in leaves {
+        core.reset(peer);
+    }
+    core.advance(LOOKS);
+    assert_eq!(core.ask(&stays, "get k5\r\n"), "", "it waits");
+    core.advance(Duration::from_millis(700));
+    core.become_state(1, State::Well);
+    core.advance(Duration::from_secs(1));
+    assert_eq!(core.take_text(&stays), "VALUE k5 0 5\r\nvvvvv\r\nEND\r\n");
+}
+
+/// What those who left had not sent yet makes room at once, though the server answers nothing.
+#[test]
+fn whoever_waits_for_room_gets_that_of_those_who_left() {
+    let mut core = slow();
+    let leaves: Vec<_> = (0..66).map(|_| core.client()).collect();
+    for peer in &leaves {
+        core.send(peer, LONG_GET.repeat(1024));
+        core.step();
+    }
+    let (stays, watches) = (core.client(), core.client());
+    let in_flight = |core: &mut World| -> u64 {
+        let value = core.stat_for(&watches, "servers", "127.0.0.1:1:in_flight");
+        value.parse().expect("a number")
+    };
+    let full = in_flight(&mut core);
+    assert_eq!(core.ask(&stays, "get k5\r\n"), "");
+    assert_eq!(in_flight(&mut core), full, "it waits");
+    for peer in leaves {
+        core.reset(peer);
+    }
+    core.advance(LOOKS);
+    let withdrawn = core.stat("requests_withdrawn");
+    assert_eq!(in_flight(&mut core) + withdrawn, full + 1, "it is asked");
+}
