@@ -239,8 +239,10 @@ impl Plan {
 
     /// The least room of a link to a server, in bytes.
     pub fn narrow(&self) -> usize {
-        // A slow server with a narrow window is no healthy one, nor one before a crowd.
-        let wide = self.pace > 1_000_000 || self.crowd + self.leavers > 0;
+        // A slow server with a narrow window is no healthy one, nor one before a crowd, nor one that
+        // is asked for dozens of large values at once: 4 KB at a time are about 10 MB/s.
+        let many_large = self.habits.large && self.habits.many_keys;
+        let wide = self.pace > 1_000_000 || self.crowd + self.leavers > 0 || many_large;
         if wide { 1 << 20 } else { 4096 }
     }
 
