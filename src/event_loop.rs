@@ -37,6 +37,10 @@ const EVENTS: usize = 1024;
 /// Clients accepted in one turn, so that a rush of new ones does not stop the old.
 const ACCEPTS: usize = 64;
 
+/// The same while clients that were accepted before wait for their turn: the rush waits in the
+/// listener's queue, and not among them.
+const ACCEPTS_WHILE_BEHIND: usize = 4;
+
 /// More clients than this can't wait to be accepted by one listener.
 const MAX_BACKLOG: usize = u16::MAX as usize;
 
@@ -194,7 +198,12 @@ impl EventLoop {
             if self.reading.is_under_way() {
                 self.take_configuration(now);
             }
-            self.accept(ACCEPTS, now);
+            let most = if self.proxy.is_behind() {
+                ACCEPTS_WHILE_BEHIND
+            } else {
+                ACCEPTS
+            };
+            self.accept(most, now);
             self.proxy.tick(now);
             self.connect(now);
             self.leave(now);

@@ -292,10 +292,6 @@ pub struct Link<S> {
     pub listed: bool,
     /// Clients that wait until half of what is in flight is answered.
     pub waiting: VecDeque<usize>,
-    /// Requests of clients that have left, as of the last look, and the number behind the last one
-    /// that was looked at.
-    abandoned: usize,
-    looked_to: u64,
     /// Copied bytes charged to the budget.
     pub charged: usize,
     /// A line for several keys that is being made at the end of the queue.
@@ -351,8 +347,6 @@ impl<S: Socket> Link<S> {
             mirrored: false,
             listed: false,
             waiting: VecDeque::new(),
-            abandoned: 0,
-            looked_to: 0,
             charged: 0,
             open_line: None,
         }
@@ -419,13 +413,10 @@ impl<S: Socket> Link<S> {
         Source::Queue(&self.queue, at).slice(0..line as usize)
     }
 
-    /// True if it holds as much as a server may be asked at once, or too much that clients who left
-    /// have asked.
+    /// True if it holds as much as a server may be asked at once.
     #[inline]
     pub fn is_full(&self) -> bool {
-        self.pending.len() >= MAX_IN_FLIGHT
-            || self.queue.len() >= self.most_bytes
-            || self.abandoned() >= MAX_ABANDONED
+        self.pending.len() >= MAX_IN_FLIGHT || self.queue.len() >= self.most_bytes
     }
 
     /// Answers were taken up to this time: notes whether the next one is old.
@@ -444,9 +435,7 @@ impl<S: Socket> Link<S> {
 
     /// True if clients that waited for it may go on.
     pub fn has_room(&self) -> bool {
-        self.pending.len() <= MAX_IN_FLIGHT / 2
-            && self.queue.len() <= self.most_bytes / 2
-            && self.abandoned() <= MAX_ABANDONED / 2
+        self.pending.len() <= MAX_IN_FLIGHT / 2 && self.queue.len() <= self.most_bytes / 2
     }
 
     /// Copied bytes that it holds, and the entries of what is owed: of a small request they are
@@ -506,25 +495,8 @@ impl<S: Socket> Link<S> {
         }
     }
 
-    /// Clients have left: withdraws what can be, and counts what is left of theirs. Returns how many
-    /// were withdrawn.
-    pub fn look_for_abandoned(&mut self, is_abandoned: impl Fn(&Pending) -> bool) -> usize {
-        let count = self.withdraw(&is_abandoned);
-        self.abandoned = self.pending.iter().filter(|p| is_abandoned(p)).count();
-        self.looked_to = self.first_seq + self.pending.len() as u64;
-        count
-    }
-
-    /// Requests in flight of clients that have left: at most those that were found and are not
-    /// answered.
-    fn abandoned(&self) -> usize {
-        let left = self.looked_to.saturating_sub(self.first_seq);
-        self.abandoned
-            .min(usize::try_from(left).unwrap_or(usize::MAX))
-    }
-
     /// Takes the reads out that have not begun to go out and that `is_abandoned`. Returns how many.
-    fn withdraw(&mut self, is_abandoned: impl Fn(&Pending) -> bool) -> usize {
+    pub fn withdraw(&mut self, is_abandoned: impl Fn(&Pending) -> bool) -> usize {
         // What has gone out in part must go out whole.
         let mut at = self.sent_end;
         let mut first = self.sent_count;
@@ -577,11 +549,6 @@ impl<S: Socket> Link<S> {
         (pending, queue, at, written)
     }
 }
-
-/// Requests in flight to one server of clients that have left, at which others wait until half of
-/// them are answered: whoever comes, asks and goes, again and again, takes no more of it than a client
-/// that stays.
-const MAX_ABANDONED: usize = 1024;
 
 #[cfg(test)]
 mod tests {

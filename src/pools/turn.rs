@@ -152,8 +152,7 @@ impl<S: Socket> Pools<S> {
         self.wake_waiting(id, clients);
     }
 
-    /// Clients left: what they have asked and is not sent yet is not sent, if it only reads; and how
-    /// much of what is under way is theirs is counted.
+    /// Clients left: what they have asked and is not sent yet is not sent, if it only reads.
     pub fn look_for_abandoned(&mut self, clients: &Clients<S>) {
         self.looked_for_abandoned = self.now;
         let is_abandoned = |p: &super::Pending| match p.to {
@@ -165,7 +164,7 @@ impl<S: Socket> Pools<S> {
             let Some(link) = self.links.get_mut(id) else {
                 continue;
             };
-            let withdrawn = link.look_for_abandoned(is_abandoned);
+            let withdrawn = link.withdraw(is_abandoned);
             if withdrawn > 0 {
                 self.counters.requests_withdrawn += withdrawn as u64;
                 link.account(&self.budget);

@@ -60,6 +60,8 @@ pub struct Proxy<S> {
     input: Input,
     /// In the last turn clients were left for the next one.
     held_back: bool,
+    /// Not every client that was ready had its turn.
+    is_behind: bool,
     turns: Turns,
     counters: LoopCounters,
     reset_at: Time,
@@ -95,6 +97,7 @@ impl<S: Socket> Proxy<S> {
             budget,
             input: Input::new(chunk),
             held_back: false,
+            is_behind: false,
             turns: Turns::default(),
             counters: LoopCounters::default(),
             reset_at: Time(0),
@@ -173,6 +176,11 @@ impl<S: Socket> Proxy<S> {
     /// The line for a client that cannot be admitted.
     pub fn admit(&mut self, listener: usize) -> Result<usize, &'static [u8]> {
         self.clients.admit(listener)
+    }
+
+    /// True if not every client that was ready had its turn.
+    pub fn is_behind(&self) -> bool {
+        self.is_behind
     }
 
     /// The client that was admitted.

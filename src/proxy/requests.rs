@@ -18,8 +18,10 @@ const REQUESTS_PER_TURN: usize = 20;
 impl<S: Socket> Proxy<S> {
     /// Reads clients that are ready, and asks what they want.
     pub(super) fn serve_clients(&mut self, work: &mut Work) {
+        self.is_behind = false;
         for _ in 0..self.clients.ready_len() {
             if work.is_done() {
+                self.is_behind = true;
                 break;
             }
             let Some(key) = self.clients.take_ready() else {
