@@ -66,7 +66,10 @@ impl PoolConfig {
     /// What is said of one pool with these farms; see [`Config::warnings`].
     pub(super) fn warnings(&self, farms: &Farms) -> Vec<String> {
         let mut all = Vec::new();
-        let both = [("servers", Some(&farms.primaries)), ("backups", farms.backups.as_ref())];
+        let both = [
+            ("servers", Some(&farms.primaries)),
+            ("backups", farms.backups.as_ref()),
+        ];
         for (role, farm) in both {
             let of_farm = farm.into_iter().flat_map(|f| f.warnings());
             all.extend(of_farm.map(|w| format!("pool {}: {role}: {w}", self.name)));
