@@ -74,7 +74,7 @@ const FIRST_GUESS: usize = 16 * 1024;
 const PORTION: usize = 1024;
 
 /// Written to one client in one turn, in bytes: more waits for the next one.
-const MAX_WRITE: usize = 512 * 1024;
+const MAX_WRITE: usize = 1024 * 1024;
 
 /// All clients.
 #[derive(Debug)]
