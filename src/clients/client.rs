@@ -137,7 +137,7 @@ pub struct Portions {
     pub slot: u32,
     /// The command and what comes before the keys.
     pub prefix: Vec<u8>,
-    /// The keys, with single spaces between them.
+    /// The keys, with spaces between them.
     pub keys: Vec<u8>,
     /// Where the next one begins.
     pub at: usize,

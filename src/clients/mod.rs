@@ -76,7 +76,7 @@ const MAX_EXPECTED: usize = 4 * 1024 * 1024;
 const PORTION: usize = 1024;
 
 /// Written to one client in one turn, in bytes: more waits for the next one.
-const MAX_WRITE: usize = 512 * 1024;
+const MAX_WRITE: usize = 1024 * 1024;
 
 /// All clients.
 #[derive(Debug)]

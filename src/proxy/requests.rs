@@ -191,17 +191,13 @@ impl<S: Socket> Proxy<S> {
             .ask_keys(&split, &mut multi, names, &mut self.clients);
         work.count(asked * REQUEST);
         let rest = scratch.keys.get(asked..).unwrap_or_default();
-        let portions = (!rest.is_empty()).then(|| {
-            let mut left = Vec::with_capacity(head.len());
-            for range in rest {
-                left.extend_from_slice(&head[range.clone()]);
-                left.push(b' ');
-            }
+        let portions = rest.first().zip(rest.last()).map(|(first, last)| {
+            // In one piece: there may be hundreds of thousands.
             Box::new(Portions {
                 request: *request,
                 slot: ticket.slot,
                 prefix: scratch.line.clone(),
-                keys: left,
+                keys: head[first.start..last.end].to_vec(),
                 at: 0,
             })
         });
@@ -231,9 +227,7 @@ impl<S: Socket> Proxy<S> {
             .pools
             .ask_keys(&split, &mut multi, names, &mut self.clients);
         work.count(asked * REQUEST);
-        let spaces = left.iter().enumerate().filter(|(_, b)| **b == b' ');
-        let end = spaces.map(|(i, _)| i + 1).take(asked).last().unwrap_or(0);
-        portions.at += end;
+        portions.at += end_of(left, asked);
         let is_over = portions.at == portions.keys.len();
         multi.set_more(!is_over);
         self.clients.give_multi(ticket, multi, bytes);
@@ -272,5 +266,24 @@ impl<S: Socket> Proxy<S> {
         work.count(asked * REQUEST);
         multi.put_back(keys.into_iter().skip(asked));
         self.clients.give_multi(ticket, multi, bytes);
+    }
+}
+
+/// Where the key after the first `count` of `keys` begins, or their end.
+fn end_of(keys: &[u8], count: usize) -> usize {
+    let is_first = |(i, b): &(usize, &u8)| **b != b' ' && (*i == 0 || keys[i - 1] == b' ');
+    let mut firsts = keys.iter().enumerate().filter(is_first);
+    firsts.nth(count).map_or(keys.len(), |(i, _)| i)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::end_of;
+
+    #[test]
+    fn keys_may_have_several_spaces_between_them() {
+        let keys = b"a  bc d";
+        let ends: Vec<usize> = (0..5).map(|n| end_of(keys, n)).collect();
+        assert_eq!(ends, [0, 3, 6, 7, 7]);
     }
 }

@@ -111,6 +111,9 @@ impl Latencies {
 
 impl std::fmt::Display for Latencies {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.0.is_empty() {
+            return write!(f, "no answers");
+        }
         let ms = |d: Duration| d.as_secs_f64() * 1000.0;
         let (count, p999, worst) = (self.count(), ms(self.p999()), ms(self.worst()));
         write!(
