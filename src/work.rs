@@ -53,17 +53,17 @@ pub struct Work {
 }
 
 /// Units that a turn begins with; see [`Work::next_kind`] for those that come to them.
-const TURN: i64 = 4_000;
+const TURN: i64 = 1_000;
 
 /// Units for each further kind of work in a turn: the whole is some milliseconds.
-const KIND: i64 = 1_500;
+const KIND: i64 = 500;
 
 /// A read, or another small system call.
 const CALL: usize = 2;
 /// A write: the kernel takes it as far as the other side's socket, and wakes who waits there.
 const WRITE: usize = 8;
 /// A connection that is closed.
-pub const CLOSE: usize = 4;
+pub const CLOSE: usize = 10;
 /// One request, one reply, one key.
 pub const REQUEST: usize = 1;
 /// One answer of `stats`, which is text made for people, without its lines.
