@@ -191,6 +191,12 @@ impl Journal {
         })
     }
 
+    /// True if `key` is to go from the server, or its delete is on its way.
+    pub fn is_to_go(&self, key: &[u8]) -> bool {
+        let told = self.entry(key).is_some_and(|e| e.kind == Kind::Told);
+        told || self.is_due(key)
+    }
+
     /// The next key to tell, oldest first, with its stamp. It stays noted until it is told, or due
     /// [`Journal::again`].
     pub fn take_due(&mut self) -> Option<(Rc<[u8]>, u64)> {

@@ -407,6 +407,11 @@ impl<S: Socket> Link<S> {
         self.queue.release(self.settled.min(self.written));
     }
 
+    /// The number of the request that was sent last.
+    pub fn last_seq(&self) -> u64 {
+        (self.first_seq + self.pending.len() as u64).saturating_sub(1)
+    }
+
     /// The line of the request whose bytes start at stream offset `at`.
     #[inline]
     pub fn line_at(&self, at: u64, line: u32) -> &[u8] {

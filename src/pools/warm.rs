@@ -342,8 +342,12 @@ impl<S: Socket> Pools<S> {
         };
         match flow.step {
             Step::Look => {
-                let is_absent = reply.status == Status::Absent;
-                let since = self.links.get(id).map_or(0, |l| l.first_seq - 1);
+                // A delete that was sent after the look undoes what it saw.
+                let primary = self.servers.get(flow.primary);
+                let is_absent = reply.status == Status::Absent
+                    || primary.is_some_and(|s| s.journal.is_to_go(&flow.key));
+                // The key is held: what its link was sent since the look is that delete.
+                let since = self.links.get(id).map_or(0, |l| l.last_seq());
                 let is_flushing = self.is_flushing(flow.primary);
                 if is_absent && !is_flushing && self.is_fetchable(flow.backup) {
                     self.ask_backup(key, id, since);

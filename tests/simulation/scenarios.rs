@@ -196,6 +196,24 @@ fn nothing_is_created_while_the_backup_hangs() {
     assert_eq!(s.ask("get k\r\n"), value("old"));
 }
 
+/// A look that finds a key says nothing any more once the key's delete was sent behind it.
+#[test]
+fn a_look_before_a_delete_creates_nothing() {
+    let mut s = Scene::new(1);
+    s.primary_empty().ask("get k\r\n");
+    s.state(PRIMARY, State::Hung);
+    // Its timeout makes the key due to be deleted; the look stands before that delete.
+    let set = s.client;
+    s.send("set k 0 0 3\r\nnew\r\n").pass(100);
+    s.client = s.sim.world.connect_client(0, 0, 1 << 20).expect("room");
+    s.send("add k 0 0 1\r\nx\r\n").pass(170);
+    s.state(PRIMARY, State::Well).pass(600);
+    assert_eq!(s.got(), "NOT_STORED\r\n", "{}", s.sim.trace());
+    assert_eq!(s.ask("get k\r\n"), value("new"));
+    s.client = set;
+    assert_eq!(s.got(), "STORED\r\n");
+}
+
 /// What waits behind a request that creates a key has time left when the backup hangs.
 #[test]
 fn a_backup_that_hangs_leaves_time_for_what_waits() {

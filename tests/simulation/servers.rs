@@ -148,6 +148,9 @@ impl Sim {
         } else if verb == "add" {
             // So may be a counter's.
             return Ok(());
+        } else if verb == "ma" && !self.created.insert(counted_by(done)) {
+            // It went to the backup when the primary did not answer in time, and is run late.
+            return Ok(());
         }
         let (primary, backup) = self.place(key);
         let Some(backup) = backup.filter(|_| port == primary) else {
@@ -188,12 +191,7 @@ impl Sim {
             }
             // The delta of a count is its write's number and one.
             "incr" | "ma" => {
-                let flag = |w: &String| w.strip_prefix('D')?.parse().ok();
-                let delta: Option<u64> = match &done.words[0][..] {
-                    "incr" => done.words[2].parse().ok(),
-                    _ => done.words[2..].iter().find_map(flag),
-                };
-                let write = delta.unwrap_or(1).wrapping_sub(1);
+                let write = counted_by(done);
                 let known = (self.history.writes.get(write as usize))
                     .is_some_and(|w| w.kind == Kind::Count);
                 if !known {
@@ -407,4 +405,14 @@ impl Sim {
             self.schedule_reply(conn);
         }
     }
+}
+
+/// The number of the write that an `incr` or `ma` does: its delta is one more.
+fn counted_by(done: &Done) -> u64 {
+    let flag = |w: &String| w.strip_prefix('D')?.parse().ok();
+    let delta: Option<u64> = match &done.words[0][..] {
+        "incr" => done.words[2].parse().ok(),
+        _ => done.words[2..].iter().find_map(flag),
+    };
+    delta.unwrap_or(1).wrapping_sub(1)
 }
