@@ -52,11 +52,11 @@ const SATURATED: f64 = 0.95;
 
 /// The ratios of magent's processor time to twemproxy's that are asked for.
 const CPU_GOALS: [(&str, f64); 6] = [
-    (ONE, 0.75),
-    (PIPELINED, 0.36),
-    (MULTI, 0.55),
-    (SET, 0.65),
-    (LARGE, 0.75),
+    (ONE, 0.65),
+    (PIPELINED, 0.28),
+    (MULTI, 0.50),
+    (SET, 0.68),
+    (LARGE, 0.70),
     (MIRRORED, 1.1),
 ];
 
@@ -294,13 +294,13 @@ impl Report {
             push_ratios(format!("p99 latency, {title}"), 1.0, ratios);
         }
         let mut push = |what, goal, measured| push(what, goal, measured, String::new());
-        for (title, goal) in [(CALLS_ONE, 2.3), (CALLS_DEEP, 0.10)] {
+        for (title, goal) in [(CALLS_ONE, 2.3), (CALLS_DEEP, 0.15)] {
             let counted = self.calls.iter().find(|(t, _)| t == title);
             let magent = counted.and_then(|(_, rounds)| median(of_target(rounds, Target::Magent)));
             push(title.to_string(), goal, magent);
         }
         let idle = self.idle.and_then(|f| f[Target::Magent as usize]);
-        push(IDLE.to_string(), 256.0, idle);
+        push(IDLE.to_string(), 100.0, idle);
         for (title, goal) in GROWTH_GOALS {
             let sweep = self.sweeps.iter().find(|(name, _)| *name == title);
             let growth = sweep.and_then(|(_, cases)| growth(cases, Target::Magent));
