@@ -381,8 +381,14 @@ impl Sim {
             true => 1,
             false => 3 * first.seen.len().max(1) as u64,
         };
+        // Behind those who ask for more than a server answers at once, a request is taken up when half
+        // of that is answered or has timed out.
+        let queued = match self.plan.crowd + self.plan.leavers {
+            0 => 0,
+            _ => self.plan.timeout * MS,
+        };
         // A link that goes on when an answer is due is read for 0.1 s more, at either server.
-        let late = since + portions * (self.plan.deadline() + 230 * MS) + 20 * MS;
+        let late = since + queued + portions * (self.plan.deadline() + 230 * MS) + 20 * MS;
         if self.world.now > late && !quiet {
             let after = (self.world.now - since) / MS;
             return Err(format!(

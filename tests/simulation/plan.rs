@@ -240,9 +240,12 @@ impl Plan {
     /// The least room of a link to a server, in bytes.
     pub fn narrow(&self) -> usize {
         // A slow server with a narrow window is no healthy one, nor one before a crowd, nor one that
-        // is asked for dozens of large values at once: 4 KB at a time are about 10 MB/s.
+        // is asked for dozens of large values at once: 4 KB at a time are about 10 MB/s. Where edges
+        // come late, a value of many windows would wait for one after each of them.
         let many_large = self.habits.large && self.habits.many_keys;
-        let wide = self.pace > 1_000_000 || self.crowd + self.leavers > 0 || many_large;
+        let late_edges = self.tardy && (self.habits.large || self.habits.bulky);
+        let crowded = self.crowd + self.leavers > 0;
+        let wide = self.pace > 1_000_000 || crowded || many_large || late_edges;
         if wide { 1 << 20 } else { 4096 }
     }
 

@@ -156,11 +156,12 @@ impl Sim {
         let Some(backup) = backup.filter(|_| port == primary) else {
             return Ok(());
         };
-        // One that is known to be away is not asked.
-        if self.world.servers[&backup].state != State::Well {
+        // One that is known to be away, or was when the request came, is not asked.
+        let now = self.world.now;
+        let is_known = now < self.away + self.plan.window();
+        if is_known || self.world.servers[&backup].state != State::Well {
             return Ok(());
         }
-        let now = self.world.now;
         let held = self.world.servers[&backup].store.get(&done.words[1], now);
         match held.is_some() && self.history.is_there(key, now) {
             true => Err(format!(

@@ -159,8 +159,10 @@ impl Sim {
             (&expect.op, next),
             (Op::Flush { .. }, _) | (_, Some(Op::Flush { .. }))
         );
-        // Where memory is short requests are asked one by one.
-        if waits || self.plan.memory < 16 << 20 {
+        // Where memory is short requests are asked one by one, and so they are behind those who ask
+        // for more than a server answers at once.
+        let one_by_one = self.plan.memory < 16 << 20 || self.plan.crowd + self.plan.leavers > 0;
+        if waits || one_by_one {
             self.clients[i].not_before = self.world.now;
         }
         if let Op::Flush { asked } = expect.op {

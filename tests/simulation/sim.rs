@@ -77,6 +77,8 @@ pub struct Sim {
     faults: Vec<String>,
     /// When the last server got well.
     pub healed: u64,
+    /// When magent last held a server for away.
+    pub away: u64,
     /// Turns of the loop.
     pub steps: u64,
     /// Clients make no more requests.
@@ -115,6 +117,7 @@ impl Sim {
             trace: VecDeque::new(),
             faults: Vec::new(),
             healed: 0,
+            away: 0,
             steps: 0,
             ending: false,
             epoch: 0,
@@ -305,8 +308,11 @@ impl Sim {
         for i in 0..self.clients.len() {
             self.check_deadline(i)?;
         }
+        let held = self.world.proxy().holdings();
+        if held.servers_away > 0 {
+            self.away = self.world.now;
+        }
         if self.steps % 16 == 0 {
-            let held = self.world.proxy().holdings();
             // Beyond `-m`: the requests' own lines, and whole chunks for what was let in while a
             // few bytes of room were left: one for each peer that was read since.
             let peers = 5 + self.plan.places() - self.plan.clients;
