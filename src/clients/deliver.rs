@@ -1,6 +1,6 @@
 //! What the pools tell clients: an answer, a part of one, a failure.
 
-use super::client::Slot;
+use super::active::Slot;
 use super::multi::Multi;
 use super::{Clients, Ticket, answer, has_values};
 use crate::net::Socket;

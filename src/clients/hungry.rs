@@ -1,8 +1,10 @@
 //! Clients that wait for memory.
 
 use super::Clients;
-use super::client::{Ending, Intake, Pause};
-use super::intake::{self, Input};
+use super::active::Intake;
+use super::client::{Ending, Pause};
+use super::input::Input;
+use super::intake;
 use crate::buffer::CHUNK;
 use crate::net::Socket;
 use crate::work::Work;

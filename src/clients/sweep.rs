@@ -1,6 +1,7 @@
 //! Clients that stall, idle or are to leave: looked over once a second, some in each turn.
 
-use super::client::{Ending, Intake, Pause};
+use super::active::Intake;
+use super::client::{Ending, Pause};
 use super::{Clients, intake};
 use crate::net::Socket;
 use crate::time::{SECOND, Time};

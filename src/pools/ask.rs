@@ -1,6 +1,7 @@
 //! Requests of clients: where they go, and whether there is room for them.
 
-use super::link::{Ask, Attempt, Home, MAX_BYTES_IN_FLIGHT, MAX_IN_FLIGHT, OpenLine, Pending, To};
+use super::link::{MAX_BYTES_IN_FLIGHT, MAX_IN_FLIGHT, OpenLine};
+use super::pending::{Ask, Attempt, Home, Pending, To};
 use super::server::Place;
 use super::{NOBODY, Pools, ServerId};
 use crate::clients::{Clients, Multi, Ticket};

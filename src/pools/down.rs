@@ -1,6 +1,7 @@
 //! Links that are lost and servers that go down. What they owed becomes losses.
 
-use super::link::{LinkState, Pending, To};
+use super::link::LinkState;
+use super::pending::{Pending, To};
 use super::{GivenUp, Pools, ServerId};
 use crate::health::{Cause, State};
 use crate::net::{Conn, Socket};

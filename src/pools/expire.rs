@@ -3,7 +3,8 @@
 //! A link keeps one alarm, the earliest time at which something of it may be late. A link whose socket
 //! still has something to read is not late: what the kernel has got from the server is in time.
 
-use super::link::{Ask, LinkState, Pending, To};
+use super::link::LinkState;
+use super::pending::{Ask, Pending, To};
 use super::{Pools, ServerId};
 use crate::buffer::{Queue, Source};
 use crate::health::{Cause, State};

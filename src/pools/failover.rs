@@ -1,6 +1,6 @@
 //! A request whose primary was lost goes to the backup, once.
 
-use super::link::{Ask, Attempt, Pending};
+use super::pending::{Ask, Attempt, Pending, To};
 use super::server::fnv;
 use super::{NOBODY, Pools, ServerId};
 use crate::buffer::Source;
@@ -116,7 +116,7 @@ impl<S: Socket> Pools<S> {
             forms::write_single(ask.verb, line, key, &mut single);
             let place = self.pools[p.home.pool as usize].place(key, 0);
             let mut again = p.again(p.attempt);
-            again.to = super::link::To::Client(ticket);
+            again.to = To::Client(ticket);
             again.home.backup = place.backup;
             again.home.several = false;
             again.hash = fnv(key);

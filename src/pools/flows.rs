@@ -1,7 +1,7 @@
 //! Keys of warming primaries that are looked for, and what waits for them.
 
 use super::ServerId;
-use super::link::Pending;
+use super::pending::Pending;
 use crate::buffer::Queue;
 use crate::slab::Slab;
 use crate::time::Time;

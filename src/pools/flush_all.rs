@@ -3,7 +3,7 @@
 //! A server that is away has its journal marked, so it is flushed before it is trusted again.
 //! While a flush is on its way nothing is copied from a backup: what it holds is about to go.
 
-use super::link::{Ask, Pending, To};
+use super::pending::{Ask, Pending, To};
 use super::{Pools, ServerId};
 use crate::clients::{Clients, Ticket};
 use crate::health::Cause;

@@ -1,6 +1,6 @@
 //! The backup is told what the primary did, in the order of the primary's replies.
 
-use super::link::{Ask, Attempt, Pending, To};
+use super::pending::{Ask, Attempt, Pending, To};
 use super::{NOBODY, Pools, ServerId};
 use crate::buffer::Source;
 use crate::net::Socket;

@@ -13,18 +13,19 @@
 //! The files of this folder are layers; each calls those below it only:
 //!
 //! ```text
-//!  turn reload report   what the proxy calls
-//!  expire               what time does
-//!  eject                rings that servers leave
-//!  ask                  requests of clients
-//!  replies connect      bytes of servers, links that open
-//!  settle               what becomes of a request, by a reply or by its loss
-//!  flush_all warm       requests with several steps
-//!  failover mirror      the other farm
-//!  sync                 journals: what servers missed
-//!  down                 links and servers that go
-//!  send                 requests onto links
+//!  turn reload report         what the proxy calls
+//!  expire                     what time does
+//!  eject                      rings that servers leave
+//!  ask                        requests of clients
+//!  replies connect            bytes of servers, links that open
+//!  settle                     what becomes of a request, by a reply or by its loss
+//!  flush_all steps warm       requests with several steps
+//!  failover mirror            the other farm
+//!  sync                       journals: what servers missed
+//!  down                       links and servers that go
+//!  send                       requests onto links
 //!  flows link server recent   data
+//!  pending                    one request
 //! ```
 //!
 //! A request that cannot be asked where it should be, or whose link goes, becomes a *loss*: it is put
@@ -40,6 +41,7 @@ mod flows;
 mod flush_all;
 mod link;
 mod mirror;
+mod pending;
 mod recent;
 mod reload;
 mod replies;
@@ -47,12 +49,13 @@ mod report;
 mod send;
 mod server;
 mod settle;
+mod steps;
 mod sync;
 mod turn;
 mod warm;
 
 pub use ask::Split;
-pub use link::Ask;
+pub use pending::Ask;
 pub use report::{Lines, line};
 pub use server::Place;
 pub use turn::Connect;
@@ -66,7 +69,8 @@ use crate::slab::Slab;
 use crate::stats::PoolCounters;
 use crate::time::Time;
 use crate::work::WorkList;
-use link::{Link, Pending};
+use link::Link;
+use pending::Pending;
 use recent::RecentWrites;
 use server::{Pool, Server};
 use std::collections::{HashMap, VecDeque};

@@ -1,7 +1,8 @@
 //! From a server's bytes to whole replies, each given to `settle` where it stands.
 
 use super::Pools;
-use super::link::{Arriving, LinkState, To};
+use super::link::{Arriving, LinkState};
+use super::pending::To;
 use crate::buffer::{Chunk, Source};
 use crate::clients::{Clients, Ticket, has_values, is_error};
 use crate::health::Cause;

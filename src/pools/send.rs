@@ -1,7 +1,8 @@
 //! Requests onto links, or onto the list of losses where a server cannot be asked.
 
-use super::link::{Ask, LinkState, Pending, To};
-use super::{Losses, Pools, ServerId};
+use super::link::LinkState;
+use super::pending::{Ask, Attempt, Home, Pending, To};
+use super::{Losses, NOBODY, Pools, ServerId};
 use crate::buffer::Queue;
 use crate::clients::Ticket;
 use crate::health::Cause;
@@ -9,9 +10,6 @@ use crate::net::Socket;
 use crate::protocol::{Traits, Verb, forms};
 use crate::time::Time;
 use std::collections::{HashMap, VecDeque};
-
-use super::NOBODY;
-use super::link::{Attempt, Home};
 
 impl<S: Socket> Pools<S> {
     /// True if this server may be asked.

@@ -1,7 +1,7 @@
 //! What becomes of a request: its reply goes to the client and to the mirror, its loss to the backup,
 //! to the journal, or back as an error. Nothing else ends one: that is how no request is forgotten.
 
-use super::link::{Ask, Attempt, Pending, To};
+use super::pending::{Ask, Attempt, Pending, To};
 use super::{Losses, Pools, ServerId};
 use crate::buffer::{Queue, Source};
 use crate::clients::{Clients, Ticket, is_error};

@@ -9,7 +9,7 @@
 //! told (it was too full for their mirrors, or its ring changed): then the delete of a key goes out
 //! before anything else that is asked for it.
 
-use super::link::{Ask, To};
+use super::pending::{Ask, To};
 use super::server::fnv;
 use super::{NOBODY, Pools, ServerId};
 use crate::health::{Cause, State};

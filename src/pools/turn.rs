@@ -1,7 +1,8 @@
 //! One turn of the pools' half, as the proxy drives it.
 
 use super::Pools;
-use super::link::{LinkState, To};
+use super::link::LinkState;
+use super::pending::To;
 use crate::buffer::Chunk;
 use crate::clients::Clients;
 use crate::config::Address;
