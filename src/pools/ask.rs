@@ -132,13 +132,7 @@ impl<S: Socket> Pools<S> {
             }
             asked += 1;
         }
-        let mut bytes = 0;
-        let mut open_lines = std::mem::take(&mut self.open_lines);
-        for id in open_lines.drain(..) {
-            bytes += self.close_line(split, id);
-        }
-        self.open_lines = open_lines;
-        (asked, bytes)
+        (asked, self.close_lines(split))
     }
 
     /// Adds one key to the line for its server; starts the line if it is the first. Returns the part
@@ -228,11 +222,7 @@ impl<S: Socket> Pools<S> {
         line.extend_from_slice(key);
         line.extend_from_slice(b"\r\n");
         // Lines that are being made must not be cut.
-        let mut open_lines = std::mem::take(&mut self.open_lines);
-        for id in open_lines.drain(..) {
-            self.close_line(split, id);
-        }
-        self.open_lines = open_lines;
+        self.close_lines(split);
         let ask = Ask::line(split.verb, split.traits, &line);
         self.ask(ticket, split.pool, place, key, &ask);
         part
@@ -240,6 +230,15 @@ impl<S: Socket> Pools<S> {
 
     fn must_tell_before(&self, id: ServerId, key: &[u8]) -> bool {
         self.servers.get(id).is_some_and(|s| s.journal.is_due(key))
+    }
+
+    /// Ends all lines that are being made. Returns their length.
+    fn close_lines(&mut self, split: &Split<'_>) -> usize {
+        let mut open_lines = std::mem::take(&mut self.open_lines);
+        let ids = open_lines.drain(..);
+        let bytes = ids.map(|id| self.close_line(split, id)).sum();
+        self.open_lines = open_lines;
+        bytes
     }
 
     /// Ends a server's line and owes its reply. Returns its length.

@@ -3,7 +3,8 @@
 use super::ServerId;
 use crate::buffer::{Queue, Source};
 use crate::clients::Ticket;
-use crate::protocol::{Traits, Verb};
+use crate::health::Cause;
+use crate::protocol::{Reply, Traits, Verb};
 use crate::time::{MILLISECOND, Time};
 use std::ops::Range;
 
@@ -176,4 +177,28 @@ impl<'a> Ask<'a> {
         }
         (line.len() as u32, (queue.end() - start) as u32)
     }
+}
+
+/// A request with its reply; its bytes still stand on its link.
+pub struct Answered<'a> {
+    /// Its link.
+    pub link: usize,
+    /// Where its bytes begin in that link's queue.
+    pub at: u64,
+    /// What was owed.
+    pub request: &'a Pending,
+    /// What the server said.
+    pub reply: &'a Reply<'a>,
+}
+
+/// A request that its server cannot answer.
+pub struct Lost<'a> {
+    /// That server.
+    pub server: ServerId,
+    /// What was owed.
+    pub request: &'a Pending,
+    /// Its bytes.
+    pub ask: &'a Ask<'a>,
+    /// Why.
+    pub cause: Cause,
 }

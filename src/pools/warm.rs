@@ -16,13 +16,13 @@
 //! answer that did not come says nothing: only `EN` is a miss.
 
 use super::flows::{Flow, Step, Waiting};
-use super::pending::{Ask, Attempt, Pending, To};
+use super::pending::{Answered, Ask, Attempt, Pending, To};
 use super::{Pools, ServerId};
 use crate::buffer::{Queue, Source};
 use crate::clients::{Clients, Ticket};
 use crate::net::Socket;
 use crate::protocol::forms::{self, Mirror};
-use crate::protocol::{Reply, Status, Traits};
+use crate::protocol::{Status, Traits};
 use std::collections::VecDeque;
 
 /// What a flow and what a request in it take beside their bytes: entries and the allocator's share.
@@ -147,25 +147,23 @@ impl<S: Socket> Pools<S> {
     /// restarted. False if the reply stands.
     pub(super) fn warm_up(
         &mut self,
-        id: usize,
-        at: u64,
-        p: &Pending,
+        answered: &Answered<'_>,
         ticket: Ticket,
-        reply: &Reply<'_>,
         clients: &mut Clients<S>,
     ) -> bool {
+        let (id, p, reply) = (answered.link, answered.request, answered.reply);
         if !matches!(p.attempt, Attempt::Primary | Attempt::Retried) || !self.is_warming(p) {
             return false;
         }
         if p.home.several {
-            return self.warm_each(id, at, p, ticket, reply, clients);
+            return self.warm_each(answered, ticket, clients);
         }
         if !matches!(reply.status, Status::Absent | Status::NotStored) || !self.is_up(p.home.backup)
         {
             return false;
         }
         if p.traits.has(Traits::DELETES) {
-            return reply.status == Status::Absent && self.delete_at_backup(id, at, p);
+            return reply.status == Status::Absent && self.delete_at_backup(answered);
         }
         if !p.traits.has(Traits::NEEDS_KEY) || !self.is_fetchable(p.home.backup) {
             return false;
@@ -175,8 +173,8 @@ impl<S: Socket> Pools<S> {
             return false;
         };
         let since = link.first_seq - 1;
-        wire.push(Source::Queue(&link.queue, at), 0..p.len as usize);
-        let key = self.key_at(id, at, p);
+        wire.push(Source::Queue(&link.queue, answered.at), 0..p.len as usize);
+        let key = self.key_at(answered);
         let ask = Ask::queued(p, &wire, wire.start());
         self.fetch(p, &key, &ask, id, since);
         self.key = key;
@@ -184,11 +182,12 @@ impl<S: Socket> Pools<S> {
     }
 
     /// The backup's answer to the mirrored delete is the client's answer.
-    fn delete_at_backup(&mut self, id: usize, at: u64, p: &Pending) -> bool {
+    fn delete_at_backup(&mut self, answered: &Answered<'_>) -> bool {
+        let p = answered.request;
         let mut line = std::mem::take(&mut self.line);
         line.clear();
-        let mirror = self.links.get(id).map(|link| {
-            let asked = link.line_at(at, p.line);
+        let mirror = self.links.get(answered.link).map(|link| {
+            let asked = link.line_at(answered.at, p.line);
             forms::mirror(p.verb, p.traits, asked, Status::Absent, &mut line)
         });
         let is_sent = if let Some(Mirror::Send { verb, .. }) = mirror {
@@ -213,20 +212,18 @@ impl<S: Socket> Pools<S> {
     /// Several keys: what was found goes to the client, each missing key is fetched by itself.
     fn warm_each(
         &mut self,
-        id: usize,
-        at: u64,
-        p: &Pending,
+        answered: &Answered<'_>,
         ticket: Ticket,
-        reply: &Reply<'_>,
         clients: &mut Clients<S>,
     ) -> bool {
+        let (id, p, reply) = (answered.link, answered.request, answered.reply);
         let Some(link) = self.links.get(id) else {
             return false;
         };
         if !matches!(reply.status, Status::Done | Status::Absent) {
             return false;
         }
-        let line = link.line_at(at, p.line).to_vec();
+        let line = link.line_at(answered.at, p.line).to_vec();
         let since = link.first_seq - 1;
         let (mut single, mut misses) = (Vec::new(), Vec::new());
         clients.answer_found(ticket, p.verb, &line, reply, |ticket, key| {

@@ -1,6 +1,7 @@
 //! One binary request: is it well formed, and which meta command says the same.
 
 use super::{Code, HEADER, Op, REQUEST, header, op};
+use crate::protocol::text::scan::push_u64;
 use crate::protocol::{
     BinaryDress, Dress, Limits, Local, Parsed, Request, Scratch, Traits, Verb, base64,
 };
@@ -329,19 +330,9 @@ fn push_cas(cas: u64, line: &mut Vec<u8>) -> Traits {
 }
 
 /// `name` and the decimal digits of `n`.
-fn push_flag(name: &[u8], mut n: u64, line: &mut Vec<u8>) {
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (n % 10) as u8;
-        n /= 10;
-        if n == 0 {
-            break;
-        }
-    }
+fn push_flag(name: &[u8], n: u64, line: &mut Vec<u8>) {
     line.extend_from_slice(name);
-    line.extend_from_slice(&digits[at..]);
+    push_u64(line, n);
 }
 
 /// An expiration as the text protocols can say it. Theirs is signed, and a negative one means
