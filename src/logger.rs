@@ -146,7 +146,7 @@ impl State {
         }
     }
 
-    /// Writes a line, and before it how many are missing there: both or neither.
+    /// Writes a line, and before it how many were lost there: both or neither.
     fn put(&mut self, level: Level, text: &str) -> io::Result<()> {
         let notice = match self.untold {
             0 => None,

@@ -189,7 +189,7 @@ fn write_queue<S: Socket>(
     write_pieces(io, queue, at, most)
 }
 
-/// Apart, since so many slices cost more to prepare than a small write to copy.
+/// A function of its own, since so many slices cost more to prepare than a small write to copy.
 #[inline(never)]
 fn write_pieces<S: Socket>(
     io: &mut S,

@@ -3,7 +3,7 @@
 use super::Ticket;
 use super::multi::Multi;
 use crate::buffer::Queue;
-use crate::protocol::{Dress, Request, Verb};
+use crate::protocol::{Format, Request, Verb};
 use std::collections::VecDeque;
 
 /// What a client is in the middle of sending.
@@ -25,7 +25,7 @@ pub enum Intake {
 pub struct Arriving {
     /// The request.
     pub request: Request,
-    /// Length of the upstream line at the front of `bytes`.
+    /// Length of the upstream request line at the front of `bytes`.
     pub line: usize,
     /// Bytes of the client's stream still to come.
     pub missing: usize,
@@ -68,10 +68,10 @@ pub struct Active {
     pub parsed: usize,
     /// How far a line end was searched for in `partial`.
     pub searched: usize,
-    /// How many bytes the request in `partial` lacks; 0 if that is not known, since its line has
-    /// no end yet.
+    /// Bytes that the request in `partial` still lacks; 0 while that is unknown because its line
+    /// has no end yet.
     pub wants: usize,
-    /// `partial` may hold a whole request: it was left when the client was paused.
+    /// `partial` may hold a whole request: parsing stopped when the client was paused.
     pub unparsed: bool,
     /// In the middle of what.
     pub intake: Intake,
@@ -96,11 +96,11 @@ pub struct Active {
 /// One answer that a client is owed.
 #[derive(Debug)]
 pub struct Slot {
-    /// What the answer needs.
-    pub format: Dress,
+    /// How the answer is written.
+    pub format: Format,
     /// What was asked.
     pub verb: Verb,
-    /// Nothing more will come.
+    /// The answer is complete.
     pub done: bool,
     /// Bytes of the request, as long as it is at its server.
     pub asked: u32,
@@ -112,7 +112,7 @@ pub struct Slot {
 
 impl Slot {
     /// What a request with one key is owed.
-    pub fn new(format: Dress, verb: Verb) -> Slot {
+    pub fn new(format: Format, verb: Verb) -> Slot {
         Slot {
             format,
             verb,

@@ -1,7 +1,7 @@
 //! One client: its socket, why it is not read, how it ends.
 //!
-//! A client that is owed nothing and sent nothing half holds no memory but this struct: what a
-//! busy one needs is an [`Active`], lent by [`Spares`].
+//! An idle client takes no memory but this struct: what a busy one needs is an [`Active`], lent by
+//! [`Spares`].
 
 use super::active::{Active, Intake, Slot};
 use super::spares::{KEEP_PARTIAL, Spares};
@@ -10,8 +10,8 @@ use crate::net::{Conn, Socket};
 use crate::protocol::Dialect;
 use crate::time::Time;
 
-/// Of an answer that has more parts to come less than this, in bytes, is not sent alone: the client
-/// can do nothing with a part, and servers that were asked together answer together.
+/// Part of an unfinished answer is not sent alone below this size, in bytes: the client can do
+/// nothing with it, and servers that were asked together answer together.
 const WORTH_SENDING: usize = crate::buffer::SHARE;
 
 /// Why a client is not read. It is read again when the set is empty.
@@ -27,7 +27,7 @@ impl Pause {
     pub const SERVER: Pause = Pause(4);
     /// A `flush_all` waits until everything before it is answered, or is on its way itself.
     pub const ORDER: Pause = Pause(8);
-    /// The next portion of its keys is asked when the one before has gone out.
+    /// The next portion of its keys waits until the one before has gone out.
     pub const PORTION: Pause = Pause(16);
 
     /// True if there is no reason.
@@ -75,9 +75,9 @@ pub struct Client<S> {
     pub last_moved: Time,
     /// Its pool.
     pub pool: u32,
-    /// The number of the listener through which it came; of none if that is gone.
+    /// The number of the listener through which it came; `u16::MAX` if that is gone.
     pub listener: u16,
-    /// Told by its first byte.
+    /// The protocol, known from its first byte.
     pub dialect: Option<Dialect>,
     /// Why it is not read.
     pub pause: Pause,
@@ -106,13 +106,13 @@ impl<S: Socket> Client<S> {
         }
     }
 
-    /// What it needs while busy.
+    /// The busy part, lent if it has none.
     #[inline]
     pub fn active(&mut self, spares: &mut Spares) -> &mut Active {
         self.active.get_or_insert_with(|| spares.active())
     }
 
-    /// Owes one answer. Returns the slot's number.
+    /// Adds a slot for one answer. Returns its number.
     #[inline]
     pub fn owe(&mut self, spares: &mut Spares, slot: Slot) -> u32 {
         let active = self.active(spares);
@@ -121,7 +121,7 @@ impl<S: Socket> Client<S> {
         seq
     }
 
-    /// Gives the answer of slot `seq`: `write` appends it.
+    /// Completes slot `seq`: `write` appends the answer.
     #[inline]
     pub fn deliver(
         &mut self,
@@ -159,32 +159,32 @@ impl<S: Socket> Client<S> {
         Some((active.copied(), &mut active.charged))
     }
 
-    /// True if what is there for it is to be written now, and not with the rest of its answer.
+    /// True if its output is worth a write now, and need not wait for the rest of an answer.
     #[inline]
     pub fn is_worth_writing(&self) -> bool {
         self.active.as_ref().is_some_and(|a| {
             let front = a.slots.front().and_then(|slot| slot.multi.as_ref());
-            // All that is there is of an answer of which servers owe more.
+            // All that is there belongs to an answer of which servers owe more.
             let is_part = front.is_some_and(|m| m.open() > 0 && a.out.len() <= m.emitted());
             let waits = is_part && a.out.len() < WORTH_SENDING;
             !a.out.is_empty() && !waits
         })
     }
 
-    /// True if something that it sent can be looked at now.
+    /// True if there is something to do for what it sent.
     #[inline]
     pub fn may_be_served(&self) -> bool {
         let goes_on = self.may_ask_anew() && (self.conn.is_readable() || self.is_unparsed());
         goes_on || self.may_ask_keys()
     }
 
-    /// True if its next request may be looked at.
+    /// True if its next request may be parsed.
     #[inline]
     pub fn may_ask_anew(&self) -> bool {
         self.ending == Ending::Open && self.pause.is_empty()
     }
 
-    /// True if more keys of requests that were looked at may be asked, whatever else waits.
+    /// True if further keys of requests that were parsed before may be asked.
     #[inline]
     pub fn may_ask_keys(&self) -> bool {
         let Some(active) = self.active.as_ref() else {
@@ -198,7 +198,7 @@ impl<S: Socket> Client<S> {
             && !self.pause.has(Pause::OWED)
     }
 
-    /// True if what it sent was left unread in the middle, or is asked for in portions.
+    /// True if parsing stopped in the middle of what it sent, or keys are left to be asked.
     #[inline]
     pub fn is_unparsed(&self) -> bool {
         self.active.as_ref().is_some_and(|a| {
@@ -220,7 +220,7 @@ impl<S: Socket> Client<S> {
             .is_none_or(|a| a.slots.is_empty() && a.out.is_empty())
     }
 
-    /// Gives the busy part back if it is not needed.
+    /// Returns the busy part if it is not needed any more.
     #[inline]
     pub fn rest(&mut self, spares: &mut Spares) {
         if self

@@ -6,8 +6,8 @@ use crate::net::Socket;
 use crate::work::{CLOSE, Work};
 
 impl<S: Socket> Clients<S> {
-    /// A place for one more client, or the line to send before closing. `listener` is the number
-    /// of its listener, counted through all pools in the order of the configuration.
+    /// A key for one more client, or the line to send before closing. `listener` counts through all
+    /// pools in the order of the configuration.
     pub fn admit(&mut self, listener: usize) -> Result<usize, &'static [u8]> {
         let pool = self.listeners.get(listener);
         let pool = pool.and_then(|p| self.pools.get(*p as usize));
@@ -32,13 +32,13 @@ impl<S: Socket> Clients<S> {
         self.list(key);
     }
 
-    /// An event of a client's socket. A token of one that left is ignored.
+    /// An event of a client's socket. The token of a client that left is ignored.
     pub fn ready(&mut self, token: usize, readable: bool, writable: bool, closed: bool) {
         let Some(client) = self.table.get_mut(token) else {
             return;
         };
         client.conn.note(readable, writable, closed);
-        // One that is not read would not be seen to be gone.
+        // A client that is not read would otherwise not be seen to be gone.
         if closed && !client.may_ask_anew() && !matches!(client.conn.connected(), Ok(true)) {
             return self.end(token, Ending::Dead);
         }
@@ -48,7 +48,7 @@ impl<S: Socket> Clients<S> {
         self.list(token);
     }
 
-    /// A client's connection comes to its end; never goes back.
+    /// Ends a client's connection; an ending is never taken back.
     pub(super) fn end(&mut self, key: usize, ending: Ending) {
         let Some(client) = self.table.get_mut(key) else {
             return;
@@ -64,13 +64,13 @@ impl<S: Socket> Clients<S> {
         }
     }
 
-    /// A client is closed once it has what it is owed.
+    /// Closes a client once it has what it is owed.
     pub fn close(&mut self, key: usize) {
         self.end(key, Ending::AfterAnswers);
     }
 
-    /// Drops clients that are gone; the only place that does. What servers still owe them finds
-    /// nobody. True if they owe something.
+    /// Drops clients that are gone; the only place that does. Replies that servers still owe them
+    /// are discarded; true if there are any.
     pub fn reap(&mut self, work: &mut Work) -> bool {
         work.next_kind();
         while let Some(key) = self.dead.pop() {
@@ -91,7 +91,7 @@ impl<S: Socket> Clients<S> {
         self.abandoned
     }
 
-    /// What servers owe those who left was looked for.
+    /// The requests of clients that left were looked for.
     pub fn abandoned_found(&mut self) {
         self.abandoned = false;
     }

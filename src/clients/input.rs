@@ -1,40 +1,40 @@
-//! The bytes of one client that are being understood.
+//! The bytes of one client that are being parsed.
 
 use crate::buffer::{Chunk, Source};
 use crate::protocol::{Request, Scratch};
 use std::ops::Range;
 use std::rc::Rc;
 
-/// Where the bytes stand that are being understood.
+/// Where the bytes are.
 #[derive(Debug)]
 pub enum Origin {
     /// In the chunk.
     Chunk,
-    /// In memory of their own.
+    /// In a buffer of their own.
     Own,
 }
 
-/// Bytes of one client that are being understood. Not the client's, so that what stands in them can
+/// Bytes of one client that are being parsed. They are kept apart from the client, so that they can
 /// be sent on while clients change.
 #[derive(Debug)]
 pub struct Input {
     /// What is read into.
     pub chunk: Rc<Chunk>,
-    /// What the parser makes of a request.
+    /// What the parser produces.
     pub scratch: Scratch,
-    /// The key of a value that came in pieces.
+    /// The key of a large value that is complete.
     pub name: Vec<u8>,
     pub(super) own: Vec<u8>,
     pub(super) origin: Origin,
     /// Where the next request starts.
     pub(super) at: usize,
     pub(super) len: usize,
-    /// The client may not go on, though there may be a whole request.
+    /// Parsing stopped before the end: a whole request may be left.
     pub(super) stopped: bool,
 }
 
 impl Input {
-    /// Nothing, with a chunk to read into.
+    /// No bytes yet, and a chunk to read into.
     pub fn new(chunk: Rc<Chunk>) -> Input {
         Input {
             chunk,
@@ -48,7 +48,7 @@ impl Input {
         }
     }
 
-    /// Where the bytes stand.
+    /// The bytes.
     #[inline]
     pub fn source(&self) -> Source<'_> {
         match self.origin {
@@ -57,7 +57,7 @@ impl Input {
         }
     }
 
-    /// Where the request starts that was found last.
+    /// Where the request starts that was parsed last.
     #[inline]
     pub fn at(&self) -> usize {
         self.at
@@ -89,13 +89,13 @@ impl Input {
         }
     }
 
-    /// The request at the front is done with.
+    /// Skips so many bytes of the front.
     #[inline]
     pub fn consume(&mut self, bytes: usize) {
         self.at += bytes;
     }
 
-    /// The client may not go on: what is left stays.
+    /// Stops parsing: what is left stays with the client.
     pub fn stop(&mut self) {
         self.stopped = true;
     }

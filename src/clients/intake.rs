@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  socket ──fill──▶ Input ──next_request──▶ Next: a request, a value that arrives, keys, …
-//!                     └──keep_rest──▶ what is not understood yet stays with the client
+//!                     └──keep_rest──▶ what is not parsed yet stays with the client
 //! ```
 
 use super::Clients;
@@ -13,47 +13,47 @@ use super::spares::KEEP_PARTIAL;
 use super::value::has_bad_end;
 use crate::buffer::{CHUNK, Chunk};
 use crate::net::Socket;
-use crate::protocol::{self, Dialect, Dress, Limits, Local, Parsed, Request};
+use crate::protocol::{self, Dialect, Format, Limits, Local, Parsed, Request};
 use crate::work::Work;
 
 /// A request with its value up to this size, in bytes, waits whole among the unparsed bytes; a
 /// larger one gathers in pieces.
 const SMALL_REQUEST: usize = CHUNK / 4;
 
-/// Unparsed bytes up to this size are put in front of the next read, so that they can be
-/// parsed in the chunk; longer ones (a get line of thousands of keys) gather by themselves.
+/// So many unparsed bytes at most are put in front of the next read and parsed in the chunk; more
+/// (a get line of thousands of keys) gather in a buffer of their own.
 const SMALL_PARTIAL: usize = CHUNK / 4;
 
-/// More than anybody types, and than any line but a get's, in bytes: so much may be read of a client
-/// whatever it holds.
+/// More than anybody types, and than any line but a get's, in bytes: so much may be read from a
+/// client whatever it holds.
 pub(super) const LINE: usize = 2048;
 
 /// What a client wants next.
 pub enum Next {
-    /// More bytes are needed, or it may not go on.
+    /// More bytes are needed, or the client is paused.
     Nothing,
     /// A whole request with one key stands at the front of the input.
     Request(Request),
-    /// A whole request with several keys does.
+    /// A whole request with several keys stands there.
     Keys(Request),
-    /// The head of a request does whose value is still on its way.
+    /// The head of a request stands there, and its value is still on its way.
     Head(Request),
-    /// Such a value has come to its end.
+    /// Such a value is complete.
     Value(Box<Arriving>),
     /// More keys of a request with very many are to be asked.
     Portion(Box<Portions>),
     /// Some keys of the request in this slot are to be asked once more.
     Again(u32),
-    /// A request for magent.
-    Local(Local, Dress),
-    /// Nothing: it was answered.
+    /// A request that magent answers.
+    Local(Local, Format),
+    /// Nothing: it is answered already.
     Done,
     /// The key of the line in `Input::scratch` is to be deleted: its new value was too large.
     Drop,
 }
 
 impl Active {
-    /// More keys of a request that was looked at before.
+    /// Further keys of a request that was parsed before.
     fn next_keys(&mut self) -> Option<Next> {
         if let Some(slot) = self.again.pop_front() {
             return Some(Next::Again(slot));
@@ -69,7 +69,7 @@ impl Active {
 }
 
 impl<S: Socket> Clients<S> {
-    /// Gets the next bytes of a client: what was left, or one read. False if there is nothing to do.
+    /// Gets a client's next bytes: those left over, or one read. False if there is nothing to do.
     pub fn fill(&mut self, key: usize, input: &mut Input, work: &mut Work) -> bool {
         let Some(client) = self.table.get_mut(key) else {
             return false;
@@ -104,7 +104,7 @@ impl<S: Socket> Clients<S> {
         (input.len, input.stopped) = (input.own.len(), false);
     }
 
-    /// One read of at most so many bytes. False if nothing came.
+    /// Reads once, so many bytes at most. False if nothing came.
     pub(super) fn read(
         &mut self,
         key: usize,
@@ -119,7 +119,7 @@ impl<S: Socket> Clients<S> {
         let Some(space) = Chunk::writable(&mut input.chunk) else {
             return false;
         };
-        // What was left of the last read goes in front, so that a request stands in one piece.
+        // What the last read left goes in front, so that a request stands in one piece.
         let left = match &client.active {
             Some(a) if a.partial.len() <= SMALL_PARTIAL => {
                 space[..a.partial.len()].copy_from_slice(&a.partial);
@@ -161,7 +161,7 @@ impl<S: Socket> Clients<S> {
         true
     }
 
-    /// Keeps what could not be used yet with the client.
+    /// Keeps the bytes that are not parsed yet with the client.
     pub fn keep_rest(&mut self, key: usize, input: &mut Input) {
         let rest = input.at..input.len;
         let Some(client) = self.table.get_mut(key) else {
@@ -176,7 +176,7 @@ impl<S: Socket> Clients<S> {
                     active.partial.extend_from_slice(bytes);
                 }
                 Origin::Own => {
-                    // What is done with goes when it is worth the copy.
+                    // Parsed bytes are dropped when that is worth the copy.
                     if input.at > input.len / 2 || !input.stopped {
                         input.own.drain(..input.at);
                         input.at = 0;
@@ -193,7 +193,7 @@ impl<S: Socket> Clients<S> {
         self.account(key);
     }
 
-    /// What the client wants next, by the bytes of `input`.
+    /// The client's next request in `input`.
     pub fn next_request(&mut self, key: usize, input: &mut Input) -> Next {
         loop {
             let Some(client) = self.table.get_mut(key) else {
@@ -241,7 +241,7 @@ impl<S: Socket> Clients<S> {
         }
     }
 
-    /// One request at the front of the input; `None` if it was one that is done with.
+    /// Parses one request at the front of the input; `None` if it is finished already.
     fn parse(&mut self, key: usize, input: &mut Input) -> Option<Next> {
         let client = self.table.get_mut(key)?;
         let limits = &self.pools[client.pool as usize];
@@ -298,7 +298,7 @@ impl<S: Socket> Clients<S> {
                 log_own(input, used);
                 input.at += used;
                 if !input.scratch.answer.is_empty() {
-                    self.say(key, Dress::Text, |out, _| {
+                    self.say(key, Format::Text, |out, _| {
                         out.push_slice(&input.scratch.answer);
                     });
                 }
@@ -317,11 +317,11 @@ impl<S: Socket> Clients<S> {
                 input.stop();
                 Some(Next::Nothing)
             }
-            Parsed::Local { used, what, dress } => {
+            Parsed::Local { used, what, format } => {
                 self.counters.requests += 1;
                 log_own(input, used);
                 input.at += used;
-                Some(Next::Local(what, dress))
+                Some(Next::Local(what, format))
             }
             Parsed::Request(request) => self.take_request(key, request, input),
         }

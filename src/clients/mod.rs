@@ -1,5 +1,5 @@
-//! The clients' half: what clients send becomes requests, what servers say becomes answers in order.
-//! Knows no server; what it asks for is named by a [`Ticket`].
+//! The clients' half: what clients send becomes requests, what servers say becomes answers in
+//! order. Knows no server; what it asks for is named by a [`Ticket`].
 //!
 //! ```text
 //!   bytes ──intake──▶ Next ──▶ (the proxy asks the pools) ──▶ answer(ticket) ──▶ slot ──▶ out ──▶ bytes
@@ -91,7 +91,7 @@ struct Pool {
     idle_timeout: u64,
     most: Option<usize>,
     connected: usize,
-    /// About how many bytes the answer for a key has; falls slowly. 0 before any has come.
+    /// Typical size of the answer for one key, in bytes; falls slowly. 0 before the first.
     typical: usize,
 }
 
@@ -110,20 +110,20 @@ pub struct Clients<S> {
     dirty: WorkList<usize>,
     /// Clients that wait for memory.
     hungry: VecDeque<usize>,
-    /// The one whose answer is larger than its share.
+    /// The client whose answer is larger than its share.
     large: Option<usize>,
     dead: Vec<usize>,
     leaving: sweep::Leaving,
     sweep: sweep::Sweep,
     closed: bool,
-    /// Some have left to whom servers owe something.
+    /// Clients left to which servers owe something.
     abandoned: bool,
     /// What clients did.
     pub counters: ClientCounters,
 }
 
 impl<S: Socket> Clients<S> {
-    /// Nobody yet; `most` clients may come.
+    /// No clients yet; `most` may come.
     pub fn new(budget: Rc<Budget>, most: usize) -> Clients<S> {
         Clients {
             table: Slab::default(),
@@ -173,7 +173,7 @@ impl<S: Socket> Clients<S> {
         self.pools.get(pool).map_or(0, |p| p.connected)
     }
 
-    /// Answers that they are owed.
+    /// How many answers are owed.
     pub fn slots(&self) -> usize {
         let active = self.table.values().filter_map(|c| c.active.as_ref());
         active.map(|a| a.slots.len()).sum()
@@ -242,7 +242,7 @@ impl<S: Socket> Clients<S> {
         }
     }
 
-    /// A client is not read until [`Clients::wake`]: a server has too much in flight.
+    /// Stops reading a client until [`Clients::wake`]: a server has too much in flight.
     pub fn wait_for_server(&mut self, key: usize) {
         if let Some(client) = self.table.get_mut(key) {
             client.pause.add(Pause::SERVER);
@@ -255,7 +255,7 @@ impl<S: Socket> Clients<S> {
         active.is_some_and(|a| a.asked > 0)
     }
 
-    /// A server has room again for a client that waited. False if it has left.
+    /// Lets a client go on that waited for a server. False if it has left.
     pub fn wake(&mut self, key: usize) -> bool {
         let Some(client) = self.table.get_mut(key) else {
             return false;

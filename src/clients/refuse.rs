@@ -5,20 +5,20 @@ use super::client::Ending;
 use super::{Clients, answer};
 use crate::buffer::Queue;
 use crate::net::Socket;
-use crate::protocol::{self, Dress, Limits, Parsed, Request, Scratch, Verb};
+use crate::protocol::{self, Format, Limits, Parsed, Request, Scratch, Verb};
 
 impl<S: Socket> Clients<S> {
-    /// Refuses a value for want of memory; what is missing of it is swallowed.
+    /// Refuses a value for want of memory; the rest of it is thrown away as it arrives.
     pub(super) fn no_memory_to_store(&mut self, key: usize, request: &Request, missing: usize) {
         self.counters.requests += 1;
         self.counters.limit_memory_stores += 1;
-        self.say(key, request.dress, |out, format| {
+        self.say(key, request.format, |out, format| {
             answer::write_error(format, b"out of memory storing object", out);
         });
         self.swallow(key, missing);
     }
 
-    /// Refuses what a client has sent half.
+    /// Refuses a request that is half sent.
     pub(super) fn no_memory_for_partial(&mut self, key: usize) {
         let Some(client) = self.table.get_mut(key) else {
             return;
@@ -44,25 +44,25 @@ impl<S: Socket> Clients<S> {
         }
     }
 
-    /// Refuses a line that does not end, as memcached does: where it would end is not known.
+    /// Refuses a line without an end, as memcached does: where it would end is not known.
     fn no_memory_to_read(&mut self, key: usize) {
         self.counters.limit_memory_requests += 1;
-        self.say(key, Dress::Text, |out, _| {
+        self.say(key, Format::Text, |out, _| {
             out.push_slice(b"SERVER_ERROR out of memory reading request\r\n");
         });
         self.end(key, Ending::AfterAnswers);
     }
 
     pub(super) fn bad_data_chunk(&mut self, key: usize, request: &Request) {
-        if request.dress != Dress::Silent {
-            self.say(key, Dress::Text, |out, _| {
+        if request.format != Format::Silent {
+            self.say(key, Format::Text, |out, _| {
                 out.push_slice(b"CLIENT_ERROR bad data chunk\r\n");
             });
         }
     }
 
-    /// Puts an answer of magent's own in its place.
-    pub fn say(&mut self, key: usize, format: Dress, write: impl FnOnce(&mut Queue, Dress)) {
+    /// Adds an answer of magent's own in its place.
+    pub fn say(&mut self, key: usize, format: Format, write: impl FnOnce(&mut Queue, Format)) {
         let Some(client) = self.table.get_mut(key) else {
             return;
         };
@@ -71,7 +71,7 @@ impl<S: Socket> Clients<S> {
         self.changed(key);
     }
 
-    /// The next so many bytes of the client are thrown away.
+    /// Throws away the next bytes of the client.
     pub(super) fn swallow(&mut self, key: usize, bytes: usize) {
         if let Some(client) = self.table.get_mut(key).filter(|_| bytes > 0) {
             client.active(&mut self.spares).intake = Intake::Swallow(bytes);

@@ -1,4 +1,4 @@
-//! How much one client may hold: bytes that are read of it, requests in flight, answers it has not
+//! How much one client may hold: bytes read from it, requests in flight, answers that it has not
 //! taken.
 
 use super::active::{Intake, Portions};
@@ -7,16 +7,16 @@ use super::{Clients, Ticket};
 use crate::buffer::CHUNK;
 use crate::net::Socket;
 
-/// Requests in flight at which a client is not read any more.
+/// Requests in flight at which a client is paused.
 const MAX_SLOTS: usize = 1024;
 
-/// Bytes owed at which a client is not read any more.
+/// Bytes owed at which a client is paused.
 const MAX_OWED: usize = 1024 * 1024;
 
-/// How large the value of a key is taken to be before any has come, in bytes.
+/// Assumed size of a value before any has come, in bytes.
 const FIRST_GUESS: usize = MAX_EXPECTED / 128;
 
-/// Values of so many bytes may be asked for at once by one client: whoever asks the same servers waits
+/// Bytes of values that one client may ask for at once: other clients of the same servers wait
 /// behind them.
 const MAX_EXPECTED: usize = 4 * 1024 * 1024;
 
@@ -24,8 +24,8 @@ const MAX_EXPECTED: usize = 4 * 1024 * 1024;
 const PORTION: usize = 1024;
 
 impl<S: Socket> Clients<S> {
-    /// How many bytes may be read of a client now: what is left of its share. One that has none left
-    /// waits: for its own answers if it is owed some, else for memory.
+    /// How many bytes may be read from a client now: what is left of its share. If that is none it
+    /// is paused: until it is answered if it is owed something, else until there is memory.
     pub(super) fn room_to_read(&mut self, key: usize) -> usize {
         let share = self.budget.share();
         let Some(client) = self.table.get_mut(key) else {
@@ -53,7 +53,7 @@ impl<S: Socket> Clients<S> {
     fn starve(&mut self, key: usize) {
         if let Some(client) = self.table.get_mut(key) {
             client.pause.add(Pause::MEMORY);
-            // It has sent something; that it is not read is not its fault.
+            // It has sent something, and it is not its fault that it is not read.
             client.last_moved = self.now;
             self.hungry.push_back(key);
             self.counters.limit_memory_paused += 1;
@@ -65,7 +65,7 @@ impl<S: Socket> Clients<S> {
         !self.hungry.is_empty()
     }
 
-    /// Something of a client's answers changed: it is to be written, and counts anew.
+    /// A client's answers changed: lists it to be written, and accounts for it anew.
     #[inline]
     pub(super) fn changed(&mut self, key: usize) {
         if let Some(client) = self.table.get_mut(key) {
@@ -84,7 +84,7 @@ impl<S: Socket> Clients<S> {
         }
     }
 
-    /// Pauses and resumes by what is owed: paused at the bound, read again at half of it.
+    /// Pauses a client at the bound of what it may be owed, and resumes it at half of that.
     #[inline]
     pub(super) fn check_owed(&mut self, key: usize) {
         let Some(client) = self.table.get_mut(key) else {
@@ -122,8 +122,7 @@ impl<S: Socket> Clients<S> {
         }
     }
 
-    /// Keeps what is still to be asked of a request with several keys until the present portion has
-    /// gone out.
+    /// Keeps the remaining keys of a request until the present portion has gone out.
     pub fn keep_portions(&mut self, key: usize, portions: Box<Portions>) {
         if let Some(client) = self.table.get_mut(key) {
             client.active(&mut self.spares).intake = Intake::Keys(portions);
@@ -132,8 +131,8 @@ impl<S: Socket> Clients<S> {
         self.check_owed(key);
     }
 
-    /// True if so many bytes more of a reply with values may be kept for a client; `earlier` bytes of
-    /// the same reply are there already.
+    /// True if so many more bytes of a reply with values may be kept for a client; `earlier` bytes
+    /// of the same reply are kept already.
     pub fn has_room_for(&mut self, ticket: Ticket, earlier: usize, more: usize) -> bool {
         let share = self.budget.share();
         let Some(client) = self.table.get(ticket.client) else {
@@ -161,7 +160,7 @@ impl<S: Socket> Clients<S> {
         true
     }
 
-    /// A server's answer for `keys` keys had so many bytes.
+    /// Notes how large a server's answer for `keys` keys was.
     #[inline]
     pub(super) fn note_size(&mut self, pool: usize, bytes: usize, keys: usize) {
         let size = (bytes / keys.max(1)).max(1);

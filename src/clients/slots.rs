@@ -12,7 +12,7 @@ use super::spares::Spares;
 use crate::buffer::Source;
 
 impl Active {
-    /// Takes answers that are done off the front, and sends on what waited for them.
+    /// Takes complete answers off the front, and sends on what waited for them.
     pub(super) fn advance(&mut self, spares: &mut Spares) {
         while let Some(slot) = self.slots.front_mut() {
             if let Some(held) = slot.held.take() {
@@ -42,13 +42,13 @@ impl Active {
         }
     }
 
-    /// True if what comes for this slot can go to the client at once, and nothing before it.
+    /// True if this slot is the next to go out and nothing is there before it.
     pub fn is_next_out(&self, seq: u32) -> bool {
         seq == self.first_seq && self.out.is_empty()
     }
 
-    /// True if the client has taken all there is, and no more can come before more keys of its first
-    /// request are asked.
+    /// True if the client has taken everything, and nothing can follow before more keys of its
+    /// first request are asked.
     pub fn is_stuck_at_front(&self) -> bool {
         let front = self.slots.front().and_then(|slot| slot.multi.as_ref());
         self.out.is_empty()

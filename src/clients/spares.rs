@@ -18,8 +18,8 @@ pub struct Spares {
     bytes: usize,
 }
 
-/// A spare keeps this much memory, in bytes, for unfinished requests: what is left of a read that
-/// held many.
+/// Capacity that the `partial` of a spare keeps, in bytes: what is left of a read that held many
+/// requests.
 pub const KEEP_PARTIAL: usize = 32 * 1024;
 
 /// Memory that spares may hold, in bytes: enough for thousands of clients that are busy at once
@@ -50,7 +50,7 @@ impl Spares {
         give!(self.actives, active, active.capacity());
     }
 
-    /// An empty place for the value of `request`, of whose bytes so many are still to come.
+    /// An empty place for the value of `request`, of which so many bytes are still to come.
     pub fn arriving(&mut self, request: &Request, line: usize, missing: usize) -> Box<Arriving> {
         let Some(mut value) = self.arriving.pop() else {
             return Box::new(Arriving {

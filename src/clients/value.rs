@@ -1,4 +1,4 @@
-//! Large values, which arrive in pieces and gather behind their upstream line.
+//! Large values, which arrive in pieces and gather behind their upstream request line.
 
 use super::Clients;
 use super::active::{Arriving, Intake};
@@ -8,8 +8,8 @@ use crate::net::Socket;
 use crate::protocol::Request;
 use std::ops::Range;
 
-/// A piece of a value that gathers is shared from this size on, in bytes. A smaller one would
-/// hold, and be counted as, a whole chunk for too long: until its client sends the rest.
+/// A piece of a large value is shared from this size on, in bytes. A smaller one would hold, and be
+/// counted as, a whole chunk until its client sends the rest.
 const GATHER_SHARE: usize = CHUNK / 2;
 
 /// A binary value has no line end of its own; the server needs one.
@@ -17,12 +17,12 @@ pub fn needs_line_end(request: &Request) -> bool {
     request.value.is_some() && request.value == Some(request.data)
 }
 
-/// A text value that does not end in `\r\n`. `end`: offset behind it.
+/// True if a text value does not end in `\r\n`. `end`: the offset behind it.
 pub(super) fn has_bad_end(request: &Request, source: Source<'_>, end: usize) -> bool {
     !needs_line_end(request) && source.tail::<2>(end) != Some(*b"\r\n")
 }
 
-/// Puts a piece of a value behind those that came before.
+/// Appends a piece of a value.
 fn gather(value: &mut Queue, source: Source<'_>, piece: Range<usize>) {
     if piece.len() < GATHER_SHARE {
         value.push_slice(source.slice(piece));
@@ -32,7 +32,7 @@ fn gather(value: &mut Queue, source: Source<'_>, piece: Range<usize>) {
 }
 
 impl<S: Socket> Clients<S> {
-    /// A large value starts to arrive: it gathers behind its upstream line.
+    /// A large value starts to arrive: it gathers behind its upstream request line.
     pub fn begin_value(&mut self, key: usize, request: &Request, input: &mut Input) {
         let start = input.at + request.head..input.len;
         let (source, line) = input.line(request);
@@ -72,7 +72,7 @@ impl<S: Socket> Clients<S> {
         Some(value)
     }
 
-    /// The value was sent on.
+    /// The value was sent on: its memory serves the next one.
     pub fn value_taken(&mut self, value: Box<Arriving>) {
         self.spares.give_arriving(value);
     }

@@ -7,12 +7,12 @@ use crate::net::Socket;
 use crate::work::Work;
 use std::rc::Rc;
 
-/// Written to one client in one turn, in bytes: more waits for the next one.
+/// Bytes written to one client in one turn; more waits for the next one.
 const MAX_WRITE: usize = 1024 * 1024;
 
 impl<S: Socket> Clients<S> {
-    /// Makes the chunk one that can be read into. Large values in it go to their clients first: they
-    /// are still in the processor's cache, and if they are taken so is the chunk for the next ones.
+    /// Makes the chunk one that can be read into. Large values in it go to their clients first:
+    /// they are still in the processor's cache, and once they are taken the chunk is free again.
     pub fn renew_chunk(&mut self, chunk: &mut Rc<Chunk>, work: &mut Work) {
         if Chunk::writable(chunk).is_none() {
             self.write(work);
@@ -68,7 +68,7 @@ impl<S: Socket> Clients<S> {
         self.written(key);
     }
 
-    /// What follows from it that a client has taken something.
+    /// What follows when a client has taken something.
     #[inline]
     fn written(&mut self, key: usize) {
         self.account(key);

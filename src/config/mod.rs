@@ -180,7 +180,7 @@ pub enum LogTarget {
     File(PathBuf),
 }
 
-/// Everything that the process was told.
+/// The whole configuration.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Config {
     /// At least one.
@@ -250,7 +250,8 @@ impl UsageError {
         UsageError::new(2, why)
     }
 
-    /// The form is right, the world is not.
+    /// Well-formed, but this machine says no: a host that does not resolve, a file that is not
+    /// there.
     fn other(why: String) -> UsageError {
         UsageError::new(1, why)
     }
@@ -285,7 +286,7 @@ impl Config {
 /// What must hold between the process and its pools.
 fn check(config: &Config) -> Result<(), String> {
     for pool in &config.pools {
-        // A value is held with its request and once more as a copy, and others want room too.
+        // A value is held with its request and once more as a copy, and others need room too.
         if config.memory / 4 < pool.max_value {
             let value = values::show_size(pool.max_value);
             return Err(format!(

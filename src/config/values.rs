@@ -13,7 +13,8 @@ use std::time::Duration;
 pub(super) enum Bad {
     /// It is not of its form.
     Value(String),
-    /// The form is right, the world is not: no such host, no such file.
+    /// Well-formed, but this machine says no: a host that does not resolve, a file that is not
+    /// there.
     World(String),
 }
 

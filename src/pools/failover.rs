@@ -10,8 +10,8 @@ use crate::net::Socket;
 use crate::protocol::forms;
 
 impl<S: Socket> Pools<S> {
-    /// A client's request was lost at its primary: it goes to its backup, or once more to the primary,
-    /// or its client is told.
+    /// A client's request was lost at its primary: it goes to its backup, or once more to the
+    /// primary, or its client is told.
     pub(super) fn fail_over(&mut self, lost: &Lost<'_>, ticket: Ticket, clients: &mut Clients<S>) {
         let p = lost.request;
         if p.home.several {
@@ -22,7 +22,7 @@ impl<S: Socket> Pools<S> {
             return self.retry_or_fail(lost, ticket, clients);
         }
         let goes_on = self.is_up(backup);
-        // On a link that lives it may still run here, and the backup may not hear of it.
+        // On a link that lives it may still run here, and the backup may not learn of it.
         if p.writes() && (goes_on || self.is_up(lost.server)) {
             self.missed(lost);
         }
@@ -30,7 +30,7 @@ impl<S: Socket> Pools<S> {
             return self.fail(lost, ticket, clients);
         }
         self.counters.failovers += 1;
-        // After a fetch it has had half of its extension.
+        // After a fetch half of its extension is used up.
         let share = if p.attempt == Attempt::Warmed { 2 } else { 1 };
         let span = self.pools[p.home.pool as usize].span() / share;
         let again = Pending {
@@ -54,8 +54,8 @@ impl<S: Socket> Pools<S> {
         }
     }
 
-    /// A server that may lack a write, or run it late: a delete follows on its link if it
-    /// lives, else when it is back.
+    /// A server may lack a write, or run it late: a delete follows on its link if that lives, else
+    /// when the server is back.
     pub(super) fn missed(&mut self, lost: &Lost<'_>) {
         let p = lost.request;
         let mut key = std::mem::take(&mut self.key);
@@ -70,7 +70,7 @@ impl<S: Socket> Pools<S> {
         let mut key = std::mem::take(&mut self.key);
         key.clear();
         forms::raw_key(p.verb, ask.line_bytes(), &mut key);
-        self.tell_before(backup, &key, p.hash);
+        self.sync_first(backup, &key, p.hash);
         self.key = key;
         if !p.traits.has(crate::protocol::Traits::SENDS_CAS) {
             return self.send(backup, p, ask);
@@ -86,7 +86,7 @@ impl<S: Socket> Pools<S> {
         self.line = line;
     }
 
-    /// A request with several keys was lost: each key goes its own way.
+    /// A request with several keys was lost: each key is asked for by itself.
     fn split_lost(&mut self, lost: &Lost<'_>, ticket: Ticket, clients: &mut Clients<S>) {
         let (p, ask) = (lost.request, lost.ask);
         let line = ask.line_bytes();
@@ -105,7 +105,7 @@ impl<S: Socket> Pools<S> {
         });
     }
 
-    /// Nobody can answer: the client is told who failed and why.
+    /// Nobody can answer: the client gets an error that names server and cause.
     pub(super) fn fail(&mut self, lost: &Lost<'_>, ticket: Ticket, clients: &mut Clients<S>) {
         let line = self.failure(lost.server, lost.cause);
         if log::log_enabled!(log::Level::Debug) {

@@ -63,7 +63,7 @@ pub struct Arriving {
 pub struct OpenLine {
     /// Stream offset of its first byte.
     pub start: u64,
-    /// The way its keys are on.
+    /// The attempt that its keys are on.
     pub attempt: Attempt,
     /// The part of the client's answer that its reply is.
     pub part: u32,
@@ -109,7 +109,7 @@ pub struct Link<S> {
     pub due_since: Time,
     /// When it last answered something old.
     pub lagged: Option<Time>,
-    /// It was read because something on it is due, and nothing has come since.
+    /// It was read because something on it is due; nothing has come since.
     pub read_in_vain: bool,
     /// On the list of links to write.
     pub dirty: bool,
@@ -125,16 +125,18 @@ pub struct Link<S> {
     pub open_line: Option<OpenLine>,
 }
 
-/// A link that went on when an answer was due is looked at again after this time, in nanoseconds.
+/// A link that brought something when an answer was due is looked at again after this time, in
+/// nanoseconds.
 const PAUSE: u64 = 10 * MILLISECOND;
 
-/// Requests in flight to one server at which its clients are not read any more.
+/// Requests in flight to one server at which its clients are paused.
 pub const MAX_IN_FLIGHT: usize = 64 * 1024;
 
-/// Bytes in flight to one server at which its clients are not read any more. Its links share them.
+/// Bytes in flight to one server at which its clients are paused. Its links share them.
 pub const MAX_BYTES_IN_FLIGHT: usize = 64 * 1024 * 1024;
 
-/// A server that owes so many answers, and answers what was asked so many nanoseconds ago, is behind.
+/// A server is behind that owes so many answers, and answers what was asked so many nanoseconds
+/// ago.
 const BEHIND: usize = 2048;
 const BEHIND_FOR: u64 = 20 * MILLISECOND;
 
@@ -251,7 +253,7 @@ impl<S: Socket> Link<S> {
         self.pending.len() >= MAX_IN_FLIGHT || self.queue.len() >= self.most_bytes
     }
 
-    /// Answers were taken up to this time: notes whether the next one is old.
+    /// Replies were taken: notes whether the oldest request left is old.
     pub fn note_lag(&mut self, now: Time) {
         let first = self.pending.front();
         if first.is_some_and(|p| now.since(p.sent) >= BEHIND_FOR) {
@@ -259,8 +261,8 @@ impl<S: Socket> Link<S> {
         }
     }
 
-    /// True if the server owes much and answers late. One that hangs is not behind: who asks it waits
-    /// for one timeout, and not for one after another.
+    /// True if the server owes much and answers late. One that hangs is not behind: its clients
+    /// wait for one timeout, and not for one after another.
     pub fn is_behind(&self, now: Time) -> bool {
         self.pending.len() >= BEHIND && self.lagged.is_some_and(|at| now.since(at) < ANSWERS)
     }
@@ -311,7 +313,7 @@ impl<S: Socket> Link<S> {
         Ok((bytes, calls))
     }
 
-    /// Bytes came or went: if something is due, what comes next takes its time.
+    /// Bytes came or went: if something is due, it is looked at again a little later.
     #[inline]
     pub fn went_on(&mut self, now: Time) {
         if std::mem::take(&mut self.read_in_vain) {

@@ -1,4 +1,4 @@
-//! The backup is told what the primary did, in the order of the primary's replies.
+//! Mirrors: the backup is sent what changed at the primary, in the order of the primary's replies.
 
 use super::pending::{Answered, Ask, Attempt, Pending, To};
 use super::{NOBODY, Pools, ServerId};
@@ -8,7 +8,7 @@ use crate::protocol::forms::{self, Mirror};
 use crate::protocol::{Status, Traits, Verb};
 
 impl<S: Socket> Pools<S> {
-    /// The request at stream offset `at` of a link was answered by its primary.
+    /// The primary answered a write: the backup is sent the same.
     pub(super) fn mirror(&mut self, answered: &Answered<'_>) {
         let (id, at, p) = (answered.link, answered.at, answered.request);
         if p.home.several {
@@ -107,9 +107,9 @@ impl<S: Socket> Pools<S> {
         );
     }
 
-    /// A mirror was answered: anything but success, not found or not stored means that the
-    /// backup may hold something else, so the key is deleted there. `number`: what incr or decr must
-    /// have answered.
+    /// A mirror was answered: anything but success, not found or not stored means that the backup
+    /// may hold something else, so the key is deleted there. `number`: what incr or decr must have
+    /// answered.
     pub(super) fn settle_mirror(&mut self, answered: &Answered<'_>, number: Option<u64>) {
         if forms::mirror_ok(answered.reply.status, number) {
             return;

@@ -1,5 +1,5 @@
-//! The pools' half: farms of primaries and backups, their servers, and what is asked of them. Knows of
-//! clients only the tickets that answers belong to.
+//! The pools' half: farms of primaries and backups, their servers, and what is asked of them. Knows
+//! of clients only the tickets that answers belong to.
 //!
 //! ```text
 //!  ask ──▶ send ──▶ link: queue, pending FIFO ──▶ server
@@ -28,8 +28,8 @@
 //!  pending                    one request
 //! ```
 //!
-//! A request that cannot be asked where it should be, or whose link goes, becomes a *loss*: it is put
-//! on one list, in order, and `settle` decides what becomes of it. So nothing calls upwards.
+//! A request that cannot be asked where it should be, or whose link is lost, becomes a *loss*: it
+//! is put on one list, in order, and `settle` decides what becomes of it. So nothing calls upwards.
 
 mod ask;
 mod connect;
@@ -122,14 +122,14 @@ pub struct Pools<S> {
     dirty: WorkList<usize>,
     /// Links that got nothing but mirrors: nobody waits for them.
     mirrored: WorkList<usize>,
-    /// Servers that are to be told something, or whose state is to be looked at.
-    telling: WorkList<ServerId>,
+    /// Servers whose journal is to be sent, or whose state is to be checked.
+    to_sync: WorkList<ServerId>,
     connects: Vec<usize>,
     /// Sockets so far: the next one's number.
     sockets: u32,
     /// Changes with each key; what `random` draws from.
     draw: u32,
-    /// An upstream line that is being made.
+    /// An upstream request line that is being made.
     line: Vec<u8>,
     /// A decoded key.
     key: Vec<u8>,

@@ -13,9 +13,9 @@ use std::ops::Range;
 pub enum To {
     /// A client.
     Client(Ticket),
-    /// Nobody; it timed out and its late reply is thrown away, or nothing depends on it.
+    /// Nobody: it timed out and its late reply is thrown away, or nothing depends on it.
     Nobody,
-    /// The backup was told what the primary did; the number that incr and decr must answer.
+    /// A mirror; of incr and decr the number that the backup must answer.
     Mirror(Option<u64>),
     /// A delete of a journaled key: the key stays journaled under this stamp until it is answered.
     Delete(u64),
@@ -29,7 +29,7 @@ pub enum To {
     FlushAll(usize),
 }
 
-/// On which of its ways through the farm a request is.
+/// Which of its attempts a request is on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Attempt {
     /// At its primary.
@@ -51,7 +51,7 @@ pub struct Home {
     pub primary: ServerId,
     /// Its backup; [`NOBODY`] if it has none.
     pub backup: ServerId,
-    /// Its keys have backups of their own each: a request with several keys.
+    /// Each of its keys has a backup of its own: a request with several keys.
     pub several: bool,
     /// The pool that it came through.
     pub pool: u32,
@@ -66,13 +66,13 @@ pub struct Pending {
     pub verb: Verb,
     /// What it does.
     pub traits: Traits,
-    /// Which way it is on.
+    /// The attempt that it is on.
     pub attempt: Attempt,
     /// Its timeout was counted already.
     pub counted: bool,
     /// Where its key belongs.
     pub home: Home,
-    /// Length of its upstream line.
+    /// Length of its upstream request line.
     pub line: u32,
     /// Length of all its bytes.
     pub len: u32,
@@ -87,7 +87,7 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// The same request, to be sent on a further way.
+    /// The same request for another attempt.
     pub fn again(&self, attempt: Attempt) -> Pending {
         Pending {
             attempt,
@@ -117,7 +117,7 @@ pub struct Ask<'a> {
     pub verb: Verb,
     /// What it does.
     pub traits: Traits,
-    /// The upstream line.
+    /// The upstream request line.
     pub line: (Source<'a>, Range<usize>),
     /// What follows it.
     pub data: (Source<'a>, Range<usize>),

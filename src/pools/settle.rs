@@ -1,5 +1,5 @@
-//! What becomes of a request: its reply goes to the client and to the mirror, its loss to the backup,
-//! to the journal, or back as an error. Nothing else ends one: that is how no request is forgotten.
+//! What becomes of a request: its reply goes to the client and to the mirror, its loss to the
+//! backup, to the journal, or back as an error. Nothing else ends a request, so none is forgotten.
 
 use super::pending::{Answered, Ask, Attempt, Lost, To};
 use super::{Losses, Pools, ServerId};
@@ -30,9 +30,9 @@ impl<S: Socket> Pools<S> {
         };
         if let Some(server) = self.servers.get_mut(server) {
             match p.to {
-                // What magent itself had to tell says nothing of how clients fare.
+                // Answers to the journal say nothing of how clients fare.
                 To::Delete(_) | To::Flush(_) => server.health.on_sign_of_life(self.now),
-                // A late answer is one that was counted as missing.
+                // A late answer was counted as missing.
                 _ if p.counted => {}
                 _ => server.health.on_answer(self.now),
             }
@@ -63,7 +63,7 @@ impl<S: Socket> Pools<S> {
             To::FlushAll(op) => self.flush_answered(op, reply, clients),
         }
         if let Some(link) = self.links.get_mut(id) {
-            // If the reply took the server down, the link went with it.
+            // If the reply took the server down, its link is gone.
             if link.token == token && link.is_up() {
                 link.release(p.len);
             }
@@ -92,12 +92,12 @@ impl<S: Socket> Pools<S> {
             clients.answer(ticket, p.verb, line, answered.reply);
         }
         if p.writes() {
-            self.tell_other_farm(answered);
+            self.mirror_or_invalidate(answered);
         }
     }
 
-    /// A write was answered: the backup is told.
-    fn tell_other_farm(&mut self, answered: &Answered<'_>) {
+    /// A write was answered: the other farm follows.
+    fn mirror_or_invalidate(&mut self, answered: &Answered<'_>) {
         match answered.request.attempt {
             Attempt::Primary | Attempt::Retried | Attempt::Warmed => self.mirror(answered),
             Attempt::Deleted if !forms::mirror_ok(answered.reply.status, None) => {
@@ -200,7 +200,7 @@ impl<S: Socket> Pools<S> {
         match p.to {
             To::Client(ticket) => match p.attempt {
                 Attempt::Deleted => {
-                    // The primary had said that there is nothing; that is the answer.
+                    // The primary had said that the key is absent; that is the answer.
                     self.missed(lost);
                     self.answer_absent(ticket, ask, clients);
                 }
@@ -225,7 +225,7 @@ impl<S: Socket> Pools<S> {
                 if matches!(p.to, To::Delete(_)) {
                     forms::raw_key(p.verb, ask.line_bytes(), &mut key);
                 }
-                self.told_in_vain(server, p.to, &key);
+                self.sync_lost(server, p.to, &key);
                 self.key = key;
             }
             To::Nobody | To::Copy => {}

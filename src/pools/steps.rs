@@ -33,7 +33,7 @@ impl<S: Socket> Pools<S> {
                 let primary = self.servers.get(flow.primary);
                 let is_absent = reply.status == Status::Absent
                     || primary.is_some_and(|s| s.journal.is_to_go(&flow.key));
-                // The key is held: what its link was sent since the look is that delete.
+                // The key is held, so all that its link was sent since the look is that delete.
                 let since = self.links.get(id).map_or(0, |l| l.last_seq());
                 let is_flushing = self.is_flushing(flow.primary);
                 if is_absent && !is_flushing && self.is_fetchable(flow.backup) {
@@ -71,11 +71,11 @@ impl<S: Socket> Pools<S> {
             return;
         };
         match flow.step {
-            // The primary is away, or silent: as if each had been asked there.
+            // The primary is away, or silent: as if each request had been asked there.
             Step::Look => {
                 let primary = flow.primary;
                 self.each_waiting(flow, |pools, w| {
-                    let ask = Ask::queued(&w.pending, &w.wire, w.wire.start());
+                    let ask = w.ask();
                     pools.lose(primary, w.pending.clone(), &ask, cause);
                 });
             }
@@ -94,7 +94,7 @@ impl<S: Socket> Pools<S> {
         }
     }
 
-    /// The primary has the key now, or no server has it: what waited is sent.
+    /// The primary has the key now, or no server has it: sends what waited.
     fn release(&mut self, flow: Flow) {
         let primary = flow.primary;
         let span = self.pools[flow.pool as usize].span() / 2;
@@ -102,7 +102,7 @@ impl<S: Socket> Pools<S> {
     }
 
     fn send_waiting(&mut self, primary: ServerId, span: u64, w: &Waiting) {
-        let ask = Ask::queued(&w.pending, &w.wire, w.wire.start());
+        let ask = w.ask();
         let pending = Pending {
             deadline: w.pending.deadline.plus(span),
             ..w.pending.again(Attempt::Warmed)
@@ -110,26 +110,26 @@ impl<S: Socket> Pools<S> {
         self.send(primary, pending, &ask);
     }
 
-    /// Both farms miss: what needs the key has its answer, the others are sent.
+    /// Both farms miss: requests that need the key have their answer, the others are sent.
     fn both_lack_it(&mut self, flow: Flow, clients: &mut Clients<S>) {
         let primary = flow.primary;
         let span = self.pools[flow.pool as usize].span() / 2;
         self.each_waiting(flow, |pools, w| match (w.missed, w.pending.to) {
             (true, To::Client(ticket)) => {
-                let ask = Ask::queued(&w.pending, &w.wire, w.wire.start());
+                let ask = w.ask();
                 pools.answer_absent(ticket, &ask, clients);
             }
             _ => pools.send_waiting(primary, span, w),
         });
     }
 
-    /// Nobody can say whether the backup has the key: the primary's first answer stands, and nothing
-    /// is created. `line` is the failure.
+    /// Nobody can say whether the backup has the key: the primary's first answer stands, and
+    /// nothing is created. `line` is the failure.
     fn not_known(&mut self, flow: Flow, line: &[u8], clients: &mut Clients<S>) {
         let primary = flow.primary;
         let span = self.pools[flow.pool as usize].span() / 2;
         self.each_waiting(flow, |pools, w| {
-            let ask = Ask::queued(&w.pending, &w.wire, w.wire.start());
+            let ask = w.ask();
             match w.pending.to {
                 To::Client(ticket) if w.pending.traits.has(Traits::CREATES) => {
                     clients.fail(ticket, line);
@@ -140,7 +140,7 @@ impl<S: Socket> Pools<S> {
         });
     }
 
-    /// The backup has the key: it is copied if nothing newer happened, and what waited is served.
+    /// The backup has the key: copies it if nothing newer happened, and serves what waited.
     fn fetched(
         &mut self,
         flow: Flow,
@@ -167,13 +167,14 @@ impl<S: Socket> Pools<S> {
             data: (reply.source, value..value + fetched.value + 2),
             end_line: false,
         };
-        // A write: a stopped primary may run it long after the key was written elsewhere.
+        // It counts as a write: a stopped primary may run it long after the key was written
+        // elsewhere.
         let pending = self.own(To::Copy, verb, Traits::WRITES, flow.hash);
         self.send(flow.primary, pending, &ask);
         self.release(flow);
     }
 
-    /// The fetch took the right to refresh a stale value, and no client is there to have it.
+    /// Gives the right to refresh a stale value back: the fetch took it, and no client had it.
     fn give_back(&mut self, backup: ServerId, key: &[u8], hash: u64, fetched: &Fetched) {
         let mut line = Vec::new();
         let verb = forms::write_give_back(key, fetched, &mut line);
@@ -181,8 +182,9 @@ impl<S: Socket> Pools<S> {
         self.send(backup, pending, &Ask::line(verb, Traits::WRITES, &line));
     }
 
-    /// The fetched value is not copied: a read gets it, a write the primary's first answer. What would
-    /// create the key is told that it exists if it can be, else sent as it is.
+    /// Serves what waited without a copy: a read gets the fetched value, a write the primary's
+    /// first answer. A request that would create the key is told that it exists if that can be
+    /// said, else it is sent as it is.
     fn serve_uncopied(
         &mut self,
         flow: Flow,
@@ -194,10 +196,10 @@ impl<S: Socket> Pools<S> {
         let span = self.pools[flow.pool as usize].span() / 2;
         let is_newer = self.is_outdated(&flow);
         let (backup, key, hash) = (flow.backup, flow.key.clone(), flow.hash);
-        // The right to refresh it is for one client.
+        // The right to refresh the value is for one client.
         let mut shown = *fetched;
         self.each_waiting(flow, |pools, w| {
-            let ask = Ask::queued(&w.pending, &w.wire, w.wire.start());
+            let ask = w.ask();
             let To::Client(ticket) = w.pending.to else {
                 return;
             };
@@ -222,7 +224,7 @@ impl<S: Socket> Pools<S> {
     }
 }
 
-/// Answers a read with a fetched value. False if it is none.
+/// Answers a read with a fetched value. False if the request is no read.
 fn answer_fetched<S: Socket>(
     ticket: Ticket,
     ask: &Ask<'_>,

@@ -1,5 +1,5 @@
-//! Requests with several steps at a warming primary: what it lacks is fetched from the backup, copied
-//! in with `add`, and the request is served after it.
+//! Requests with several steps at a warming primary: what it lacks is fetched from the backup,
+//! copied in with `add`, and the request is served after it.
 //!
 //! ```text
 //!  get k ─▶ primary: absent ─▶ Fetch: mg k u f t v c ─▶ backup: found ─▶ add k ─▶ primary
@@ -8,12 +8,13 @@
 //!                                  absent ─▶ Fetch, then the add itself
 //! ```
 //!
-//! One [`Flow`] is one key at one primary. A request that creates its key opens one that *holds* the
-//! key: whatever is asked of the key meanwhile waits in it, in order, and follows on the same link. So
-//! one look serves all that came until its answer, and a client that pipelines reads what it wrote.
+//! One [`Flow`] is one key at one primary. A request that creates its key opens one that *holds*
+//! the key: whatever is asked of the key meanwhile waits in it, in order, and follows on the same
+//! link. So one look serves all that came until its answer, and a client that pipelines reads what
+//! it wrote.
 //!
-//! The copy is dropped when anything newer was sent to the primary after the request that missed. An
-//! answer that did not come says nothing: only `EN` is a miss.
+//! The copy is dropped when anything newer was sent to the primary after the request that missed.
+//! An answer that did not come says nothing: only `EN` is a miss.
 
 use super::flows::{Flow, Step, Waiting};
 use super::pending::{Answered, Ask, Attempt, Pending, To};
@@ -25,7 +26,8 @@ use crate::protocol::forms::{self, Mirror};
 use crate::protocol::{Status, Traits};
 use std::collections::VecDeque;
 
-/// What a flow and what a request in it take beside their bytes: entries and the allocator's share.
+/// What a flow, and what a request in it, takes beside its bytes: entries and the allocator's
+/// share, in bytes.
 const ENTRY: usize = 256;
 
 impl<S: Socket> Pools<S> {
@@ -45,7 +47,7 @@ impl<S: Socket> Pools<S> {
         backup.is_some_and(|s| s.health.is_up() && s.meta)
     }
 
-    /// Takes a request of a client over that cannot simply be sent to its primary. False if it can.
+    /// Takes over a client's request that cannot simply be sent to its primary. False if it can.
     #[inline]
     pub(super) fn takes_steps(&mut self, p: &Pending, ask: &Ask<'_>) -> bool {
         let flow = self.flows.find(p.home.primary, p.hash);
@@ -64,7 +66,7 @@ impl<S: Socket> Pools<S> {
                 .get(*f)
                 .is_some_and(|f| f.key[..] == name[..])
         }) {
-            // The key is being fetched: the request is served after it, and so are those behind.
+            // The key is being fetched: this request is served after it, and so are those behind.
             Some(key) => {
                 self.join(key, p, ask, false);
                 if let Some(flow) = self.flows.table.get_mut(key) {
@@ -117,7 +119,7 @@ impl<S: Socket> Pools<S> {
             timeout: p.timeout,
             ..self.own(To::Step(flow), verb, Traits::default(), p.hash)
         };
-        self.tell_before(p.home.primary, name, p.hash);
+        self.sync_first(p.home.primary, name, p.hash);
         self.send(
             p.home.primary,
             look,
@@ -125,20 +127,20 @@ impl<S: Socket> Pools<S> {
         );
     }
 
-    /// A request takes its place in a flow.
+    /// Adds a request to a flow.
     fn join(&mut self, flow: usize, p: &Pending, ask: &Ask<'_>, missed: bool) {
         let Some(flow) = self.flows.table.get_mut(flow) else {
             return;
         };
-        let mut wire = Queue::new();
-        let (line, len) = ask.push_to(&mut wire);
-        let charged = flow.charged + ENTRY + wire.own_bytes();
+        let mut bytes = Queue::new();
+        let (line, len) = ask.push_to(&mut bytes);
+        let charged = flow.charged + ENTRY + bytes.own_bytes();
         self.budget.recharge(&mut flow.charged, charged);
         let mut pending = p.again(p.attempt);
         (pending.line, pending.len) = (line, len);
         flow.waiting.push_back(Waiting {
             pending,
-            wire,
+            bytes,
             missed,
         });
     }
@@ -168,14 +170,14 @@ impl<S: Socket> Pools<S> {
         if !p.traits.has(Traits::NEEDS_KEY) || !self.is_fetchable(p.home.backup) {
             return false;
         }
-        let mut wire = Queue::new();
+        let mut bytes = Queue::new();
         let Some(link) = self.links.get(id) else {
             return false;
         };
         let since = link.first_seq - 1;
-        wire.push(Source::Queue(&link.queue, answered.at), 0..p.len as usize);
+        bytes.push(Source::Queue(&link.queue, answered.at), 0..p.len as usize);
         let key = self.key_at(answered);
-        let ask = Ask::queued(p, &wire, wire.start());
+        let ask = Ask::queued(p, &bytes, bytes.start());
         self.fetch(p, &key, &ask, id, since);
         self.key = key;
         true
@@ -248,13 +250,14 @@ impl<S: Socket> Pools<S> {
         true
     }
 
-    /// Starts the fetch of a key that the primary lacks, or joins one that is under way and not out of
-    /// date. `link` and `since` tell the request that missed.
+    /// Starts the fetch of a key that the primary lacks, or joins one that is under way and not out
+    /// of date. `link` and `since` tell the request that missed.
     fn fetch(&mut self, p: &Pending, key: &[u8], ask: &Ask<'_>, link: usize, since: u64) {
         let under_way = self.flows.find(p.home.primary, p.hash);
         let joins = under_way.filter(|f| {
             let flow = self.flows.table.get(*f);
-            // One that looks was asked behind this request, and behind what was written meanwhile.
+            // A flow that looks was asked behind this request, and behind what was written
+            // meanwhile.
             flow.is_some_and(|f| {
                 f.key[..] == *key && matches!(f.step, Step::Fetch { .. }) && !self.is_outdated(f)
             })
@@ -281,7 +284,7 @@ impl<S: Socket> Pools<S> {
         self.ask_backup(flow, link, since);
     }
 
-    /// The step from knowing that the primary lacks the key to asking the backup.
+    /// The primary lacks the key: asks the backup.
     pub(super) fn ask_backup(&mut self, key: usize, link: usize, since: u64) {
         let Some(flow) = self.flows.table.get_mut(key) else {
             return;
@@ -296,7 +299,7 @@ impl<S: Socket> Pools<S> {
         let deadline = flow.deadline.max(self.now.plus(pool.span() / 2));
         let timeout = pool.timeout_ms();
         self.counters.fetches += 1;
-        self.tell_before(backup, &name, hash);
+        self.sync_first(backup, &name, hash);
         let mut line = Vec::new();
         let verb = forms::write_fetch(&name, &mut line);
         let fetch = Pending {

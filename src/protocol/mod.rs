@@ -3,14 +3,15 @@
 //! ```text
 //! client bytes ──parse──▶ Request + the line for the server ──▶ server
 //!                                    │
-//! client bytes ◀──dress── Reply ◀──Scan── server bytes
+//! client bytes ◀──format── Reply ◀──Scan── server bytes
 //!                           │
 //!                           └─mirror──▶ the line for the backup
 //! ```
 //!
 //! Towards servers only text and meta commands are spoken, always one request for one reply. The
-//! line sent to a server (the *wire line*) holds everything that later steps need: the key, the
-//! numbers, the flags. What is the client's own (quietness, opaque, dialect) is its [`Dress`].
+//! line sent to a server (the *upstream request line*) holds everything that later steps need: the
+//! key, the numbers, the flags. What is the client's own (quietness, opaque, dialect) is its
+//! [`Format`].
 
 pub mod base64;
 pub mod binary;
@@ -87,20 +88,20 @@ impl Traits {
 
 /// What is the client's own of a request and must be put into (or kept out of) its answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Dress {
+pub enum Format {
     /// Classic text: the server's reply as it is.
     Text,
     /// Text with `noreply`: nothing, not even an error.
     Silent,
     /// A meta command: quietness, and where `O` and `k` stood.
-    Meta(MetaDress),
+    Meta(MetaFormat),
     /// A binary request.
-    Binary(BinaryDress),
+    Binary(BinaryFormat),
 }
 
 /// The flags `q`, `k` and `O` of a meta command, which servers never see.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct MetaDress {
+pub struct MetaFormat {
     /// `q`: leave out the answers that memcached leaves out.
     pub quiet: bool,
     /// How many flags that return a token (per verb) stood before `k`; `NONE` without `k`.
@@ -117,14 +118,14 @@ pub struct MetaDress {
     pub opaque: [u8; 32],
 }
 
-impl MetaDress {
+impl MetaFormat {
     /// The value of `key_at` and `opaque_at` where the flag is absent.
     pub const NONE: u8 = u8::MAX;
 }
 
 /// What a binary answer repeats of its request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct BinaryDress {
+pub struct BinaryFormat {
     /// The opcode as the client sent it; it tells quietness and whether the key is returned.
     pub opcode: u8,
     /// Repeated in the answer, never looked at.
@@ -153,8 +154,9 @@ pub struct Limits {
 /// allocates nothing in the steady state.
 #[derive(Default, Debug)]
 pub struct Scratch {
-    /// The wire line with its `\r\n`, unless [`Request::raw`]. For several keys: the command
-    /// and what comes before the keys (`get`, `gats 100`), without a space or line end behind.
+    /// The upstream request line with its `\r\n`, unless [`Request::raw`]. For several keys: the
+    /// command and what comes before the keys (`get`, `gats 100`), without a space or line end
+    /// behind.
     pub line: Vec<u8>,
     /// The keys of a request with several keys, as ranges of the parsed bytes.
     pub keys: Vec<std::ops::Range<usize>>,
@@ -184,8 +186,8 @@ pub struct Request {
     /// Where the key stands in the parsed bytes, start and end; `None`: in `Scratch::key`
     /// (decoded), or in `Scratch::keys` if there are several.
     pub key: Option<(u32, u32)>,
-    /// What the answer needs.
-    pub dress: Dress,
+    /// How the answer is written.
+    pub format: Format,
 }
 
 /// A request that magent answers itself.
@@ -216,8 +218,8 @@ pub enum Parsed {
         used: usize,
         /// What is asked.
         what: Local,
-        /// What the answer needs.
-        dress: Dress,
+        /// How the answer is written.
+        format: Format,
     },
     /// `Scratch::answer` is the answer (nothing if it is empty).
     Answer {
@@ -227,9 +229,9 @@ pub enum Parsed {
         swallow: usize,
         /// Close the connection behind the answer.
         close: bool,
-        /// Where memcached drops the old value of a `set` that is too large: send the wire line
-        /// in `Scratch::line` (a delete) to the key's primary and backup. `Scratch::key` is
-        /// the key to hash.
+        /// Where memcached drops the old value of a `set` that is too large: send the upstream
+        /// request line in `Scratch::line` (a delete) to the key's primary and backup.
+        /// `Scratch::key` is the key to hash.
         drop_key: bool,
     },
     /// Close without a word, as memcached does.

@@ -17,18 +17,18 @@ pub struct Identity {
     login: Option<CString>,
 }
 
-/// True if the process may become somebody else.
+/// True if the process may change its user.
 pub fn is_root() -> bool {
     user() == 0
 }
 
-/// Who the process is to the kernel now.
+/// The effective user id.
 pub fn user() -> u32 {
     // SAFETY: no arguments.
     unsafe { libc::geteuid() }
 }
 
-/// Gives away the file behind a descriptor, also one that was opened with `O_PATH`.
+/// Changes the owner of the file behind a descriptor, also one that was opened with `O_PATH`.
 ///
 /// # Errors
 /// What the system says.
@@ -142,7 +142,7 @@ fn look_up<T, R>(
             // SAFETY: not null, so it is the entry, filled in.
             _ if !result.is_null() => return Ok(Some(read(unsafe { &*result }))),
             libc::ERANGE if buffer.len() < 1 << 20 => buffer.resize(buffer.len() * 4, 0),
-            // POSIX lets an absent name be told in any of these ways.
+            // POSIX lets an absent name be reported in any of these ways.
             0 | libc::ENOENT | libc::ESRCH | libc::EBADF | libc::EPERM => return Ok(None),
             error => return Err(io::Error::from_raw_os_error(error)),
         }

@@ -1,4 +1,4 @@
-//! What systemd is told about the service, in its own small protocol: one datagram a line.
+//! Tells systemd about the service, in its own small protocol: one datagram a line.
 
 use super::process::monotonic_us;
 use std::ffi::OsStr;
