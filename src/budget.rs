@@ -76,7 +76,7 @@ impl Budget {
     }
 
     /// Bytes that may still be taken.
-    pub fn free(&self) -> usize {
+    fn free(&self) -> usize {
         self.limit.saturating_sub(self.total())
     }
 

@@ -296,7 +296,7 @@ impl Queue {
 
     /// Appends `len` bytes of `chunk` from `from` on: shared if there are many, else copied.
     #[inline]
-    pub fn push_chunk(&mut self, chunk: &Rc<Chunk>, from: usize, len: usize) {
+    fn push_chunk(&mut self, chunk: &Rc<Chunk>, from: usize, len: usize) {
         if len < SHARE {
             self.push_slice(&chunk.data[from..from + len]);
             return;

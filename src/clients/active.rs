@@ -137,7 +137,7 @@ impl Active {
     }
 
     /// Bytes of a value or of keys that are there.
-    pub fn arrived(&self) -> usize {
+    fn arrived(&self) -> usize {
         match &self.intake {
             Intake::Value(value) => value.bytes.len(),
             Intake::Keys(keys) => keys.keys.len(),

@@ -62,9 +62,9 @@ pub struct ListenSpec {
 
 impl ListenSpec {
     /// Mode of a Unix socket that is given without one: `-a`'s default.
-    pub const MODE: u32 = 0o700;
+    const MODE: u32 = 0o700;
     /// Accept queue of the command line's listeners: memcached's default.
-    pub const BACKLOG: u32 = 1024;
+    const BACKLOG: u32 = 1024;
 
     /// A listener of the command line.
     pub fn new(address: Address, mode: u32) -> ListenSpec {
@@ -125,7 +125,7 @@ pub struct PoolConfig {
 
 impl PoolConfig {
     /// The farm of `servers` (the primaries or the backups) under this pool's rules.
-    pub fn farm(&self, servers: &[ServerSpec]) -> FarmSpec {
+    fn farm(&self, servers: &[ServerSpec]) -> FarmSpec {
         let server = |s: &ServerSpec| FarmServer {
             hash_name: s.hash_name.clone(),
             weight: s.weight,
@@ -206,7 +206,7 @@ pub struct Config {
     /// `--memcached-stats`.
     pub memcached_stats: bool,
     /// What the command line says of every pool of the file; no name, listeners or servers.
-    pub template: PoolConfig,
+    template: PoolConfig,
 }
 
 /// What the command line asks for.

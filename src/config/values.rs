@@ -142,11 +142,11 @@ pub(super) struct Written {
     /// The host as written, brackets included, or the path.
     pub host: String,
     /// `None` for a path.
-    pub port: Option<(u16, String)>,
+    port: Option<(u16, String)>,
     /// At least 1.
     pub weight: u32,
     /// twemproxy's `[name]`.
-    pub label: Option<String>,
+    label: Option<String>,
 }
 
 impl Written {

@@ -118,7 +118,7 @@ impl Distribution {
     }
 
     /// True where keys are placed on a ring of points.
-    pub fn is_ketama(self) -> bool {
+    fn is_ketama(self) -> bool {
         matches!(self, Distribution::Ketama | Distribution::MagentKetama)
     }
 }

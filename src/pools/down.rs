@@ -58,7 +58,7 @@ impl<S: Socket> Pools<S> {
     }
 
     /// True if a link owes answers to deletes that must come before anything else is asked.
-    pub(super) fn owes_deletes(&self, id: usize) -> bool {
+    fn owes_deletes(&self, id: usize) -> bool {
         let link = self.links.get(id);
         link.is_some_and(|l| l.pending.iter().any(|p| matches!(p.to, To::Delete(_))))
     }

@@ -81,20 +81,20 @@ pub struct Link<S> {
     /// When the connect began.
     pub since: Time,
     /// Bytes in flight at which it is full.
-    pub most_bytes: usize,
+    most_bytes: usize,
     /// Requests, from the oldest unanswered on.
     pub queue: Queue,
     /// Stream offset behind the last byte that went to the kernel.
-    pub written: u64,
+    written: u64,
     /// Stream offset of the first byte of `pending[0]`. A reply may come before its request is
     /// fully written; then this is ahead of `written`, and the rest is still sent.
     pub settled: u64,
     /// What is owed, oldest first.
     pub pending: VecDeque<Pending>,
     /// How many of `pending` have gone out whole.
-    pub sent_count: usize,
+    sent_count: usize,
     /// Stream offset behind the last of those.
-    pub sent_end: u64,
+    sent_end: u64,
     /// Number of `pending[0]` in this link's life.
     pub first_seq: u64,
     /// Of the reply that is arriving: an unfinished line.
@@ -108,7 +108,7 @@ pub struct Link<S> {
     /// Since when something on it is due.
     pub due_since: Time,
     /// When it last answered something old.
-    pub lagged: Option<Time>,
+    lagged: Option<Time>,
     /// It was read because something on it is due; nothing has come since.
     pub read_in_vain: bool,
     /// On the list of links to write.

@@ -77,10 +77,10 @@ use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
 /// Names a server; stale once that was removed.
-pub type ServerId = usize;
+type ServerId = usize;
 
 /// No server.
-pub const NOBODY: ServerId = usize::MAX;
+const NOBODY: ServerId = usize::MAX;
 
 /// A link that was given up with writes unanswered: half-closed, read to its end.
 #[derive(Debug)]

@@ -25,7 +25,7 @@ pub struct Connect {
 
 /// Tokens of links have this bit; those of clients have not. The event loop's own have the top
 /// bit set.
-pub const KIND_LINK: usize = 1 << 60;
+const KIND_LINK: usize = 1 << 60;
 
 /// Bits of a token that hold the number of the socket.
 const SOCKETS: u32 = (1 << 28) - 1;

@@ -28,15 +28,15 @@ const MAX_BINARY_KEY: usize = 186;
 
 /// The key as it stands in an upstream request line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct KeyToken<'a> {
+struct KeyToken<'a> {
     /// Its bytes, or their base64.
     pub token: &'a [u8],
     /// It is base64.
-    pub base64: bool,
+    base64: bool,
 }
 
 /// The key of an upstream request line; the first one if there are several.
-pub fn key_token(verb: Verb, line: &[u8]) -> KeyToken<'_> {
+fn key_token(verb: Verb, line: &[u8]) -> KeyToken<'_> {
     KeyToken {
         token: tokens(line).nth(key_index(verb)).unwrap_or(b""),
         base64: is_meta(verb) && flags(verb, line).any(|flag| flag.starts_with(b"b")),

@@ -71,12 +71,12 @@ impl Traits {
     /// Its answer carries cas tokens (gets, gats, and meta with `c`).
     pub const RETURNS_CAS: Traits = Traits(16);
     /// A plain store in set mode: memcached drops the old value when it fails.
-    pub const SETS: Traits = Traits(32);
+    const SETS: Traits = Traits(32);
     /// A delete, `md` without `I` included.
     pub const DELETES: Traits = Traits(64);
 
     /// Both sets together.
-    pub const fn with(self, other: Traits) -> Traits {
+    const fn with(self, other: Traits) -> Traits {
         Traits(self.0 | other.0)
     }
 
@@ -103,33 +103,33 @@ pub enum Format {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MetaFormat {
     /// `q`: leave out the answers that memcached leaves out.
-    pub quiet: bool,
+    quiet: bool,
     /// How many flags that return a token (per verb) stood before `k`; `NONE` without `k`.
-    pub key_at: u8,
+    key_at: u8,
     /// The same for `O`.
-    pub opaque_at: u8,
+    opaque_at: u8,
     /// `k` stood before `O`.
-    pub key_first: bool,
+    key_first: bool,
     /// The client did not ask for the value (`ma` without `v`): it is cut from the answer.
-    pub no_value: bool,
+    no_value: bool,
     /// Length of the opaque token in bytes, without the letter `O`.
-    pub opaque_len: u8,
+    opaque_len: u8,
     /// The opaque token.
-    pub opaque: [u8; 32],
+    opaque: [u8; 32],
 }
 
 impl MetaFormat {
     /// The value of `key_at` and `opaque_at` where the flag is absent.
-    pub const NONE: u8 = u8::MAX;
+    const NONE: u8 = u8::MAX;
 }
 
 /// What a binary answer repeats of its request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BinaryFormat {
     /// The opcode as the client sent it; it tells quietness and whether the key is returned.
-    pub opcode: u8,
+    opcode: u8,
     /// Repeated in the answer, never looked at.
-    pub opaque: [u8; 4],
+    opaque: [u8; 4],
 }
 
 /// The grammar that a connection's first byte chose.

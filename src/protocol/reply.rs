@@ -13,10 +13,10 @@ use super::{Item, Status, Verb};
 use std::io::BufRead;
 
 /// Longest line that is waited for, in bytes with its end. memcached's are below 600.
-pub const MAX_LINE: usize = 2048;
+const MAX_LINE: usize = 2048;
 
 /// Largest value that is believed, in bytes. memcached's own bound is 1 GiB.
-pub const MAX_VALUE: u64 = 1 << 31;
+const MAX_VALUE: u64 = 1 << 31;
 
 /// A scanner at rest keeps room for this many items: more than most multi-gets have.
 const KEEP_ITEMS: usize = 1024;

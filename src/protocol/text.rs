@@ -24,7 +24,7 @@ pub(super) const KEY_MAX: usize = 250;
 
 /// Longest value in bytes that the grammar knows, whatever `-I` says: with its `\r\n` it must
 /// fit into an `int`.
-pub(super) const VALUE_MAX: usize = i32::MAX as usize - 2;
+const VALUE_MAX: usize = i32::MAX as usize - 2;
 
 /// Longest line in bytes, its end included, that is no get: memcached closes the connection
 /// when it holds more without a line end.
