@@ -1,13 +1,13 @@
 //! Bytes in flight of all connections together, against `-m`.
 //!
-//! Whoever holds bytes charges them here and releases them when it lets go. Copied bytes are
-//! charged by the client, link or list that holds them; a chunk is charged once by itself, as long
-//! as anybody shares it ([`ChunkPool`]).
+//! Every holder of bytes charges them here and releases them when it drops them. Copied bytes are
+//! charged by the client, link or list that holds them; a chunk is charged once, by itself, while
+//! it is shared ([`ChunkPool`]).
 //!
-//! One rule says who waits: a connection may hold an eighth of what is free. The more memory is
-//! taken the smaller that share becomes, and the last part of it is for those who hold little: they
-//! never wait for who holds much. (Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory
-//! packet switches", 1998.)
+//! One rule decides who waits: a connection may hold an eighth of what is free. As memory fills up
+//! that share shrinks, and the last part is kept for connections that hold little, so that they
+//! never wait for those that hold much. (Choudhury and Hahne, "Dynamic queue length thresholds for
+//! shared-memory packet switches", 1998.)
 
 use crate::buffer::ChunkPool;
 use std::cell::Cell;
@@ -16,11 +16,11 @@ use std::rc::Rc;
 /// A connection may hold one part in so many of what is free.
 const SHARE: usize = 8;
 
-/// One part in so many of all memory is kept for those who hold little.
+/// One part in so many of all memory is kept for connections that hold little.
 const RESERVE: usize = 8;
 
-/// Who holds no more than one part in so many of all memory, and no more than 64 KiB, may use the
-/// reserve.
+/// A connection that holds at most one part in so many of all memory, and at most 64 KiB, may use
+/// the reserve.
 const LITTLE: usize = 128;
 
 /// Enough for a request with a key and nothing else, in bytes.
@@ -76,11 +76,11 @@ impl Budget {
     }
 
     /// Bytes that may still be taken.
-    pub fn free(&self) -> usize {
+    fn free(&self) -> usize {
         self.limit.saturating_sub(self.total())
     }
 
-    /// Bytes that may still be taken by those who hold more than a little.
+    /// Bytes that may still be taken by connections that hold more than a little.
     pub fn common(&self) -> usize {
         self.free().saturating_sub(self.limit / RESERVE)
     }
@@ -90,8 +90,8 @@ impl Budget {
         self.common() / SHARE
     }
 
-    /// So many bytes may be read of anybody, whatever others hold; when half of the reserve is gone
-    /// too, a short line.
+    /// Bytes that may be read from any client, whatever others hold; only a short line once half of
+    /// the reserve is taken too.
     pub fn least(&self) -> usize {
         match self.free() > self.limit / RESERVE / 2 {
             true => self.little() / 2,
@@ -113,13 +113,13 @@ impl Budget {
         }
     }
 
-    /// True if much was in flight since [`Budget::has_fallen`] said so last.
+    /// True if much has been in flight since [`Budget::has_fallen`] last returned true.
     pub fn was_high(&self) -> bool {
         self.most.get() >= WORTH_GIVING_BACK
     }
 
     /// Notes the total at the end of a turn. True, once, when it has fallen far below its peak: the
-    /// system can have memory back.
+    /// time to return freed memory to the system.
     pub fn has_fallen(&self) -> bool {
         let total = self.total();
         let most = self.most.get().max(total);
@@ -132,7 +132,7 @@ impl Budget {
     }
 }
 
-/// A peak below this, in bytes, is not worth the time that looking through the heap takes.
+/// A peak below this, in bytes, is not worth walking the heap for.
 const WORTH_GIVING_BACK: usize = 16 * 1024 * 1024;
 
 #[cfg(test)]

@@ -39,7 +39,7 @@ const RELEASED: usize = 16 * 1024;
 /// A block that is read into while nobody else holds it, and never changed once shared.
 pub struct Chunk {
     data: Box<[u8]>,
-    /// Nobody reads into it any more: it belongs to those who share it, and counts as in flight.
+    /// Not read into any more: it belongs to those that share it, and counts as in flight.
     lent: Cell<bool>,
     home: Rc<Home>,
 }
@@ -63,8 +63,8 @@ impl Chunk {
 }
 
 impl Drop for Chunk {
-    /// The system has its pages back with it. When a large backlog is gone, and with it thousands of
-    /// chunks, giving all of them back at once would take long.
+    /// Its pages were returned to the system. When a large backlog is gone, and with it thousands
+    /// of chunks, returning all of them at once would take long.
     fn drop(&mut self) {
         sys::release_pages(&mut self.data);
     }
@@ -86,7 +86,7 @@ impl Drop for Share {
     }
 }
 
-/// What chunks go back to.
+/// The pool that chunks return to.
 #[derive(Default)]
 struct Home {
     free: Cell<Vec<Rc<Chunk>>>,
@@ -159,7 +159,7 @@ pub enum Source<'a> {
     Slice(&'a [u8]),
     /// Offsets count from the start of the chunk.
     Chunk(&'a Rc<Chunk>),
-    /// Offsets are the queue's stream offsets less `u64`: from the start of the stream.
+    /// Offsets count from this stream offset of the queue.
     Queue(&'a Queue, u64),
 }
 
@@ -178,7 +178,7 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// True if the other is known to be the same bytes with the same offsets.
+    /// True if both are known to be the same bytes at the same offsets.
     #[inline]
     pub fn is(self, other: Source<'_>) -> bool {
         match (self, other) {
@@ -296,7 +296,7 @@ impl Queue {
 
     /// Appends `len` bytes of `chunk` from `from` on: shared if there are many, else copied.
     #[inline]
-    pub fn push_chunk(&mut self, chunk: &Rc<Chunk>, from: usize, len: usize) {
+    fn push_chunk(&mut self, chunk: &Rc<Chunk>, from: usize, len: usize) {
         if len < SHARE {
             self.push_slice(&chunk.data[from..from + len]);
             return;
@@ -393,8 +393,8 @@ impl Queue {
         }
     }
 
-    /// Fills `slices` with the pieces of the `most` bytes from stream offset `at` on; returns how many
-    /// pieces.
+    /// Fills `slices` with the pieces of the `most` bytes from stream offset `at` on; returns how
+    /// many pieces.
     pub fn slices<'a>(&'a self, mut at: u64, most: usize, slices: &mut [IoSlice<'a>]) -> usize {
         let mut n = 0;
         let end = self.end.min(at.saturating_add(most as u64));

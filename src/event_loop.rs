@@ -8,7 +8,7 @@
 //! Readiness is state: every socket is registered once, for both directions, and an event is
 //! only noted. Tokens with the top bit set are the loop's own, the others are the proxy's.
 
-mod entrance;
+mod listeners;
 mod reading;
 
 use crate::config::{Address, Config, ListenSpec, PoolConfig, Prepared};
@@ -17,7 +17,7 @@ use crate::logger;
 use crate::net::{self, Stream};
 use crate::proxy::{Now, Proxy};
 use crate::sys::{self, Signal, Signals, State};
-use entrance::{Entrances, Plan};
+use listeners::{Listeners, Plan};
 use mio::event::Event;
 use mio::{Events, Interest, Poll, Token};
 use reading::Reading;
@@ -52,7 +52,7 @@ const DRAIN: Duration = Duration::from_secs(5);
 
 /// Descriptors for standard streams, log, pid file, poll, signals, syslog, the reserve, a
 /// configuration being read, name service, and then some.
-const SPARE_DESCRIPTORS: usize = 32 + entrance::LINGERING;
+const SPARE_DESCRIPTORS: usize = 32 + listeners::LINGERING;
 
 /// Where the process is in its life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -69,7 +69,7 @@ pub struct EventLoop {
     proxy: Proxy<Stream>,
     config: Config,
     owner: Owner,
-    entrances: Entrances,
+    listeners: Listeners,
     signals: Signals,
     /// The signals' stream has something to read.
     signalled: bool,
@@ -83,7 +83,7 @@ pub struct EventLoop {
 /// Listeners that were bound before the loop exists: before the fork, and while the process
 /// may still take low ports.
 pub struct Bound {
-    entrances: Entrances,
+    listeners: Listeners,
     plan: Plan,
 }
 
@@ -92,18 +92,18 @@ pub struct Bound {
 /// # Errors
 /// A line that names the listener and why it can't be bound.
 pub fn bind(config: &Config, owner: Owner) -> Result<Bound, String> {
-    let mut entrances = Entrances::new(FIRST_LISTENER);
-    let plan = plan(&mut entrances, config, owner)?;
-    Ok(Bound { entrances, plan })
+    let mut listeners = Listeners::new(FIRST_LISTENER);
+    let plan = plan(&mut listeners, config, owner)?;
+    Ok(Bound { listeners, plan })
 }
 
-fn plan(entrances: &mut Entrances, config: &Config, owner: Owner) -> Result<Plan, String> {
+fn plan(listeners: &mut Listeners, config: &Config, owner: Owner) -> Result<Plan, String> {
     let all = config
         .pools
         .iter()
         .flat_map(|pool| pool.listen.iter().map(move |spec| (pool, spec)));
     let (pools, wanted): (Vec<&PoolConfig>, Vec<&ListenSpec>) = all.unzip();
-    entrances.plan(&wanted, owner).map_err(|(at, why)| {
+    listeners.plan(&wanted, owner).map_err(|(at, why)| {
         let (pool, spec) = (&pools[at].name, wanted[at]);
         let why = sys::reason(&why);
         match (&config.file, &spec.address) {
@@ -149,13 +149,13 @@ impl EventLoop {
         owner: Owner,
     ) -> io::Result<EventLoop> {
         let Bound {
-            mut entrances,
+            mut listeners,
             plan,
         } = bound;
         let poll = Poll::new()?;
         poll.registry()
             .register(signals.source(), SIGNALS, Interest::READABLE)?;
-        entrances.apply(plan, poll.registry())?;
+        listeners.apply(plan, poll.registry())?;
         let reading = Reading::new(poll.registry(), READING)?;
         let proxy = Proxy::new(&config, read_clock());
         Ok(EventLoop {
@@ -163,7 +163,7 @@ impl EventLoop {
             proxy,
             config,
             owner,
-            entrances,
+            listeners,
             signals,
             signalled: false,
             reading,
@@ -211,7 +211,7 @@ impl EventLoop {
         Ok(())
     }
 
-    /// How long to sleep: until whoever wants to be woken first.
+    /// How long to sleep: until the earliest alarm.
     fn timeout(&self, now: Now) -> Option<Duration> {
         if self.more_connects {
             return Some(Duration::ZERO);
@@ -221,8 +221,8 @@ impl EventLoop {
             Phase::Serving | Phase::Over => None,
         };
         let reading = self.reading.wait(now.at);
-        let entrances = self.entrances.wait(now.at);
-        [self.proxy.wait(now), entrances, reading, drain]
+        let listeners = self.listeners.wait(now.at);
+        [self.proxy.wait(now), listeners, reading, drain]
             .into_iter()
             .flatten()
             .min()
@@ -233,9 +233,9 @@ impl EventLoop {
         if token == SIGNALS {
             self.signalled = true;
         } else if token == READING {
-            // It is asked in each turn as long as it is under way.
+            // It is asked in each turn while it is under way.
         } else if token.0 & LOOP != 0 {
-            self.entrances.note(token);
+            self.listeners.note(token);
         } else {
             // An error is read like an end: the next read tells which of them it is.
             let closed = event.is_read_closed() || event.is_error();
@@ -246,33 +246,33 @@ impl EventLoop {
     }
 
     fn accept(&mut self, most: usize, now: Now) {
-        self.entrances.expire(now.at);
+        self.listeners.expire(now.at);
         for _ in 0..most {
-            let Some((entrance, stream)) = self.entrances.next(now.at) else {
+            let Some((listener, stream)) = self.listeners.next(now.at) else {
                 break;
             };
-            match self.proxy.admit(entrance) {
-                Ok(token) => self.welcome(token, stream, entrance, now),
-                Err(line) => self.entrances.refuse(stream, line, now.at),
+            match self.proxy.admit(listener) {
+                Ok(token) => self.welcome(token, stream, listener, now),
+                Err(line) => self.listeners.refuse(stream, line, now.at),
             }
         }
-        for _ in 0..self.entrances.take_pauses() {
+        for _ in 0..self.listeners.take_pauses() {
             self.proxy.count_accept_pause();
         }
     }
 
-    /// Before listeners go: who has connected is a client, though it was not looked at yet.
+    /// Before listeners go: connections that wait in their queues become clients.
     fn accept_all(&mut self, now: Now) {
         self.accept(MAX_BACKLOG, now);
     }
 
-    fn welcome(&mut self, token: usize, mut stream: Stream, entrance: usize, now: Now) {
+    fn welcome(&mut self, token: usize, mut stream: Stream, listener: usize, now: Now) {
         let watched = self.watch(token, &mut stream);
         if let Err(e) = &watched {
             log::warn!("a client can't be watched: {}", sys::reason(e));
             let _ = stream.shutdown(Shutdown::Both);
         }
-        self.proxy.accepted(token, stream, entrance, now);
+        self.proxy.accepted(token, stream, listener, now);
         if watched.is_err() {
             // No event will tell the proxy that it is closed.
             self.proxy.ready(token, true, true, true);
@@ -321,7 +321,7 @@ impl EventLoop {
         log::info!("stopping");
         tell_systemd(State::Stopping);
         self.accept_all(now);
-        self.entrances.close();
+        self.listeners.close();
         self.proxy.drain(now);
         self.phase = Phase::Draining(now.at + DRAIN);
     }
@@ -391,11 +391,11 @@ impl EventLoop {
     /// All or nothing: what can fail comes first.
     fn take_over(&mut self, config: &Config, now: Now) -> Result<(), String> {
         sys::raise_nofile(descriptors(config))?;
-        let plan = plan(&mut self.entrances, config, self.owner)?;
-        if self.entrances.closes_some(&plan) {
+        let plan = plan(&mut self.listeners, config, self.owner)?;
+        if self.listeners.closes_some(&plan) {
             self.accept_all(now);
         }
-        self.entrances
+        self.listeners
             .apply(plan, self.poll.registry())
             .map_err(|e| sys::reason(&e))?;
         self.config = config.clone();
@@ -403,7 +403,7 @@ impl EventLoop {
     }
 }
 
-/// A service manager that does not listen is no reason to stop serving.
+/// A service manager that does not listen is no reason to stop.
 pub fn tell_systemd(state: State) {
     if let Err(e) = sys::notify(state) {
         log::warn!("NOTIFY_SOCKET: {}", sys::reason(&e));

@@ -4,13 +4,13 @@
 //!            timeouts in a row, failed connect, link lost with writes
 //!        ┌────────────────────────────────────────────────────────────────────┐
 //!        │                                                                    ▼
-//!       Up ◀──journal told── Syncing ◀──── Settling ◀──handshake── Probing ◀──Down
+//!       Up ◀──journal sent── Syncing ◀──── Settling ◀──handshake── Probing ◀──Down
 //!        (warming for a while)  │              │                      │        ▲
 //!                               └──────────────┴──────────lost────────┴────────┘ backoff
 //! ```
 //!
-//! While it is not up a server is asked nothing. It is *settling* as long as it may still execute
-//! what it got over links that were given up, and *syncing* while it is told what it missed.
+//! A server that is not up is asked nothing. It is *settling* while it may still execute what it
+//! got over links that were given up, and *syncing* while it is sent what it missed.
 
 use crate::time::{SECOND, Time};
 
@@ -18,8 +18,8 @@ use crate::time::{SECOND, Time};
 /// after a day is noticed within half a minute.
 const LONGEST_WAIT: u64 = 30 * SECOND;
 
-/// A server that may still execute writes of links that were given up gets this long after its first
-/// good answer: a stopped memcached that goes on has executed all it had received by then.
+/// A server that may still execute writes of links that were given up gets this long after its
+/// first good answer: a stopped memcached that goes on has executed all it had received by then.
 const SETTLE: u64 = SECOND;
 
 /// Links that were given up are waited for this long after the first good answer.
@@ -43,9 +43,9 @@ pub enum Cause {
     Down,
     /// It missed more keys than its journal holds and is flushed before it is used again.
     JournalFull,
-    /// It refused to delete a key, which it must be told before it is trusted.
+    /// It refused to delete a key, which it must do before it is trusted.
     DeleteRefused,
-    /// It refused `flush_all`, which it must be told before it is trusted.
+    /// It refused `flush_all`, which it must run before it is trusted.
     FlushRefused,
     /// It failed, and there is no memory to ask another one.
     NoMemory,
@@ -101,7 +101,7 @@ pub enum State {
         /// When the handshake was answered.
         since: Time,
     },
-    /// It is being told what it missed.
+    /// It is being sent what it missed.
     Syncing,
 }
 
@@ -169,7 +169,7 @@ impl Health {
         self.state == State::Up
     }
 
-    /// True if it may be told of writes: it is up, or is being told what it missed.
+    /// True if writes may be sent to it: it is up, or being sent what it missed.
     pub fn takes_writes(&self) -> bool {
         matches!(self.state, State::Up | State::Syncing)
     }
@@ -189,7 +189,7 @@ impl Health {
         self.flaps
     }
 
-    /// True while what it lacks may only be missing because it restarted.
+    /// True while a key that it lacks may be missing only because it restarted.
     #[inline]
     pub fn is_warming(&self, now: Time) -> bool {
         now < self.warming_until
@@ -281,7 +281,7 @@ impl Health {
             return false;
         }
         if !self.is_up() {
-            // Nobody waits for it; it is told again.
+            // Nobody waits for it; it is sent again.
             return true;
         }
         self.counted_at = Some(now);
@@ -343,8 +343,8 @@ impl Health {
         self.unsettled = true;
     }
 
-    /// When a settling server may be told what it missed; `open` says if links that were given up are
-    /// still not at their end. `None` if it does not settle.
+    /// When a settling server may be sent what it missed; `open` says if links that were given up
+    /// have not ended yet. `None` if it does not settle.
     pub fn settled_at(&self, open: bool) -> Option<Time> {
         match self.state {
             State::Settling { since } if open => Some(since.plus(LINGER)),
@@ -354,7 +354,7 @@ impl Health {
         }
     }
 
-    /// It is being told what it missed.
+    /// It is being sent what it missed.
     pub fn syncing(&mut self) {
         self.unsettled = false;
         self.state = State::Syncing;

@@ -1,19 +1,19 @@
 //! The keys that a server missed while it was away or too full, in the order in which they were
-//! missed. A server is told its journal by deletes, and a key stays in it until its delete is
+//! missed. The server is sent a delete for each, and a key stays in the journal until that is
 //! answered.
 //!
 //! ```text
-//!  add ──▶ due ──take_due──▶ told to the server ──answered──▶ forgotten
+//!  add ──▶ due ──take_due──▶ sent to the server ──answered──▶ forgotten
 //!           ▲                   │
 //!           └───────again───────┘ the link was lost
 //!  add_stray ──▶ strays ──ring_changed──▶ due
 //! ```
 //!
-//! A *stray* is a key that a server holds in another one's place while that is out of the ring. It
-//! may keep it until the ring changes.
+//! A *stray* is a key that a server holds in another one's place while that one is out of the ring.
+//! It may keep it until the ring changes.
 //!
-//! Every step costs the same however many keys there are: the table is many small ones, so that
-//! none takes long to grow, and what is dropped is freed a little at a time.
+//! Every step costs the same however many keys there are: the table consists of many small ones, so
+//! that none takes long to grow, and what is dropped is freed a little at a time.
 
 mod blocks;
 
@@ -26,15 +26,15 @@ use std::rc::Rc;
 const KEY_COST: usize = 112;
 
 /// Small tables that make up the large one. The last of them gets twice as many keys as the first,
-/// those between are a geometric series: so at any time some table is about to grow, and never many of
-/// them together.
+/// those between are a geometric series: so at any time some table is about to grow, and never many
+/// of them together.
 const TABLES: usize = 128;
 
 /// Keys freed in one step; places of empty tables cost a part of that.
 const FREED: usize = 512;
 const PLACES: usize = 64;
 
-/// So many keys are little: what held no more is kept for the next ones.
+/// Tables that never held more keys than this are kept for the next ones.
 const FEW: usize = 1024;
 
 type Table = HashMap<Rc<[u8]>, Entry>;
@@ -48,11 +48,11 @@ struct Entry {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Kind {
-    /// The server is to be told.
+    /// Its delete is to be sent.
     Due,
-    /// A delete is on its way.
-    Told,
-    /// Due when the ring has changed as often as this.
+    /// Its delete was sent and is not answered.
+    Sent,
+    /// Due once the ring has changed more often than so many times.
     Stray(u64),
 }
 
@@ -105,7 +105,7 @@ impl Journal {
         }
     }
 
-    /// A new bound (reload); what is above it stays until it is told.
+    /// A new bound (reload); keys above it stay until they are synced.
     pub fn set_limit(&mut self, limit: usize) {
         self.limit = limit;
     }
@@ -145,7 +145,7 @@ impl Journal {
         }
     }
 
-    /// Puts an entry in; the key for the list of those that are to be told, unless a flush covers it.
+    /// Puts an entry in; returns the key for the list that it belongs on, unless a flush covers it.
     fn note(&mut self, key: &[u8], kind: Kind) -> Option<Rc<[u8]>> {
         self.stamp += 1;
         let entry = Entry {
@@ -181,33 +181,33 @@ impl Journal {
         self.ring += 1;
     }
 
-    /// True if the server must be told of `key` before it is asked for it.
+    /// True if the delete of `key` must go out before the server is asked for it.
     #[inline]
     pub fn is_due(&self, key: &[u8]) -> bool {
         self.entry(key).is_some_and(|e| match e.kind {
             Kind::Due => true,
-            Kind::Told => false,
+            Kind::Sent => false,
             Kind::Stray(ring) => ring < self.ring,
         })
     }
 
     /// True if `key` is to go from the server, or its delete is on its way.
     pub fn is_to_go(&self, key: &[u8]) -> bool {
-        let told = self.entry(key).is_some_and(|e| e.kind == Kind::Told);
+        let told = self.entry(key).is_some_and(|e| e.kind == Kind::Sent);
         told || self.is_due(key)
     }
 
-    /// The next key to tell, oldest first, with its stamp. It stays noted until it is told, or due
-    /// [`Journal::again`].
+    /// The next key to delete, oldest first, with its stamp. It stays in the journal until
+    /// [`Journal::synced`] or [`Journal::again`].
     pub fn take_due(&mut self) -> Option<(Rc<[u8]>, u64)> {
         loop {
             let (stamp, key) = match self.due.pop_front() {
                 Some(first) => first,
                 None => self.next_stray()?,
             };
-            let wanted = |e: &Entry| e.stamp == stamp && e.kind != Kind::Told;
+            let wanted = |e: &Entry| e.stamp == stamp && e.kind != Kind::Sent;
             if self.entry(&key).is_some_and(wanted) {
-                self.set(&key, Kind::Told);
+                self.set(&key, Kind::Sent);
                 return Some((key, stamp));
             }
         }
@@ -228,10 +228,10 @@ impl Journal {
         }
     }
 
-    /// The delete of `key` with this stamp is on its way.
-    pub fn tells(&mut self, key: &[u8]) -> Option<u64> {
+    /// The delete of `key` is on its way; returns its stamp.
+    pub fn mark_sent(&mut self, key: &[u8]) -> Option<u64> {
         let stamp = self.entry(key)?.stamp;
-        self.set(key, Kind::Told);
+        self.set(key, Kind::Sent);
         Some(stamp)
     }
 
@@ -244,7 +244,7 @@ impl Journal {
     }
 
     /// The delete of `key` with this stamp was answered.
-    pub fn told(&mut self, key: &[u8], stamp: u64) {
+    pub fn synced(&mut self, key: &[u8], stamp: u64) {
         if self.entry(key).is_some_and(|e| e.stamp == stamp) {
             self.table(key).remove(key);
             self.bytes -= key.len() + KEY_COST;
@@ -256,7 +256,7 @@ impl Journal {
         }
     }
 
-    /// True if a key is waiting to be told.
+    /// True if a key is due.
     pub fn has_due(&self) -> bool {
         let stray = || {
             let (stamp, key) = self.strays.front()?;
@@ -271,8 +271,8 @@ impl Journal {
         (self.mark, self.marked) = (self.stamp, self.len);
     }
 
-    /// True once every key that was noted at the mark was told, or noted anew.
-    pub fn is_told_to_mark(&self) -> bool {
+    /// True once every key that was noted at the mark was synced, or noted anew.
+    pub fn is_synced_to_mark(&self) -> bool {
         self.marked == 0
     }
 
@@ -288,7 +288,7 @@ impl Journal {
         self.flush_at = Some(self.flush_at.map_or(unix, |at| at.max(unix)));
     }
 
-    /// A flush for later that the server is to be told of; one whose time has come is one for now.
+    /// A flush for later that the server is to be sent; one whose time has come is a flush for now.
     pub fn take_flush_at(&mut self, unix: u64) -> Option<u64> {
         let at = self.flush_at.take()?;
         if at <= unix {
@@ -376,7 +376,7 @@ mod tests {
         let mut all = Vec::new();
         while let Some((key, stamp)) = j.take_due() {
             all.push(String::from_utf8_lossy(&key).into_owned());
-            j.told(&key, stamp);
+            j.synced(&key, stamp);
         }
         all
     }
@@ -400,7 +400,7 @@ mod tests {
         assert!(!j.is_due(b"k"), "a delete is on its way");
         j.add(b"k");
         assert!(j.is_due(b"k"));
-        j.told(&key, first);
+        j.synced(&key, first);
         assert_eq!(j.len(), 1);
         assert_eq!(told(&mut j), ["k"]);
         assert!(j.is_empty() && j.bytes() == 0);
@@ -424,12 +424,12 @@ mod tests {
         j.mark();
         j.add(b"c");
         j.add(b"b");
-        assert!(!j.is_told_to_mark());
+        assert!(!j.is_synced_to_mark());
         let (key, stamp) = j.take_due().expect("due");
-        assert!(!j.is_told_to_mark(), "on its way");
-        j.told(&key, stamp);
+        assert!(!j.is_synced_to_mark(), "on its way");
+        j.synced(&key, stamp);
         assert_eq!(
-            (&key[..], j.is_told_to_mark(), j.len()),
+            (&key[..], j.is_synced_to_mark(), j.len()),
             (&b"a"[..], true, 2)
         );
     }

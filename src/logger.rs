@@ -52,7 +52,7 @@ struct State {
     /// Since the start.
     lost: u64,
     /// Since the log said so last.
-    untold: u64,
+    unreported: u64,
 }
 
 /// What `log` wants: one object that lives for ever.
@@ -61,7 +61,7 @@ struct Logger(Mutex<State>);
 static LOGGER: Logger = Logger(Mutex::new(State {
     sink: Sink::Nowhere,
     lost: 0,
-    untold: 0,
+    unreported: 0,
 }));
 
 /// Sends all lines to `target` from now on; a log file is given to `owner`. `verbosity`: 0
@@ -139,16 +139,16 @@ impl Log for Logger {
 impl State {
     fn write(&mut self, level: Level, text: &str) {
         if self.put(level, text).is_ok() {
-            self.untold = 0;
+            self.unreported = 0;
         } else {
             self.lost += 1;
-            self.untold += 1;
+            self.unreported += 1;
         }
     }
 
-    /// Writes a line, and before it how many are missing there: both or neither.
+    /// Writes a line, and before it how many were lost there: both or neither.
     fn put(&mut self, level: Level, text: &str) -> io::Result<()> {
-        let notice = match self.untold {
+        let notice = match self.unreported {
             0 => None,
             n => Some(format!("{n} log lines were lost")),
         };
@@ -172,7 +172,7 @@ impl State {
                     out.clear();
                     let _ = write!(out, "<{priority}>magent[{pid}]: {text}");
                     syslog.put(out.as_bytes())?;
-                    self.untold = 0;
+                    self.unreported = 0;
                 }
                 Ok(())
             }
@@ -310,10 +310,10 @@ mod tests {
         let mut state = State {
             sink: Sink::Syslog(Syslog::new(&path)),
             lost: 0,
-            untold: 0,
+            unreported: 0,
         };
         state.write(Level::Info, "nobody listens");
-        assert_eq!((state.lost, state.untold), (1, 1));
+        assert_eq!((state.lost, state.unreported), (1, 1));
         let bind = || {
             let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
             socket.set_nonblocking(true).unwrap();

@@ -7,7 +7,7 @@ pub struct Slab<T> {
     entries: Vec<(u32, Option<T>)>,
     free: Vec<u32>,
     len: usize,
-    /// How often a new place counts as reused: more often than any that was given back.
+    /// Generation of a new place: higher than that of any place that was given back.
     first: u32,
 }
 

@@ -54,7 +54,7 @@ const DIFFERENCES: &[(&str, &[u8], &str)] = &[
     ),
 ];
 
-/// magent writes `k` into the answer itself (behaviour.md §3): the key as it was asked for, where
+/// magent writes `k` into the answer itself: the key as it was asked for, where
 /// memcached gives it as it was stored.
 const KEY_AS_ASKED: &str = "the key comes back as it was asked for, not as it was stored";
 

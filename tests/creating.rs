@@ -1,6 +1,6 @@
 //! Requests that create a key (`add`, `ms` in add mode, `mg N`, `ma N`) at a primary that came
 //! back empty: the backup may hold the key, so nothing is created before it was asked, however
-//! many ask at once (behaviour.md §5).
+//! many ask at once.
 
 mod common;
 

@@ -1,4 +1,4 @@
-//! The process: its start, its files, its rights, its signals and its end (behaviour.md §1).
+//! The process: its start, its files, its rights, its signals and its end.
 
 mod common;
 #[path = "daemon/files.rs"]

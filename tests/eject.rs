@@ -1,4 +1,4 @@
-//! Servers that leave the ring and come back (behaviour.md §8): who answers meanwhile, and that
+//! Servers that leave the ring and come back: who answers meanwhile, and that
 //! no key ever comes back with an old value.
 
 mod common;

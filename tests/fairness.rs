@@ -1,5 +1,4 @@
-//! What one client or one server does, others do not suffer for it (behaviour.md §6, promises 5
-//! and 9). Where the kernel takes part, a well-behaved client is compared with one that a bare
+//! What one client or one server does, others do not suffer for it. Where the kernel takes part, a well-behaved client is compared with one that a bare
 //! memcached serves under the same abuse at the same time.
 
 mod common;

@@ -1,5 +1,4 @@
-//! `flush_all` with a delay: each server counts it by its own clock, so it is passed on as it is
-//! (behaviour.md §3).
+//! `flush_all` with a delay: each server counts it by its own clock, so it is passed on as it is.
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! SIGHUP on the real program with real memcacheds: sixteen clients that pipeline, and every
-//! answer of theirs checked, while the file changes under them (behaviour.md §8).
+//! answer of theirs checked, while the file changes under them.
 
 mod common;
 

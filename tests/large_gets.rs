@@ -1,4 +1,4 @@
-//! Gets of more than a client's share of the memory (behaviour.md §3, §6): complete for whoever
+//! Gets of more than a client's share of the memory: complete for whoever
 //! reads, bounded for whoever does not.
 
 mod common;

@@ -1,5 +1,5 @@
 //! A get of several keys is answered in the order of its keys, as by one memcached: clients rely
-//! on it (behaviour.md §3).
+//! on it.
 
 mod common;
 

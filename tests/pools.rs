@@ -1,5 +1,5 @@
 //! The pools of a configuration file, on real memcacheds: each with its listeners, farms and
-//! settings, and every setting at work (behaviour.md §8).
+//! settings, and every setting at work.
 
 mod common;
 

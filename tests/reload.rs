@@ -1,4 +1,4 @@
-//! A new configuration under load (behaviour.md §8): nobody is disconnected whose listener stays,
+//! A new configuration under load: nobody is disconnected whose listener stays,
 //! nothing is lost or answered twice, nothing leaks.
 
 mod common;

@@ -1,5 +1,5 @@
 //! Servers that come and go, shown on real memcacheds: nobody waits for a dead one, nobody misses
-//! a restarted one, nobody reads an old value (behaviour.md §4, §5). Fakes do what a real one
+//! a restarted one, nobody reads an old value. Fakes do what a real one
 //! does only by chance.
 
 mod common;

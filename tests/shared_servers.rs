@@ -1,5 +1,4 @@
-//! A server is its address: one link, one health, one journal, whatever pools name it
-//! (behaviour.md §4).
+//! A server is its address: one link, one health, one journal, whatever pools name it.
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! No turn of the loop takes longer than 10 ms of processor time, whatever clients, servers and
-//! operators do (behaviour.md §7, promise 12): one test for each kind of large work.
+//! operators do: one test for each kind of large work.
 //!
 //! magent itself counts the time, so that a busy machine makes no difference.
 

@@ -1,6 +1,6 @@
 //! Writes that a server was sent and never answered: it may execute them long after magent has
 //! given their link up, when it wakes. Nothing that it executes late may be read, fetched, copied,
-//! or outlive a delete (behaviour.md §5).
+//! or outlive a delete.
 //!
 //! ```text
 //!  writer ─▶ magent ──old link──▶ server: stopped, the writes lie in its socket

@@ -647,9 +647,9 @@ fn answers_that_take_too_long_to_read_are_late() {
     assert!(late > 0 && whole > 0, "{late} late, {whole} whole");
 }
 
-/// What has arrived while magent stood still is in time, however late it is read.
+/// What has arrived while magent was stopped is in time, however late it is read.
 #[test]
-fn a_standstill_of_magent_is_not_held_against_servers() {
+fn a_stall_of_magent_is_not_held_against_servers() {
     let mut core = World::new(&["-s", "127.0.0.1:1", "--timeout", "500"]);
     let client = core.client();
     core.ask(&client, "get k1\r\n");
@@ -677,7 +677,7 @@ fn a_standstill_of_magent_is_not_held_against_servers() {
 /// Nor against clients: what they have sent meanwhile is read before they count as silent, and
 /// what they are owed is written before they count as stalled.
 #[test]
-fn a_standstill_of_magent_is_not_held_against_clients() {
+fn a_stall_of_magent_is_not_held_against_clients() {
     let mut core = World::new(&["-s", "127.0.0.1:1", "--idle-timeout", "2"]);
     let client = core.client();
     core.ask(&client, "get k1\r\n");

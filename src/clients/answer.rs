@@ -1,7 +1,7 @@
 //! What servers say, and what magent says itself, as each client expects it.
 
 use crate::buffer::{Queue, Source};
-use crate::protocol::{Dress, Reply, Status, Verb, binary, meta};
+use crate::protocol::{Format, Reply, Status, Verb, binary, meta};
 
 /// True for replies that are errors.
 pub fn is_error(status: Status) -> bool {
@@ -13,25 +13,25 @@ pub fn is_error(status: Status) -> bool {
 
 /// The reply of a server to `line`, in the client's format.
 #[inline]
-pub fn write_reply(format: Dress, verb: Verb, line: &[u8], reply: &Reply<'_>, out: &mut Queue) {
+pub fn write_reply(format: Format, verb: Verb, line: &[u8], reply: &Reply<'_>, out: &mut Queue) {
     match format {
-        Dress::Text => out.push(reply.source, reply.at..reply.at + reply.len),
-        Dress::Silent => {}
-        Dress::Meta(d) => meta::dress(&d, verb, line, reply, out),
-        Dress::Binary(d) => binary::answer(&d, verb, line, reply, out),
+        Format::Text => out.push(reply.source, reply.at..reply.at + reply.len),
+        Format::Silent => {}
+        Format::Meta(d) => meta::answer(&d, verb, line, reply, out),
+        Format::Binary(d) => binary::answer(&d, verb, line, reply, out),
     }
 }
 
 /// An error; `line` is the whole line without its end, as a text client reads it.
-pub fn write_line(format: Dress, line: &[u8], out: &mut Queue) {
+pub fn write_line(format: Format, line: &[u8], out: &mut Queue) {
     let line = line.strip_suffix(b"\r\n").unwrap_or(line);
     match format {
-        Dress::Silent => {}
-        Dress::Binary(d) => {
+        Format::Silent => {}
+        Format::Binary(d) => {
             let text = line.strip_prefix(b"SERVER_ERROR ").unwrap_or(line);
             binary::error(&d, text, out);
         }
-        Dress::Text | Dress::Meta(_) => {
+        Format::Text | Format::Meta(_) => {
             out.push_slice(line);
             out.push_slice(b"\r\n");
         }
@@ -39,11 +39,11 @@ pub fn write_line(format: Dress, line: &[u8], out: &mut Queue) {
 }
 
 /// An error of magent's own: `SERVER_ERROR text`.
-pub fn write_error(format: Dress, text: &[u8], out: &mut Queue) {
+pub fn write_error(format: Format, text: &[u8], out: &mut Queue) {
     match format {
-        Dress::Silent => {}
-        Dress::Binary(d) => binary::error(&d, text, out),
-        Dress::Text | Dress::Meta(_) => {
+        Format::Silent => {}
+        Format::Binary(d) => binary::error(&d, text, out),
+        Format::Text | Format::Meta(_) => {
             out.push_slice(b"SERVER_ERROR ");
             out.push_slice(text);
             out.push_slice(b"\r\n");
@@ -52,11 +52,11 @@ pub fn write_error(format: Dress, text: &[u8], out: &mut Queue) {
 }
 
 /// A success of magent's own: the line `text`, or a binary body.
-pub fn write_success(format: Dress, text: &[u8], body: &[u8], out: &mut Queue) {
+pub fn write_success(format: Format, text: &[u8], body: &[u8], out: &mut Queue) {
     match format {
-        Dress::Silent => {}
-        Dress::Binary(d) => binary::ok(&d, body, out),
-        Dress::Text | Dress::Meta(_) => out.push_slice(text),
+        Format::Silent => {}
+        Format::Binary(d) => binary::ok(&d, body, out),
+        Format::Text | Format::Meta(_) => out.push_slice(text),
     }
 }
 

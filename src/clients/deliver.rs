@@ -1,18 +1,18 @@
 //! What the pools tell clients: an answer, a part of one, a failure.
 
-use super::client::Slot;
+use super::active::Slot;
 use super::multi::Multi;
 use super::{Clients, Ticket, answer, has_values};
 use crate::net::Socket;
-use crate::protocol::{Dress, Reply, Request, Traits, Verb};
+use crate::protocol::{Format, Reply, Request, Traits, Verb};
 
 impl<S: Socket> Clients<S> {
-    /// A client is owed the answer to a request of so many bytes.
+    /// Adds a slot for the answer to a request of so many bytes.
     #[inline]
     pub fn owe(
         &mut self,
         key: usize,
-        format: Dress,
+        format: Format,
         verb: Verb,
         traits: Traits,
         bytes: usize,
@@ -34,7 +34,7 @@ impl<S: Socket> Clients<S> {
         })
     }
 
-    /// A client is owed the answer to a request with several keys.
+    /// Adds a slot for the answer to a request with several keys.
     pub fn owe_keys(&mut self, key: usize, request: &Request, keys: usize) -> Option<Ticket> {
         self.counters.requests += 1;
         self.counters
@@ -44,7 +44,7 @@ impl<S: Socket> Clients<S> {
         multi.set_traits(request.traits);
         let slot = Slot {
             multi: Some(multi),
-            ..Slot::new(request.dress, request.verb)
+            ..Slot::new(request.format, request.verb)
         };
         let slot = client.owe(&mut self.spares, slot);
         self.check_owed(key);
@@ -82,8 +82,8 @@ impl<S: Socket> Clients<S> {
         }
     }
 
-    /// A part of an answer whose missing keys may be elsewhere: `ask` is called with a ticket for
-    /// each of them.
+    /// A part of an answer whose missing keys may be on another server: `ask` is called with a
+    /// ticket for each of them.
     pub fn answer_found(
         &mut self,
         ticket: Ticket,
@@ -100,8 +100,8 @@ impl<S: Socket> Clients<S> {
         });
     }
 
-    /// A part of an answer is to be had of several servers: `ask` is called with a ticket for each of
-    /// its keys.
+    /// A part of an answer must come from several servers: `ask` is called with a ticket for each
+    /// of its keys.
     pub fn split(&mut self, ticket: Ticket, line: &[u8], mut ask: impl FnMut(Ticket, &[u8])) {
         self.change(ticket, |multi| {
             multi.split(ticket.part, line, |part, key| {
@@ -110,8 +110,8 @@ impl<S: Socket> Clients<S> {
         });
     }
 
-    /// There was no memory for the values in an answer of so many bytes to `line`: those of several
-    /// keys are asked for once more, when there is.
+    /// There was no memory for the values of an answer of so many bytes to `line`. Those of several
+    /// keys are asked for once more when there is.
     pub fn no_room(&mut self, ticket: Ticket, line: &[u8], bytes: usize) {
         let Some(client) = self.table.get(ticket.client) else {
             return;
@@ -123,8 +123,8 @@ impl<S: Socket> Clients<S> {
         let mut keys = 1;
         let asked_again = self.change(ticket, |multi| {
             keys = multi.keys_in(ticket.part);
-            // One value that does not fit into an empty hand never will, nor does one for which
-            // there is no memory at all.
+            // A value that does not fit while its client holds nothing else never will, nor will
+            // one that is larger than all common memory.
             let again = bytes / keys.max(1) <= common && !(keys == 1 && is_next);
             if again {
                 multi.ask_again(ticket.part, line);
@@ -138,8 +138,8 @@ impl<S: Socket> Clients<S> {
         }
     }
 
-    /// Nobody can answer: the client is told why; of a request with several keys these are misses.
-    /// `failure` is the whole line without its end.
+    /// Nobody can answer: the client gets an error, and the keys of a request with several keys
+    /// become misses. `failure` is the whole line without its end.
     pub fn fail(&mut self, ticket: Ticket, failure: &[u8]) {
         let lost = self.change(ticket, |multi| multi.fail(ticket.part, failure));
         if let Some(lost) = lost {
@@ -156,14 +156,14 @@ impl<S: Socket> Clients<S> {
         self.changed(ticket.client);
     }
 
-    /// A client is not read until all that it is owed is answered.
+    /// Stops reading a client until all that it is owed is answered.
     pub fn hold_order(&mut self, key: usize) {
         if let Some(client) = self.table.get_mut(key) {
             client.pause.add(super::Pause::ORDER);
         }
     }
 
-    /// Answers with a success or failure of magent's own.
+    /// Completes a request that magent carried out itself: with `OK`, or with `failure`.
     pub fn conclude(&mut self, ticket: Ticket, failure: Option<&[u8]>) {
         let Some(client) = self.table.get_mut(ticket.client) else {
             return;
@@ -189,8 +189,7 @@ impl<S: Socket> Clients<S> {
         Some(result)
     }
 
-    /// Of a slot with keys to be asked once more: what was asked, whether it writes, and what comes
-    /// before the keys.
+    /// Ticket, verb, traits and line prefix of a slot with keys to be asked once more.
     pub fn asked_in(&mut self, key: usize, slot: u32) -> Option<(Ticket, Verb, Traits, Vec<u8>)> {
         let active = self.table.get_mut(key)?.active.as_mut()?;
         let found = active.slot(slot)?;
@@ -204,7 +203,7 @@ impl<S: Socket> Clients<S> {
         Some((ticket, found.verb, traits, prefix))
     }
 
-    /// The multi of a ticket, to be filled with parts; it is to be given back.
+    /// Takes the multi of a ticket out, to add parts to it; [`Clients::give_multi`] puts it back.
     pub fn take_multi(&mut self, ticket: Ticket) -> Option<Box<Multi>> {
         let active = self.table.get_mut(ticket.client)?.active.as_mut()?;
         let multi = active.slot(ticket.slot)?.multi.take()?;
@@ -213,7 +212,7 @@ impl<S: Socket> Clients<S> {
         Some(multi)
     }
 
-    /// Gives it back, after requests of so many bytes were sent.
+    /// Puts it back after requests of so many bytes were sent.
     pub fn give_multi(&mut self, ticket: Ticket, multi: Box<Multi>, bytes: usize) {
         let Some(active) = self
             .table
@@ -223,7 +222,7 @@ impl<S: Socket> Clients<S> {
             return;
         };
         if let Some(slot) = active.slot(ticket.slot) {
-            // What was asked before is answered, or asked once more.
+            // What was asked before is answered by now, or asked once more.
             let before = std::mem::replace(&mut slot.asked, bytes as u32);
             let (held, copied) = (multi.held(), multi.copied());
             slot.multi = Some(multi);

@@ -1,19 +1,21 @@
 //! Clients that wait for memory.
 
 use super::Clients;
-use super::client::{Ending, Intake, Pause};
-use super::intake::{self, Input};
+use super::active::Intake;
+use super::client::{Ending, Pause};
+use super::input::Input;
+use super::intake;
 use crate::buffer::CHUNK;
 use crate::net::Socket;
 use crate::work::Work;
 
-/// Clients that wait for memory are looked through, so many in a turn.
+/// Clients that wait for memory and are looked at in one turn.
 const HUNGRY: usize = 64;
 
 impl<S: Socket> Clients<S> {
-    /// Lets clients go on that waited for memory and have a share again. Of the others the first may
-    /// be read all the same, so that half-sent requests that wait for each other come to an end:
-    /// returned is that client, and how many bytes of it.
+    /// Lets clients that waited for memory go on once they have a share again. The first of the
+    /// others may be read all the same, so that half-sent requests that wait for each other come to
+    /// an end: returns that client and how many bytes to read.
     pub fn next_hungry(&mut self) -> Option<(usize, usize)> {
         for _ in 0..HUNGRY.min(self.hungry.len()) {
             let key = self.hungry.pop_front()?;
@@ -37,7 +39,7 @@ impl<S: Socket> Clients<S> {
         None
     }
 
-    /// [`Clients::fill`] for a client that may be read whatever it holds.
+    /// [`Clients::fill`] for a client that may be read beyond its share.
     pub fn fill_hungry(
         &mut self,
         key: usize,
@@ -48,7 +50,7 @@ impl<S: Socket> Clients<S> {
         self.read(key, input, most, work)
     }
 
-    /// There is no memory at all for what a client is sending.
+    /// Refuses what a client is sending: there is no memory for it at all.
     fn refuse(&mut self, key: usize) {
         let Some(client) = self.table.get_mut(key) else {
             return;

@@ -8,12 +8,12 @@
 //!                          d ─▶ part 1      out   VALUE a … VALUE c … VALUE d … END
 //! ```
 //!
-//! Each key knows its part, and where its value stands in `store` once that has come. Values go out
-//! as soon as those of all keys before them have. What is more than a portion is asked for when the
+//! Each key knows its part and, once that has come, where its value is in `store`. Values go out as
+//! soon as those of all keys before them have. Keys beyond one portion are asked for when the
 //! portion before has gone out.
 
 use crate::buffer::{Queue, SHARE, Source};
-use crate::protocol::{Dress, Reply, Status, Traits, forms};
+use crate::protocol::{Format, Reply, Status, Traits, forms};
 
 /// No key.
 const NONE: u32 = u32::MAX;
@@ -33,9 +33,9 @@ enum Value {
     Pending,
     /// There is none.
     Absent,
-    /// It stands in the store, from this stream offset on, with its line; so many bytes.
+    /// In the store from this stream offset on, line included; so many bytes.
     At(u64, usize),
-    /// It is large, and stands by itself: its memory is free as soon as it has gone out.
+    /// Large, and kept by itself: its memory is free as soon as it has gone out.
     Large(Box<Queue>),
 }
 
@@ -67,7 +67,7 @@ pub struct Multi {
     more: bool,
     /// Keys to be asked once more, as numbers and names.
     again: Vec<(u32, Box<[u8]>)>,
-    /// What comes before the keys in a line that asks for them.
+    /// The command and what comes before the keys.
     prefix: Vec<u8>,
     /// What the request does.
     traits: Traits,
@@ -153,14 +153,14 @@ impl Multi {
         self.keys[number as usize].next = NONE;
     }
 
-    /// A part was answered. `line` is what the server was asked. Returns how many keys are lost, if the
-    /// answer is an error.
+    /// A part was answered. `line` is what the server was asked. Returns how many keys are lost if
+    /// the answer is an error.
     pub fn answer(&mut self, part: u32, line: &[u8], reply: &Reply<'_>) -> u64 {
         self.take(part, line, reply, |_, _| false)
     }
 
-    /// The same where the answer to what is missing lies elsewhere: each missing key becomes a part
-    /// of its own, for which `ask` is called with its number and the key.
+    /// The same for a part whose missing keys may be elsewhere: each of them becomes a part of its
+    /// own, for which `ask` is called with its number and the key.
     pub fn answer_found(
         &mut self,
         part: u32,
@@ -212,7 +212,7 @@ impl Multi {
     }
 
     /// A part failed: its keys are misses. `failure` is the line for a client that gets nothing at
-    /// all. Returns how many keys that were.
+    /// all. Returns how many keys these were.
     pub fn fail(&mut self, part: u32, failure: &[u8]) -> u64 {
         self.open -= 1;
         self.failure.clear();
@@ -226,7 +226,7 @@ impl Multi {
         lost
     }
 
-    /// Takes the values of a part; `keep` says of each missing key if it stays open.
+    /// Takes over the values of a part; `keep` decides for each missing key whether it stays open.
     fn take<'a>(
         &mut self,
         part: u32,
@@ -280,7 +280,7 @@ impl Multi {
         0
     }
 
-    /// Passes on the values that are next. Those that came next to each other go in one piece.
+    /// Passes on the values that are next. Adjacent ones go in one piece.
     pub fn emit(&mut self, out: &mut Queue) {
         let mut run: Option<(u64, usize)> = None;
         while let Some(key) = self.keys.get_mut(self.next) {
@@ -320,7 +320,7 @@ impl Multi {
     }
 
     /// Ends the answer, once all values were passed on.
-    pub fn finish(&mut self, format: Dress, out: &mut Queue) {
+    pub fn finish(&mut self, format: Format, out: &mut Queue) {
         if self.answered || self.failure.is_empty() {
             out.push_slice(b"END\r\n");
         } else {
@@ -344,7 +344,7 @@ impl Multi {
         std::mem::take(&mut self.again)
     }
 
-    /// What comes before them in a line that asks for them.
+    /// The command and what comes before the keys.
     pub fn prefix(&self) -> &[u8] {
         &self.prefix
     }
@@ -354,12 +354,12 @@ impl Multi {
         self.more = more;
     }
 
-    /// Some keys of the portion are to be asked once more, and nothing else of it is open.
+    /// True if nothing of the portion is open but keys to be asked once more.
     pub fn waits_to_ask_again(&self) -> bool {
         self.open == 0 && !self.again.is_empty()
     }
 
-    /// These keys could not be asked now.
+    /// Puts back keys that could not be asked now.
     pub fn put_back(&mut self, keys: impl Iterator<Item = (u32, Box<[u8]>)>) {
         self.again.extend(keys);
         self.again.sort_unstable_by_key(|(number, _)| *number);
@@ -513,7 +513,7 @@ mod tests {
             assert!(multi.is_done());
             let mut queue = Queue::new();
             multi.emit(&mut queue);
-            multi.finish(Dress::Text, &mut queue);
+            multi.finish(Format::Text, &mut queue);
             assert_eq!(out(&mut multi, &mut queue), end);
         }
     }

@@ -1,18 +1,20 @@
-//! Clients that stall, idle or are to leave: looked over once a second, some in each turn.
+//! Sweeps over all clients, for those that stall, idle or are to leave: one each second, in pieces.
 
-use super::client::{Ending, Intake, Pause};
+use super::active::Intake;
+use super::client::{Ending, Pause};
 use super::{Clients, intake};
 use crate::net::Socket;
 use crate::time::{SECOND, Time};
 use crate::work::{REQUEST, Work};
 
-/// All clients are looked over this often, in nanoseconds.
+/// A sweep begins this often, in nanoseconds.
 const INTERVAL: u64 = SECOND;
 
-/// With clients there, two turns are not so far apart unless magent stood still, in nanoseconds.
-const STANDSTILL: u64 = 2 * INTERVAL;
+/// A longer gap between two turns, in nanoseconds, means that magent itself was stopped: with
+/// clients there, sweeps wake it every second.
+const STALL: u64 = 2 * INTERVAL;
 
-/// Clients looked at in one turn.
+/// Clients swept in one turn.
 const PIECE: usize = 1024;
 
 /// A client that takes nothing of what it is owed, or stops in the middle of a large request,
@@ -23,17 +25,17 @@ const STALLED: u64 = 30 * SECOND;
 /// people type slowly.
 const HALF_SENT: usize = 64 * 1024;
 
-/// Clients that are to go get so long to finish, in nanoseconds.
+/// Clients that are to leave get so long to finish, in nanoseconds.
 const LEAVE: u64 = 5 * SECOND;
 
-/// Where the present look over all clients is.
+/// Where the present sweep is.
 #[derive(Debug, Default)]
 pub struct Sweep {
-    /// The next place of the table; 0 between two looks.
+    /// The next place of the table; 0 between two sweeps.
     next: usize,
-    /// When the last look began.
+    /// When the last sweep began.
     since: Time,
-    /// The last turn.
+    /// When the last turn was.
     last: Time,
 }
 
@@ -41,12 +43,12 @@ pub struct Sweep {
 #[derive(Debug, Default)]
 pub struct Leaving {
     clients: Vec<usize>,
-    /// When they are not read any more.
+    /// When reading from them stops.
     until: Option<Time>,
 }
 
 impl<S: Socket> Clients<S> {
-    /// When clients are to be looked over or made to leave.
+    /// When the next sweep is due, or the end of what clients that leave are given.
     pub fn next_alarm(&self) -> Option<Time> {
         let sweep = match self.sweep.next {
             0 if self.table.is_empty() && !self.budget.was_high() => None,
@@ -60,12 +62,12 @@ impl<S: Socket> Clients<S> {
             .min()
     }
 
-    /// Does what is due. True if a look over all clients came to its end.
+    /// Does what is due. True if a sweep came to its end.
     pub fn expire(&mut self, work: &mut Work) -> bool {
         self.end_leaving();
         let last = std::mem::replace(&mut self.sweep.last, self.now);
-        if self.now.since(last) > STANDSTILL {
-            // What clients did meanwhile has not been read.
+        if self.now.since(last) > STALL {
+            // What clients sent meanwhile has not been read.
             (self.sweep.next, self.sweep.since) = (0, self.now);
         }
         if self.sweep.next == 0 {
@@ -77,7 +79,7 @@ impl<S: Socket> Clients<S> {
         let end = (self.sweep.next + PIECE).min(self.table.places());
         for place in self.sweep.next..end {
             if let Some(key) = self.table.key_at(place) {
-                self.look_at(key);
+                self.sweep_one(key);
             }
         }
         work.count((end - self.sweep.next) * REQUEST / 16);
@@ -86,7 +88,7 @@ impl<S: Socket> Clients<S> {
         is_over
     }
 
-    fn look_at(&mut self, key: usize) {
+    fn sweep_one(&mut self, key: usize) {
         let half_sent_limit = self.budget.share().clamp(intake::LINE, HALF_SENT);
         let Some(client) = self.table.get(key) else {
             return;
@@ -101,7 +103,7 @@ impl<S: Socket> Clients<S> {
             (!a.out.is_empty(), half)
         });
         let idle = self.pools[client.pool as usize].idle_timeout;
-        // Who is not read, or not parsed, may have sent the rest.
+        // A client that is not read or not parsed may have sent the rest.
         let is_read_up = (client.pause.is_empty() || client.pause == Pause::MEMORY)
             && !client.conn.is_readable()
             && !client.is_unparsed();
@@ -118,13 +120,13 @@ impl<S: Socket> Clients<S> {
         self.end(key, Ending::Dead);
     }
 
-    /// All clients are to finish and go, and no other is admitted.
+    /// All clients are to finish and leave, and no other is admitted.
     pub fn leave_all(&mut self) {
         self.closed = true;
         self.leave(self.table.keys().collect());
     }
 
-    /// These clients are to finish and go: what has arrived is still answered.
+    /// Makes these clients finish and leave: what has arrived is still answered.
     fn leave(&mut self, clients: Vec<usize>) {
         for key in &clients {
             // The event for what has arrived may not have come yet.
@@ -139,8 +141,8 @@ impl<S: Socket> Clients<S> {
         self.leaving.clients.extend(clients);
     }
 
-    /// Of the clients that are to go: one that is owed nothing and has nothing there to read
-    /// is done; after a while nothing more is read from the others.
+    /// Ends the leaving clients that are owed nothing and have nothing left to read; once their
+    /// time is over the others are not read any more.
     fn end_leaving(&mut self) {
         let Some(until) = self.leaving.until else {
             return;
@@ -167,8 +169,8 @@ impl<S: Socket> Clients<S> {
         self.leaving.clients = leaving;
     }
 
-    /// Listeners as they are now: for each its pool, and for each of those before where it is now.
-    /// Clients whose listener is gone finish what they are owed and are closed.
+    /// The listeners as they are now: the pool of each, and for each former one its present number.
+    /// Clients whose listener is gone finish what they are owed and leave.
     pub fn move_listeners(&mut self, pools: Vec<u32>, moves: &[Option<usize>]) {
         self.listeners = pools;
         let mut leaving = Vec::new();
@@ -177,7 +179,7 @@ impl<S: Socket> Clients<S> {
             let Some(client) = self.table.get_mut(key) else {
                 continue;
             };
-            // Those who leave already came through a listener of no configuration.
+            // Clients that are leaving already belong to no listener.
             let Some(place) = moves.get(client.listener as usize) else {
                 continue;
             };

@@ -1,4 +1,4 @@
-//! The configuration file: twemproxy's keys and magent's own (behaviour.md §8), strictly.
+//! The configuration file: twemproxy's keys and magent's own, strictly.
 
 use super::options::{JOURNAL, MAX_MS, MAX_SECONDS, VALUE};
 use super::values::{self, Bad, Written};
@@ -33,7 +33,7 @@ pub struct Key {
     set: fn(&mut Draft, &Item) -> Result<(), Bad>,
 }
 
-/// A pool while its keys are read: what needs other keys waits here.
+/// A pool whose keys are being read: what depends on other keys waits here.
 struct Draft {
     pool: PoolConfig,
     backlog: u32,

@@ -62,9 +62,9 @@ pub struct ListenSpec {
 
 impl ListenSpec {
     /// Mode of a Unix socket that is given without one: `-a`'s default.
-    pub const MODE: u32 = 0o700;
+    const MODE: u32 = 0o700;
     /// Accept queue of the command line's listeners: memcached's default.
-    pub const BACKLOG: u32 = 1024;
+    const BACKLOG: u32 = 1024;
 
     /// A listener of the command line.
     pub fn new(address: Address, mode: u32) -> ListenSpec {
@@ -125,7 +125,7 @@ pub struct PoolConfig {
 
 impl PoolConfig {
     /// The farm of `servers` (the primaries or the backups) under this pool's rules.
-    pub fn farm(&self, servers: &[ServerSpec]) -> FarmSpec {
+    fn farm(&self, servers: &[ServerSpec]) -> FarmSpec {
         let server = |s: &ServerSpec| FarmServer {
             hash_name: s.hash_name.clone(),
             weight: s.weight,
@@ -180,7 +180,7 @@ pub enum LogTarget {
     File(PathBuf),
 }
 
-/// Everything that the process was told.
+/// The whole configuration.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Config {
     /// At least one.
@@ -206,7 +206,7 @@ pub struct Config {
     /// `--memcached-stats`.
     pub memcached_stats: bool,
     /// What the command line says of every pool of the file; no name, listeners or servers.
-    pub template: PoolConfig,
+    template: PoolConfig,
 }
 
 /// What the command line asks for.
@@ -250,7 +250,8 @@ impl UsageError {
         UsageError::new(2, why)
     }
 
-    /// The form is right, the world is not.
+    /// Well-formed, but this machine says no: a host that does not resolve, a file that is not
+    /// there.
     fn other(why: String) -> UsageError {
         UsageError::new(1, why)
     }
@@ -285,7 +286,7 @@ impl Config {
 /// What must hold between the process and its pools.
 fn check(config: &Config) -> Result<(), String> {
     for pool in &config.pools {
-        // A value is held with its request and once more as a copy, and others want room too.
+        // A value is held with its request and once more as a copy, and others need room too.
         if config.memory / 4 < pool.max_value {
             let value = values::show_size(pool.max_value);
             return Err(format!(

@@ -27,7 +27,7 @@ pub struct Opt {
     /// Its value.
     pub takes: Takes,
     /// What it means, for `-h`.
-    pub help: &'static str,
+    help: &'static str,
     /// The value in force without it, as it would be typed.
     pub default: Option<&'static str>,
     /// It describes the one pool of the command line, so it has no place beside `-c`.
@@ -358,7 +358,7 @@ fn process(typed: &Typed) -> Result<Config, UsageError> {
 /// The most that `-m` and `--journal` may be, bytes: beyond it somebody mistyped.
 const MAX_MEMORY: usize = 1 << 40;
 /// The most that `-I` may be, bytes: memcached's own bound.
-pub(super) const MAX_VALUE: usize = 1 << 30;
+const MAX_VALUE: usize = 1 << 30;
 /// The longest time in milliseconds, a day: beyond it somebody mistyped the unit.
 pub(super) const MAX_MS: u64 = 86_400_000;
 /// The longest time in seconds that memcached counts.

@@ -1,5 +1,5 @@
-//! A configuration with all that takes long to make of it: rings of thousands of points, which no turn
-//! of the loop has time for. A reload makes them beside it.
+//! A configuration with all that takes long to make of it: rings of thousands of points, which no
+//! turn of the loop has time for. A reload makes them beside it.
 
 use super::{Config, PoolConfig, ServerSpec};
 use crate::placement::Farm;

@@ -13,7 +13,8 @@ use std::time::Duration;
 pub(super) enum Bad {
     /// It is not of its form.
     Value(String),
-    /// The form is right, the world is not: no such host, no such file.
+    /// Well-formed, but this machine says no: a host that does not resolve, a file that is not
+    /// there.
     World(String),
 }
 
@@ -141,11 +142,11 @@ pub(super) struct Written {
     /// The host as written, brackets included, or the path.
     pub host: String,
     /// `None` for a path.
-    pub port: Option<(u16, String)>,
+    port: Option<(u16, String)>,
     /// At least 1.
     pub weight: u32,
     /// twemproxy's `[name]`.
-    pub label: Option<String>,
+    label: Option<String>,
 }
 
 impl Written {

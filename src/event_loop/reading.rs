@@ -1,6 +1,6 @@
-//! Reads the configuration again beside the loop: its file may lie on a disk that hangs, and the
-//! names in it are looked up, which takes as long as name service likes; and large rings take long to
-//! make. No client waits for that.
+//! Reads the configuration in a thread beside the loop: the file may be on a disk that hangs,
+//! looking names up takes as long as name service likes, and large rings take long to make. No
+//! client waits for that.
 
 use crate::config::{Config, Prepared};
 use crate::sys;
@@ -11,8 +11,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread::Builder;
 use std::time::{Duration, Instant};
 
-/// A file that takes longer than this is read anew if that was asked for: the disk or the name server
-/// may have come back, and the old attempt may never end.
+/// A file that takes longer than this is read anew if that was asked for: the disk or the name
+/// server may have come back, and the old attempt may never end.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The configuration as a thread reads it, if one does.
@@ -41,8 +41,8 @@ impl Reading {
         })
     }
 
-    /// Reads the file of `config` again; if it is being read already, once more after that, or after
-    /// [`Reading::wait`].
+    /// Reads the file of `config` again; if it is being read already, once more after that, or
+    /// after [`Reading::wait`].
     ///
     /// # Errors
     /// There is no thread to be had.
@@ -59,7 +59,7 @@ impl Reading {
         let (sender, result) = channel();
         let (config, waker) = (config.clone(), self.waker.clone());
         Builder::new().name("reload".into()).spawn(move || {
-            // Neither can fail as long as there is a loop that cares.
+            // Neither can fail while the loop exists.
             let _ = sender.send(config.reload().map(Prepared::new));
             let _ = waker.wake();
         })?;

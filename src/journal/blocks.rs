@@ -1,4 +1,5 @@
-//! A queue in blocks: it never moves what it holds to grow, and gives its memory back as it empties.
+//! A queue in blocks: it never moves what it holds to grow, and gives its memory back as it
+//! empties.
 
 use std::collections::VecDeque;
 

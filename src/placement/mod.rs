@@ -5,15 +5,15 @@
 //!                                      └─ ketama: ring of points, the next one's server
 //! ```
 //!
-//! magent's own rules are those of behaviour.md §2, the others those of twemproxy 0.5 (§8). Both
-//! are checked against placements that were observed on the originals (`tests/placement.rs`).
+//! There are magent 0.6's own rules and those of twemproxy 0.5. Both are checked against placements
+//! that were observed on the originals (`tests/placement.rs`).
 
 mod hash;
 mod ring;
 
 use ring::Ring;
 
-/// How a key becomes a number (behaviour.md §8). `Magent` is DJB (with ketama MD5).
+/// How a key becomes a number. `Magent` is DJB (with ketama MD5).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(missing_docs)]
 pub enum Hash {
@@ -118,7 +118,7 @@ impl Distribution {
     }
 
     /// True where keys are placed on a ring of points.
-    pub fn is_ketama(self) -> bool {
+    fn is_ketama(self) -> bool {
         matches!(self, Distribution::Ketama | Distribution::MagentKetama)
     }
 }
@@ -329,8 +329,8 @@ impl Farm {
     }
 }
 
-/// How many names of a server are hashed into four points each. Both originals compute in f32,
-/// and where that falls just below a whole number a step is lost: so must we.
+/// How many names of a server are hashed into four points each. Both originals compute in f32, and
+/// where that falls just below a whole number a step is lost: magent must lose it too.
 fn steps(distribution: Distribution, weight: u32, total: u32, live: usize) -> u32 {
     let share = weight as f32 / total as f32;
     if distribution == Distribution::MagentKetama {

@@ -1,6 +1,7 @@
 //! Requests of clients: where they go, and whether there is room for them.
 
-use super::link::{Ask, Attempt, Home, MAX_BYTES_IN_FLIGHT, MAX_IN_FLIGHT, OpenLine, Pending, To};
+use super::link::{MAX_BYTES_IN_FLIGHT, MAX_IN_FLIGHT, OpenLine};
+use super::pending::{Ask, Attempt, Home, Pending, To};
 use super::server::Place;
 use super::{NOBODY, Pools, ServerId};
 use crate::clients::{Clients, Multi, Ticket};
@@ -46,8 +47,8 @@ impl<S: Socket> Pools<S> {
         self.pools[pool].place(key, self.draw)
     }
 
-    /// True if the link that a key would be asked on has room; else the client waits for it. A backup
-    /// that stands in is bounded too.
+    /// True if the link on which a key would be asked has room; else the client waits for it. This
+    /// bounds a backup that stands in too.
     #[inline]
     pub fn has_room_for(&mut self, place: &Place, client: usize, clients: &mut Clients<S>) -> bool {
         // What was lost at the primary in this turn is on its way to the backup.
@@ -63,8 +64,9 @@ impl<S: Socket> Pools<S> {
         let Some(link) = self.links.get_mut(link) else {
             return true;
         };
-        // Who waits for nothing yet is admitted though others have asked more than the server answers
-        // at once: it waits behind a request of each of them, and not behind thousands.
+        // A client that waits for nothing yet is admitted though others have asked more than the
+        // server answers at once: it waits behind one request of each of them, and not behind
+        // thousands.
         let is_full = link.is_full() || link.pending.len() + coming >= MAX_IN_FLIGHT;
         let waits = is_full || (link.is_behind(self.now) && clients.waits_for_answers(client));
         if !waits {
@@ -76,7 +78,7 @@ impl<S: Socket> Pools<S> {
         false
     }
 
-    /// Asks what a client wants of one key.
+    /// Asks a client's request for one key.
     #[inline]
     pub fn ask(&mut self, ticket: Ticket, pool: usize, place: &Place, key: &[u8], ask: &Ask<'_>) {
         let p = &self.pools[pool];
@@ -100,7 +102,7 @@ impl<S: Socket> Pools<S> {
             hash: place.hash,
         };
         if !self.takes_steps(&pending, ask) {
-            self.tell_before(place.primary, key, place.hash);
+            self.sync_first(place.primary, key, place.hash);
             self.send(place.primary, pending, ask);
         }
         if ask.traits.has(Traits::WRITES) && place.full_ring != NOBODY {
@@ -108,9 +110,9 @@ impl<S: Socket> Pools<S> {
         }
     }
 
-    /// Splits keys among their servers: one line to each, all at once. Returns how many were asked
-    /// before one whose server has no room, and how many bytes that took; the client waits for that
-    /// server then.
+    /// Splits keys among their servers: one line to each, all at once. Ends at a key whose server
+    /// has no room: the client waits for that server then. Returns how many keys were asked, and
+    /// how many bytes that took.
     pub fn ask_keys<'k>(
         &mut self,
         split: &Split<'_>,
@@ -131,17 +133,11 @@ impl<S: Socket> Pools<S> {
             }
             asked += 1;
         }
-        let mut bytes = 0;
-        let mut open_lines = std::mem::take(&mut self.open_lines);
-        for id in open_lines.drain(..) {
-            bytes += self.close_line(split, id);
-        }
-        self.open_lines = open_lines;
-        (asked, bytes)
+        (asked, self.close_lines(split))
     }
 
-    /// Adds one key to the line for its server; starts the line if it is the first. Returns the part
-    /// of the answer that it is in.
+    /// Adds one key to the line for its server; starts the line if it is the first. Returns the
+    /// part of the answer that it is in.
     fn split_key(
         &mut self,
         split: &Split<'_>,
@@ -171,7 +167,7 @@ impl<S: Socket> Pools<S> {
         } else if split.traits.has(Traits::WRITES) && place.full_ring != NOBODY {
             self.note_stray(place.primary, place.full_ring, key);
         }
-        if self.must_tell_before(server, key) {
+        if self.must_sync_first(server, key) {
             // A delete goes out before the line, so the line must not have begun.
             return self.ask_alone(split, multi, place, key);
         }
@@ -208,7 +204,7 @@ impl<S: Socket> Pools<S> {
         open.part
     }
 
-    /// A key that goes a way of its own.
+    /// Asks one key by a line of its own.
     fn ask_alone(
         &mut self,
         split: &Split<'_>,
@@ -226,19 +222,24 @@ impl<S: Socket> Pools<S> {
         line.push(b' ');
         line.extend_from_slice(key);
         line.extend_from_slice(b"\r\n");
-        // Lines that are being made must not be cut.
-        let mut open_lines = std::mem::take(&mut self.open_lines);
-        for id in open_lines.drain(..) {
-            self.close_line(split, id);
-        }
-        self.open_lines = open_lines;
+        // Lines that are being made must end first.
+        self.close_lines(split);
         let ask = Ask::line(split.verb, split.traits, &line);
         self.ask(ticket, split.pool, place, key, &ask);
         part
     }
 
-    fn must_tell_before(&self, id: ServerId, key: &[u8]) -> bool {
+    fn must_sync_first(&self, id: ServerId, key: &[u8]) -> bool {
         self.servers.get(id).is_some_and(|s| s.journal.is_due(key))
+    }
+
+    /// Ends all lines that are being made. Returns their length.
+    fn close_lines(&mut self, split: &Split<'_>) -> usize {
+        let mut open_lines = std::mem::take(&mut self.open_lines);
+        let ids = open_lines.drain(..);
+        let bytes = ids.map(|id| self.close_line(split, id)).sum();
+        self.open_lines = open_lines;
+        bytes
     }
 
     /// Ends a server's line and owes its reply. Returns its length.
@@ -292,8 +293,8 @@ impl<S: Socket> Pools<S> {
         }
     }
 
-    /// Bytes in flight at which a link of a server with so many is full: servers that hang must not
-    /// take all memory.
+    /// Bytes in flight at which a link is full, of a server with so many links: servers that hang
+    /// must not take all memory.
     pub(super) fn most_bytes(&self, links: usize) -> usize {
         MAX_BYTES_IN_FLIGHT.min(self.budget.limit() / 4) / links.max(1)
     }

@@ -1,17 +1,18 @@
 //! Links that are lost and servers that go down. What they owed becomes losses.
 
-use super::link::{LinkState, Pending, To};
+use super::link::LinkState;
+use super::pending::{Pending, To};
 use super::{GivenUp, Pools, ServerId};
 use crate::health::{Cause, State};
 use crate::net::{Conn, Socket};
 
 impl<S: Socket> Pools<S> {
-    /// The other side closed a link that works, or it spoke nonsense.
+    /// The other side closed a link that works, or broke the protocol.
     pub(super) fn link_closed(&mut self, id: usize) {
         let Some(link) = self.links.get_mut(id) else {
             return;
         };
-        // Closing an idle link is a server's right.
+        // A server may close an idle link.
         if link.pending.is_empty() {
             self.close_link(id);
         } else {
@@ -39,8 +40,8 @@ impl<S: Socket> Pools<S> {
             let pool = &self.pools[*p as usize];
             pool.backups.is_some()
         });
-        // These writes will be told elsewhere, may still run, or are what the server was told:
-        // nothing else may be asked of it before that is over.
+        // These writes are repeated elsewhere but may still run here, or are part of the journal:
+        // the server is asked nothing else before that is settled.
         if has_writes && (has_backup || !has_ended || owes_deletes) {
             return self.server_down(server_id, cause, true);
         }
@@ -56,8 +57,8 @@ impl<S: Socket> Pools<S> {
         conn.is_none_or(|c| c.has_ended())
     }
 
-    /// True if a link owes answers to deletes that the server must be told before it is asked.
-    pub(super) fn owes_deletes(&self, id: usize) -> bool {
+    /// True if a link owes answers to deletes that must come before anything else is asked.
+    fn owes_deletes(&self, id: usize) -> bool {
         let link = self.links.get(id);
         link.is_some_and(|l| l.pending.iter().any(|p| matches!(p.to, To::Delete(_))))
     }
@@ -114,7 +115,7 @@ impl<S: Socket> Pools<S> {
         self.list_server(server);
     }
 
-    /// A link with unanswered writes goes: unless the server has come to its end, it is read to there.
+    /// A link with unanswered writes goes: unless the server has ended it, it is read to its end.
     fn wait_for_end(&mut self, mut conn: Conn<S>, server: ServerId, token: usize) {
         let Some(s) = self.servers.get_mut(server) else {
             return;
@@ -128,7 +129,7 @@ impl<S: Socket> Pools<S> {
                 token,
             });
         } else if goes_on || conn.has_failed() {
-            // What the server had received it may still execute.
+            // The server may still execute what it received.
             s.health.unsettle();
         }
     }
@@ -172,8 +173,8 @@ impl<S: Socket> Pools<S> {
     /// Reads a link that was given up, towards its end.
     fn read_given_up(&mut self, key: usize) {
         let mut scrap = [0; 16 * 1024];
-        // What a stopped server answers when it wakes is bounded by what it was asked; the
-        // loop ends at the end or when nothing is there.
+        // What a stopped server answers when it wakes is bounded by what it was asked; reading ends
+        // at the end or when nothing is there.
         while let Some(given_up) = self.given_up.get_mut(key) {
             let well = match given_up.conn.read(&mut scrap) {
                 Ok(Some(n)) if n > 0 => continue,
@@ -199,8 +200,8 @@ impl<S: Socket> Pools<S> {
         self.list_server(given_up.server);
     }
 
-    /// A connect that failed, or a handshake that was not answered, makes a server down at once;
-    /// where it can be ejected, that takes several.
+    /// A failed connect or an unanswered handshake takes a server down at once; where servers can
+    /// be ejected, it takes several.
     pub(super) fn connect_failed(&mut self, id: usize, cause: Cause) {
         let Some(link) = self.links.get(id) else {
             return;

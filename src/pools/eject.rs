@@ -2,14 +2,14 @@
 //!
 //! ```text
 //!  full ring   k ─▶ A          A away   k ─▶ B, the stand-in          A back   k ─▶ A
-//!                              write k: A missed it,                  both are told:
+//!                              write k: A missed it,                  both are sent:
 //!                              B must not keep it                     delete k
 //! ```
 //!
-//! Whatever the ring looked like in between, this holds: a server that is not a key's home and
-//! may hold the key has it in its journal as a stray, and so has a home that missed a write. When the
-//! ring changes strays are due, and no server is asked for a key that is due before it was told. So
-//! no server is asked for a key that it may hold stale.
+//! Whatever the ring looked like in between: a server that is not a key's home and may hold the key
+//! has it in its journal as a stray, and a home that missed a write has it there too. When the ring
+//! changes strays are due, and no server is asked for a due key before its delete went out. So no
+//! server is asked for a key that it may hold stale.
 
 use super::Pools;
 use crate::health::Cause;

@@ -1,9 +1,11 @@
 //! What time does: answers that are late, connects that take too long, probes, removed servers.
 //!
-//! A link keeps one alarm, the earliest time at which something of it may be late. A link whose socket
-//! still has something to read is not late: what the kernel has got from the server is in time.
+//! A link keeps one alarm, the earliest time at which something of it may be late. A link whose
+//! socket still has something to read is not late: what the kernel has got from the server is in
+//! time.
 
-use super::link::{Ask, LinkState, Pending, To};
+use super::link::LinkState;
+use super::pending::{Ask, Pending, To};
 use super::{Pools, ServerId};
 use crate::buffer::{Queue, Source};
 use crate::health::{Cause, State};
@@ -11,11 +13,11 @@ use crate::net::Socket;
 use crate::time::{MILLISECOND, Time};
 use crate::work::{REQUEST, Work};
 
-/// Late answers are looked for this often at most, in nanoseconds: looking costs as much as the link
-/// owes.
+/// Late answers are looked for at most this often, in nanoseconds: each look costs as much as the
+/// link owes.
 const GRANULARITY: u64 = 2 * MILLISECOND;
 
-/// A server that goes on sending when something is due is read for so long, in nanoseconds.
+/// How long a server that goes on sending is read when something is due, in nanoseconds.
 const PATIENCE: u64 = 100 * MILLISECOND;
 
 /// Late answers of one link that are taken in one turn.
@@ -81,7 +83,7 @@ impl<S: Socket> Pools<S> {
         }
     }
 
-    /// A server that is away is tried in the background; client traffic never does that.
+    /// Servers that are away are probed in the background, never by client traffic.
     fn probe(&mut self, id: ServerId) {
         let Some(server) = self.servers.get_mut(id) else {
             return;
@@ -134,7 +136,7 @@ impl<S: Socket> Pools<S> {
         }
     }
 
-    /// Until when a link must be open; `None` if it is, or is not to be.
+    /// Until when a link must be open; `None` if it is open, or not wanted.
     fn open_by(&self, id: usize) -> Option<Time> {
         let link = self.links.get(id)?;
         let server = self.servers.get(link.server)?;
@@ -146,7 +148,7 @@ impl<S: Socket> Pools<S> {
         }
     }
 
-    /// When the first thing on this link is late that was not counted as such.
+    /// When the first answer on this link is late that was not counted as late.
     fn due(&self, id: usize) -> Time {
         let Some(link) = self.links.get(id) else {
             return Time::NEVER;
@@ -157,8 +159,8 @@ impl<S: Socket> Pools<S> {
         all.min().unwrap_or(Time::NEVER)
     }
 
-    /// When a link is given up though its server goes on sending: it owes so much that it can take
-    /// nothing more, and the first of that was asked for as long ago as makes a silent server down.
+    /// When a link is given up though its server goes on sending: the link is full, and its oldest
+    /// request was asked so long ago that a silent server would be down.
     fn clogged_at(&self, id: usize) -> Option<Time> {
         let link = self.links.get(id)?;
         let first = link.pending.front().filter(|_| link.is_full())?;
@@ -216,9 +218,9 @@ impl<S: Socket> Pools<S> {
         }
     }
 
-    /// True if a link on which something is due is to be read first: its answer may be there, and the
-    /// event for it not have come yet. As long as reading brings something it is read again, but not
-    /// for ever.
+    /// True if a link on which something is due is to be read first: the answer may be there, and
+    /// the event for it not have come yet. As long as reading brings something it is read again,
+    /// but not for ever.
     fn has_more_to_say(&mut self, id: usize) -> bool {
         let Some(link) = self.links.get_mut(id) else {
             return false;
@@ -240,7 +242,7 @@ impl<S: Socket> Pools<S> {
         true
     }
 
-    /// The requests that are overdue and not yet counted, so many at once.
+    /// The requests that are overdue and not yet counted, a bounded number.
     fn find_expired(&mut self, id: usize) -> Vec<Late> {
         let now = self.now;
         let mut expired = Vec::new();
@@ -251,7 +253,7 @@ impl<S: Socket> Pools<S> {
         for (i, p) in link.pending.iter_mut().enumerate() {
             if !p.counted && p.late_at() <= now {
                 p.counted = true;
-                // What never went out counts as sent when its time began to run.
+                // A request that never went out counts as sent when its time began to run.
                 let timeout = u64::from(p.timeout) * MILLISECOND;
                 let sent = p.sent.min(Time(now.0.saturating_sub(timeout)));
                 expired.push(Late {
@@ -268,9 +270,9 @@ impl<S: Socket> Pools<S> {
         expired
     }
 
-    /// One answer did not come in time: the request goes its way without it, and its late
-    /// reply will be thrown away. Mirrors and deletes of magent's own go on waiting: they are
-    /// in order, and nobody waits for them.
+    /// One answer did not come in time: the request goes on without it, and its late reply will be
+    /// thrown away. Mirrors and deletes of magent's own wait on: they are in order, and nobody
+    /// waits for them.
     fn expire_pending(&mut self, id: usize, late: &Late) {
         let Some(link) = self.links.get_mut(id) else {
             return;
@@ -288,9 +290,9 @@ impl<S: Socket> Pools<S> {
         let lost = p.clone();
         p.to = To::Nobody;
         let server = link.server;
-        let mut wire = Queue::new();
-        wire.push(Source::Queue(&link.queue, late.at), 0..lost.len as usize);
-        let ask = Ask::queued(&lost, &wire, wire.start());
+        let mut bytes = Queue::new();
+        bytes.push(Source::Queue(&link.queue, late.at), 0..lost.len as usize);
+        let ask = Ask::queued(&lost, &bytes, bytes.start());
         self.lose(server, lost, &ask, Cause::TimedOut);
     }
 }

@@ -1,6 +1,6 @@
 //! A request whose primary was lost goes to the backup, once.
 
-use super::link::{Ask, Attempt, Pending};
+use super::pending::{Ask, Attempt, Lost, Pending, To};
 use super::server::fnv;
 use super::{NOBODY, Pools, ServerId};
 use crate::buffer::Source;
@@ -10,71 +10,58 @@ use crate::net::Socket;
 use crate::protocol::forms;
 
 impl<S: Socket> Pools<S> {
-    /// A client's request was lost at its primary: it goes to its backup, or once more to the primary,
-    /// or its client is told.
-    pub(super) fn fail_over(
-        &mut self,
-        server: ServerId,
-        p: &Pending,
-        ticket: Ticket,
-        ask: &Ask<'_>,
-        cause: Cause,
-        clients: &mut Clients<S>,
-    ) {
+    /// A client's request was lost at its primary: it goes to its backup, or once more to the
+    /// primary, or its client is told.
+    pub(super) fn fail_over(&mut self, lost: &Lost<'_>, ticket: Ticket, clients: &mut Clients<S>) {
+        let p = lost.request;
         if p.home.several {
-            return self.split_lost(server, p, ticket, ask, cause, clients);
+            return self.split_lost(lost, ticket, clients);
         }
         let backup = p.home.backup;
         if backup == NOBODY {
-            return self.retry_or_fail(server, p, ticket, ask, cause, clients);
+            return self.retry_or_fail(lost, ticket, clients);
         }
         let goes_on = self.is_up(backup);
-        // On a link that lives it may still run here, and the backup may not hear of it.
-        if p.writes() && (goes_on || self.is_up(server)) {
-            self.missed(server, p, ask);
+        // On a link that lives it may still run here, and the backup may not learn of it.
+        if p.writes() && (goes_on || self.is_up(lost.server)) {
+            self.missed(lost);
         }
         if !goes_on {
-            return self.fail(server, ticket, ask, cause, clients);
+            return self.fail(lost, ticket, clients);
         }
         self.counters.failovers += 1;
-        // After a fetch it has had half of its extension.
+        // After a fetch half of its extension is used up.
         let share = if p.attempt == Attempt::Warmed { 2 } else { 1 };
         let span = self.pools[p.home.pool as usize].span() / share;
         let again = Pending {
             deadline: p.deadline.plus(span),
             ..p.again(Attempt::Backup)
         };
-        self.send_to_backup(backup, again, ask);
+        self.send_to_backup(backup, again, lost.ask);
     }
 
-    fn retry_or_fail(
-        &mut self,
-        server: ServerId,
-        p: &Pending,
-        ticket: Ticket,
-        ask: &Ask<'_>,
-        cause: Cause,
-        clients: &mut Clients<S>,
-    ) {
+    fn retry_or_fail(&mut self, lost: &Lost<'_>, ticket: Ticket, clients: &mut Clients<S>) {
+        let p = lost.request;
         let again = !p.writes()
             && p.attempt == Attempt::Primary
-            && cause == Cause::ConnectionLost
-            && self.is_up(server);
+            && lost.cause == Cause::ConnectionLost
+            && self.is_up(lost.server);
         if again {
             self.counters.retries += 1;
-            self.send(server, p.again(Attempt::Retried), ask);
+            self.send(lost.server, p.again(Attempt::Retried), lost.ask);
         } else {
-            self.fail(server, ticket, ask, cause, clients);
+            self.fail(lost, ticket, clients);
         }
     }
 
-    /// A server that may lack a write, or run it late: a delete follows on its link if it
-    /// lives, else when it is back.
-    pub(super) fn missed(&mut self, server: ServerId, p: &Pending, ask: &Ask<'_>) {
+    /// A server may lack a write, or run it late: a delete follows on its link if that lives, else
+    /// when the server is back.
+    pub(super) fn missed(&mut self, lost: &Lost<'_>) {
+        let p = lost.request;
         let mut key = std::mem::take(&mut self.key);
         key.clear();
-        forms::raw_key(p.verb, ask.line_bytes(), &mut key);
-        self.invalidate_and_warm(server, &key, p.hash);
+        forms::raw_key(p.verb, lost.ask.line_bytes(), &mut key);
+        self.invalidate_and_warm(lost.server, &key, p.hash);
         self.key = key;
     }
 
@@ -83,7 +70,7 @@ impl<S: Socket> Pools<S> {
         let mut key = std::mem::take(&mut self.key);
         key.clear();
         forms::raw_key(p.verb, ask.line_bytes(), &mut key);
-        self.tell_before(backup, &key, p.hash);
+        self.sync_first(backup, &key, p.hash);
         self.key = key;
         if !p.traits.has(crate::protocol::Traits::SENDS_CAS) {
             return self.send(backup, p, ask);
@@ -99,16 +86,9 @@ impl<S: Socket> Pools<S> {
         self.line = line;
     }
 
-    /// A request with several keys was lost: each key goes its own way.
-    fn split_lost(
-        &mut self,
-        server: ServerId,
-        p: &Pending,
-        ticket: Ticket,
-        ask: &Ask<'_>,
-        cause: Cause,
-        clients: &mut Clients<S>,
-    ) {
+    /// A request with several keys was lost: each key is asked for by itself.
+    fn split_lost(&mut self, lost: &Lost<'_>, ticket: Ticket, clients: &mut Clients<S>) {
+        let (p, ask) = (lost.request, lost.ask);
         let line = ask.line_bytes();
         let mut single = Vec::new();
         clients.split(ticket, line, |ticket, key| {
@@ -116,27 +96,20 @@ impl<S: Socket> Pools<S> {
             forms::write_single(ask.verb, line, key, &mut single);
             let place = self.pools[p.home.pool as usize].place(key, 0);
             let mut again = p.again(p.attempt);
-            again.to = super::link::To::Client(ticket);
+            again.to = To::Client(ticket);
             again.home.backup = place.backup;
             again.home.several = false;
             again.hash = fnv(key);
             let ask = Ask::line(ask.verb, ask.traits, &single);
-            self.lose(server, again, &ask, cause);
+            self.lose(lost.server, again, &ask, lost.cause);
         });
     }
 
-    /// Nobody can answer: the client is told who failed and why.
-    pub(super) fn fail(
-        &mut self,
-        server: ServerId,
-        ticket: Ticket,
-        ask: &Ask<'_>,
-        cause: Cause,
-        clients: &mut Clients<S>,
-    ) {
-        let line = self.failure(server, cause);
+    /// Nobody can answer: the client gets an error that names server and cause.
+    pub(super) fn fail(&mut self, lost: &Lost<'_>, ticket: Ticket, clients: &mut Clients<S>) {
+        let line = self.failure(lost.server, lost.cause);
         if log::log_enabled!(log::Level::Debug) {
-            let asked = crate::logger::shown(ask.line_bytes());
+            let asked = crate::logger::shown(lost.ask.line_bytes());
             let why = line.strip_prefix(b"SERVER_ERROR ").unwrap_or(&line);
             log::debug!("nobody <- {asked} ({})", crate::logger::shown(why));
         }

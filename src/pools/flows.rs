@@ -1,13 +1,13 @@
 //! Keys of warming primaries that are looked for, and what waits for them.
 
 use super::ServerId;
-use super::link::Pending;
+use super::pending::{Ask, Pending};
 use crate::buffer::Queue;
 use crate::slab::Slab;
 use crate::time::Time;
 use std::collections::{HashMap, VecDeque};
 
-/// Where a flow is.
+/// The step that a flow is at.
 #[derive(Clone, Copy, Debug)]
 pub enum Step {
     /// The primary is asked whether it has the key.
@@ -17,7 +17,7 @@ pub enum Step {
         /// The primary's link and the number, on it, of the request that missed.
         link: usize,
         since: u64,
-        /// What it brings may be older than what is there when it arrives.
+        /// Something newer may be at the primary when the answer arrives.
         is_outdated: bool,
     },
 }
@@ -26,9 +26,16 @@ pub enum Step {
 #[derive(Debug)]
 pub struct Waiting {
     pub pending: Pending,
-    pub wire: Queue,
+    pub bytes: Queue,
     /// The primary has answered that it lacks the key.
     pub missed: bool,
+}
+
+impl Waiting {
+    /// What is asked.
+    pub fn ask(&self) -> Ask<'_> {
+        Ask::queued(&self.pending, &self.bytes, self.bytes.start())
+    }
 }
 
 /// A key of a warming primary that is looked for.
@@ -78,8 +85,8 @@ impl Flows {
         })
     }
 
-    /// A primary is flushed, or away, so that its keys are written elsewhere: what is fetched for it
-    /// now is not copied.
+    /// A primary is flushed, or away, so that its keys are written elsewhere: values that are
+    /// fetched for it now are not copied.
     pub fn outdate(&mut self, server: ServerId) {
         for flow in self.table.values_mut() {
             if flow.primary == server {

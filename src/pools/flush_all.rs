@@ -3,7 +3,7 @@
 //! A server that is away has its journal marked, so it is flushed before it is trusted again.
 //! While a flush is on its way nothing is copied from a backup: what it holds is about to go.
 
-use super::link::{Ask, Pending, To};
+use super::pending::{Ask, Pending, To};
 use super::{Pools, ServerId};
 use crate::clients::{Clients, Ticket};
 use crate::health::Cause;
@@ -67,7 +67,7 @@ impl<S: Socket> Pools<S> {
         let Some(flush) = self.flushes.get_mut(op) else {
             return;
         };
-        // One more than there are: servers that are away must not finish it at once.
+        // Hold one extra part, so that servers that are away cannot complete it early.
         flush.waiting = 1;
         let line = match flush.delay {
             Some(delay) => format!("flush_all {delay}\r\n"),
@@ -100,8 +100,8 @@ impl<S: Socket> Pools<S> {
         self.flush_part_done(op, clients);
     }
 
-    /// One is enough, but a server of several links may read a set on one of them after the
-    /// flush on another: so each that is busy is told.
+    /// One link would do, but where a server has several a set on one may be read after the flush
+    /// on another: every busy one gets it.
     fn links_to_flush(&self, server: ServerId) -> Vec<usize> {
         let links = self.servers.get(server).map_or(&[][..], |s| &s.links);
         let is_busy = |id: &usize| self.links.get(*id).is_some_and(|l| !l.pending.is_empty());
@@ -124,8 +124,8 @@ impl<S: Socket> Pools<S> {
         self.flush_part_done(op, clients);
     }
 
-    /// One server was lost; if it is away it is flushed before it is used again. On a link that lives
-    /// the flush will still run, in order.
+    /// One server was lost; if it is away it is flushed before it is used again. On a link that
+    /// lives the flush will still run, in order.
     pub(super) fn flush_lost(
         &mut self,
         op: usize,

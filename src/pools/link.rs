@@ -11,187 +11,14 @@
 //! go elsewhere when the link is lost, and so that its mirror can be made from it.
 
 use super::ServerId;
+use super::pending::{Attempt, Pending};
 use crate::budget::Budget;
 use crate::buffer::{Queue, Source};
-use crate::clients::Ticket;
 use crate::net::{Conn, Socket};
 use crate::protocol::reply::Scan;
-use crate::protocol::{Traits, Verb};
 use crate::time::{MILLISECOND, SECOND, Time};
 use std::collections::VecDeque;
 use std::io;
-use std::ops::Range;
-
-/// Who gets the reply of a pending request.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum To {
-    /// A client.
-    Client(Ticket),
-    /// Nobody; it timed out and its late reply is thrown away, or nothing depends on it.
-    Nobody,
-    /// The backup was told what the primary did; the number that incr and decr must answer.
-    Mirror(Option<u64>),
-    /// A delete of a journaled key: the key stays journaled under this stamp until it is answered.
-    Delete(u64),
-    /// A `flush_all` that stands for a journal that overflowed.
-    Flush(u64),
-    /// The next step of a request that waits for it.
-    Step(usize),
-    /// The copy of a fetched value to the primary.
-    Copy,
-    /// One server's part of a client's `flush_all`.
-    FlushAll(usize),
-}
-
-/// On which of its ways through the farm a request is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Attempt {
-    /// At its primary.
-    Primary,
-    /// At its primary once more, over a fresh link.
-    Retried,
-    /// At its primary after the key was looked for or fetched: what it answers now is the answer.
-    Warmed,
-    /// At its backup because the primary was lost.
-    Backup,
-    /// A delete at its backup whose answer is the client's, since the primary is warming.
-    Deleted,
-}
-
-/// The servers of a key, or of a request.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Home {
-    /// Its primary.
-    pub primary: ServerId,
-    /// Its backup; [`NOBODY`] if it has none.
-    pub backup: ServerId,
-    /// Its keys have backups of their own each: a request with several keys.
-    pub several: bool,
-    /// The pool that it came through.
-    pub pool: u32,
-}
-
-/// One request that a server owes a reply for.
-#[derive(Clone, Debug)]
-pub struct Pending {
-    /// Who gets it.
-    pub to: To,
-    /// What was asked.
-    pub verb: Verb,
-    /// What it does.
-    pub traits: Traits,
-    /// Which way it is on.
-    pub attempt: Attempt,
-    /// Its timeout was counted already.
-    pub counted: bool,
-    /// Where its key belongs.
-    pub home: Home,
-    /// Length of its upstream line.
-    pub line: u32,
-    /// Length of all its bytes.
-    pub len: u32,
-    /// What one answer may take, in milliseconds.
-    pub timeout: u32,
-    /// When it must be answered; never for magent's own.
-    pub deadline: Time,
-    /// When its last byte went to the kernel.
-    pub sent: Time,
-    /// Hash of its key: chooses the link.
-    pub hash: u64,
-}
-
-impl Pending {
-    /// The same request, to be sent on a further way.
-    pub fn again(&self, attempt: Attempt) -> Pending {
-        Pending {
-            attempt,
-            counted: false,
-            sent: Time::NEVER,
-            ..self.clone()
-        }
-    }
-
-    /// When its answer is late.
-    #[inline]
-    pub fn late_at(&self) -> Time {
-        self.deadline
-            .min(self.sent.plus(u64::from(self.timeout) * MILLISECOND))
-    }
-
-    /// True if it may change its key.
-    pub fn writes(&self) -> bool {
-        self.traits.has(Traits::WRITES)
-    }
-}
-
-/// The bytes of one request for a server, wherever they stand.
-#[derive(Clone)]
-pub struct Ask<'a> {
-    /// What is asked.
-    pub verb: Verb,
-    /// What it does.
-    pub traits: Traits,
-    /// The upstream line.
-    pub line: (Source<'a>, Range<usize>),
-    /// What follows it.
-    pub data: (Source<'a>, Range<usize>),
-    /// The server needs a `\r\n` behind the data.
-    pub end_line: bool,
-}
-
-impl<'a> Ask<'a> {
-    /// A request that is a line only.
-    pub fn line(verb: Verb, traits: Traits, line: &'a [u8]) -> Ask<'a> {
-        Ask {
-            verb,
-            traits,
-            line: (Source::Slice(line), 0..line.len()),
-            data: (Source::Slice(&[]), 0..0),
-            end_line: false,
-        }
-    }
-
-    /// A request that stands in a queue, from `at` on.
-    pub fn queued(p: &Pending, queue: &'a Queue, at: u64) -> Ask<'a> {
-        let source = Source::Queue(queue, at);
-        Ask {
-            verb: p.verb,
-            traits: p.traits,
-            line: (source, 0..p.line as usize),
-            data: (source, p.line as usize..p.len as usize),
-            end_line: false,
-        }
-    }
-
-    /// Its line.
-    #[inline]
-    pub fn line_bytes(&self) -> &'a [u8] {
-        self.line.0.slice(self.line.1.clone())
-    }
-
-    /// How many bytes it has.
-    pub fn bytes(&self) -> usize {
-        let end = if self.end_line { b"\r\n".len() } else { 0 };
-        self.line.1.len() + self.data.1.len() + end
-    }
-
-    /// Appends it to a queue; returns the lengths of its line and of all of it.
-    #[inline]
-    pub fn push_to(&self, queue: &mut Queue) -> (u32, u32) {
-        let (line, data) = (&self.line.1, &self.data.1);
-        let start = queue.end();
-        if line.end == data.start && self.line.0.is(self.data.0) {
-            queue.push(self.line.0, line.start..data.end);
-        } else {
-            queue.push(self.line.0, line.clone());
-            queue.push(self.data.0, data.clone());
-        }
-        if self.end_line {
-            queue.push_slice(b"\r\n");
-        }
-        (line.len() as u32, (queue.end() - start) as u32)
-    }
-}
 
 /// Where a link's socket stands.
 #[derive(Debug)]
@@ -236,7 +63,7 @@ pub struct Arriving {
 pub struct OpenLine {
     /// Stream offset of its first byte.
     pub start: u64,
-    /// The way its keys are on.
+    /// The attempt that its keys are on.
     pub attempt: Attempt,
     /// The part of the client's answer that its reply is.
     pub part: u32,
@@ -254,20 +81,20 @@ pub struct Link<S> {
     /// When the connect began.
     pub since: Time,
     /// Bytes in flight at which it is full.
-    pub most_bytes: usize,
+    most_bytes: usize,
     /// Requests, from the oldest unanswered on.
     pub queue: Queue,
     /// Stream offset behind the last byte that went to the kernel.
-    pub written: u64,
+    written: u64,
     /// Stream offset of the first byte of `pending[0]`. A reply may come before its request is
     /// fully written; then this is ahead of `written`, and the rest is still sent.
     pub settled: u64,
     /// What is owed, oldest first.
     pub pending: VecDeque<Pending>,
     /// How many of `pending` have gone out whole.
-    pub sent_count: usize,
+    sent_count: usize,
     /// Stream offset behind the last of those.
-    pub sent_end: u64,
+    sent_end: u64,
     /// Number of `pending[0]` in this link's life.
     pub first_seq: u64,
     /// Of the reply that is arriving: an unfinished line.
@@ -281,8 +108,8 @@ pub struct Link<S> {
     /// Since when something on it is due.
     pub due_since: Time,
     /// When it last answered something old.
-    pub lagged: Option<Time>,
-    /// It was read because something on it is due, and nothing has come since.
+    lagged: Option<Time>,
+    /// It was read because something on it is due; nothing has come since.
     pub read_in_vain: bool,
     /// On the list of links to write.
     pub dirty: bool,
@@ -298,16 +125,18 @@ pub struct Link<S> {
     pub open_line: Option<OpenLine>,
 }
 
-/// A link that went on when an answer was due is looked at again after this time, in nanoseconds.
+/// A link that brought something when an answer was due is looked at again after this time, in
+/// nanoseconds.
 const PAUSE: u64 = 10 * MILLISECOND;
 
-/// Requests in flight to one server at which its clients are not read any more.
+/// Requests in flight to one server at which its clients are paused.
 pub const MAX_IN_FLIGHT: usize = 64 * 1024;
 
-/// Bytes in flight to one server at which its clients are not read any more. Its links share them.
+/// Bytes in flight to one server at which its clients are paused. Its links share them.
 pub const MAX_BYTES_IN_FLIGHT: usize = 64 * 1024 * 1024;
 
-/// A server that owes so many answers, and answers what was asked so many nanoseconds ago, is behind.
+/// A server is behind that owes so many answers, and answers what was asked so many nanoseconds
+/// ago.
 const BEHIND: usize = 2048;
 const BEHIND_FOR: u64 = 20 * MILLISECOND;
 
@@ -424,7 +253,7 @@ impl<S: Socket> Link<S> {
         self.pending.len() >= MAX_IN_FLIGHT || self.queue.len() >= self.most_bytes
     }
 
-    /// Answers were taken up to this time: notes whether the next one is old.
+    /// Replies were taken: notes whether the oldest request left is old.
     pub fn note_lag(&mut self, now: Time) {
         let first = self.pending.front();
         if first.is_some_and(|p| now.since(p.sent) >= BEHIND_FOR) {
@@ -432,8 +261,8 @@ impl<S: Socket> Link<S> {
         }
     }
 
-    /// True if the server owes much and answers late. One that hangs is not behind: who asks it waits
-    /// for one timeout, and not for one after another.
+    /// True if the server owes much and answers late. One that hangs is not behind: its clients
+    /// wait for one timeout, and not for one after another.
     pub fn is_behind(&self, now: Time) -> bool {
         self.pending.len() >= BEHIND && self.lagged.is_some_and(|at| now.since(at) < ANSWERS)
     }
@@ -484,7 +313,7 @@ impl<S: Socket> Link<S> {
         Ok((bytes, calls))
     }
 
-    /// Bytes came or went: if something is due, what comes next takes its time.
+    /// Bytes came or went: if something is due, it is looked at again a little later.
     #[inline]
     pub fn went_on(&mut self, now: Time) {
         if std::mem::take(&mut self.read_in_vain) {
@@ -558,8 +387,11 @@ impl<S: Socket> Link<S> {
 #[cfg(test)]
 mod tests {
     use super::super::NOBODY;
+    use super::super::pending::{Home, To};
     use super::*;
+    use crate::clients::Ticket;
     use crate::net::Stream;
+    use crate::protocol::{Traits, Verb};
     use crate::slab::Slab;
 
     fn id() -> ServerId {

@@ -1,23 +1,24 @@
-//! The backup is told what the primary did, in the order of the primary's replies.
+//! Mirrors: the backup is sent what changed at the primary, in the order of the primary's replies.
 
-use super::link::{Ask, Attempt, Pending, To};
+use super::pending::{Answered, Ask, Attempt, Pending, To};
 use super::{NOBODY, Pools, ServerId};
 use crate::buffer::Source;
 use crate::net::Socket;
 use crate::protocol::forms::{self, Mirror};
-use crate::protocol::{Reply, Status, Traits, Verb};
+use crate::protocol::{Status, Traits, Verb};
 
 impl<S: Socket> Pools<S> {
-    /// The request at stream offset `at` of a link was answered by its primary.
-    pub(super) fn mirror(&mut self, id: usize, at: u64, p: &Pending, reply: &Reply<'_>) {
+    /// The primary answered a write: the backup is sent the same.
+    pub(super) fn mirror(&mut self, answered: &Answered<'_>) {
+        let (id, at, p) = (answered.link, answered.at, answered.request);
         if p.home.several {
-            return self.mirror_each(id, at, p, reply);
+            return self.mirror_each(answered);
         }
         let mut line = std::mem::take(&mut self.line);
         line.clear();
         let mirror = self.links.get(id).map(|link| {
             let asked = link.line_at(at, p.line);
-            forms::mirror(p.verb, p.traits, asked, reply.status, &mut line)
+            forms::mirror(p.verb, p.traits, asked, answered.reply.status, &mut line)
         });
         if let Some(Mirror::Send {
             verb,
@@ -26,7 +27,7 @@ impl<S: Socket> Pools<S> {
         }) = mirror
         {
             let data = with_data.then_some((id, at));
-            let key = self.key_at(id, at, p);
+            let key = self.key_at(answered);
             let to = To::Mirror(number);
             self.send_mirror(p.home.backup, &key, p.hash, verb, &line, to, data, p);
             self.key = key;
@@ -35,13 +36,14 @@ impl<S: Socket> Pools<S> {
     }
 
     /// The same for a gat with several keys: each key that was found is touched.
-    fn mirror_each(&mut self, id: usize, at: u64, p: &Pending, reply: &Reply<'_>) {
-        let Some(link) = self.links.get(id) else {
+    fn mirror_each(&mut self, answered: &Answered<'_>) {
+        let p = answered.request;
+        let Some(link) = self.links.get(answered.link) else {
             return;
         };
-        let asked = link.line_at(at, p.line).to_vec();
+        let asked = link.line_at(answered.at, p.line).to_vec();
         let (mut single, mut line) = (Vec::new(), Vec::new());
-        forms::multi_keys(&asked, reply, |key, item| {
+        forms::multi_keys(&asked, answered.reply, |key, item| {
             if item.is_none() {
                 return;
             }
@@ -105,21 +107,19 @@ impl<S: Socket> Pools<S> {
         );
     }
 
-    /// A mirror was answered: anything but success, not found or not stored means that the
-    /// backup may hold something else, so the key is deleted there.
-    pub(super) fn settle_mirror(&mut self, id: usize, at: u64, p: &Pending, status: Status) {
-        let To::Mirror(number) = p.to else {
-            return;
-        };
-        if forms::mirror_ok(status, number) {
+    /// A mirror was answered: anything but success, not found or not stored means that the backup
+    /// may hold something else, so the key is deleted there. `number`: what incr or decr must have
+    /// answered.
+    pub(super) fn settle_mirror(&mut self, answered: &Answered<'_>, number: Option<u64>) {
+        if forms::mirror_ok(answered.reply.status, number) {
             return;
         }
-        let server = self.server_of(id);
+        let server = self.server_of(answered.link);
         if let Some(server) = self.servers.get_mut(server) {
             server.stats.mirrors_failed += 1;
         }
-        let key = self.key_at(id, at, p);
-        self.invalidate(server, &key, p.hash);
+        let key = self.key_at(answered);
+        self.invalidate(server, &key, answered.request.hash);
         self.key = key;
     }
 
@@ -129,12 +129,13 @@ impl<S: Socket> Pools<S> {
         self.links.get(id).map_or(NOBODY, |l| l.server)
     }
 
-    /// The key of the request at `at`, in `self.key`'s memory: give it back.
-    pub(super) fn key_at(&mut self, id: usize, at: u64, p: &Pending) -> Vec<u8> {
+    /// The key of a request, in `self.key`'s memory: give it back.
+    pub(super) fn key_at(&mut self, answered: &Answered<'_>) -> Vec<u8> {
         let mut key = std::mem::take(&mut self.key);
         key.clear();
-        if let Some(link) = self.links.get(id) {
-            forms::raw_key(p.verb, link.line_at(at, p.line), &mut key);
+        if let Some(link) = self.links.get(answered.link) {
+            let p = answered.request;
+            forms::raw_key(p.verb, link.line_at(answered.at, p.line), &mut key);
         }
         key
     }

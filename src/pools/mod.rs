@@ -1,5 +1,5 @@
-//! The pools' half: farms of primaries and backups, their servers, and what is asked of them. Knows of
-//! clients only the tickets that answers belong to.
+//! The pools' half: farms of primaries and backups, their servers, and what is asked of them. Knows
+//! of clients only the tickets that answers belong to.
 //!
 //! ```text
 //!  ask ──▶ send ──▶ link: queue, pending FIFO ──▶ server
@@ -13,22 +13,23 @@
 //! The files of this folder are layers; each calls those below it only:
 //!
 //! ```text
-//!  turn reload report   what the proxy calls
-//!  expire               what time does
-//!  eject                rings that servers leave
-//!  ask                  requests of clients
-//!  replies connect      bytes of servers, links that open
-//!  settle               what becomes of a request, by a reply or by its loss
-//!  flush_all warm       requests with several steps
-//!  failover mirror      the other farm
-//!  sync                 journals: what servers missed
-//!  down                 links and servers that go
-//!  send                 requests onto links
+//!  turn reload report         what the proxy calls
+//!  expire                     what time does
+//!  eject                      rings that servers leave
+//!  ask                        requests of clients
+//!  replies connect            bytes of servers, links that open
+//!  settle                     what becomes of a request, by a reply or by its loss
+//!  flush_all steps warm       requests with several steps
+//!  failover mirror            the other farm
+//!  sync                       journals: what servers missed
+//!  down                       links and servers that go
+//!  send                       requests onto links
 //!  flows link server recent   data
+//!  pending                    one request
 //! ```
 //!
-//! A request that cannot be asked where it should be, or whose link goes, becomes a *loss*: it is put
-//! on one list, in order, and `settle` decides what becomes of it. So nothing calls upwards.
+//! A request that cannot be asked where it should be, or whose link is lost, becomes a *loss*: it
+//! is put on one list, in order, and `settle` decides what becomes of it. So nothing calls upwards.
 
 mod ask;
 mod connect;
@@ -40,6 +41,7 @@ mod flows;
 mod flush_all;
 mod link;
 mod mirror;
+mod pending;
 mod recent;
 mod reload;
 mod replies;
@@ -47,12 +49,13 @@ mod report;
 mod send;
 mod server;
 mod settle;
+mod steps;
 mod sync;
 mod turn;
 mod warm;
 
 pub use ask::Split;
-pub use link::Ask;
+pub use pending::Ask;
 pub use report::{Lines, line};
 pub use server::Place;
 pub use turn::Connect;
@@ -66,17 +69,18 @@ use crate::slab::Slab;
 use crate::stats::PoolCounters;
 use crate::time::Time;
 use crate::work::WorkList;
-use link::{Link, Pending};
+use link::Link;
+use pending::Pending;
 use recent::RecentWrites;
 use server::{Pool, Server};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
 /// Names a server; stale once that was removed.
-pub type ServerId = usize;
+type ServerId = usize;
 
 /// No server.
-pub const NOBODY: ServerId = usize::MAX;
+const NOBODY: ServerId = usize::MAX;
 
 /// A link that was given up with writes unanswered: half-closed, read to its end.
 #[derive(Debug)]
@@ -118,14 +122,14 @@ pub struct Pools<S> {
     dirty: WorkList<usize>,
     /// Links that got nothing but mirrors: nobody waits for them.
     mirrored: WorkList<usize>,
-    /// Servers that are to be told something, or whose state is to be looked at.
-    telling: WorkList<ServerId>,
+    /// Servers whose journal is to be sent, or whose state is to be checked.
+    to_sync: WorkList<ServerId>,
     connects: Vec<usize>,
     /// Sockets so far: the next one's number.
     sockets: u32,
     /// Changes with each key; what `random` draws from.
     draw: u32,
-    /// An upstream line that is being made.
+    /// An upstream request line that is being made.
     line: Vec<u8>,
     /// A decoded key.
     key: Vec<u8>,

@@ -1,9 +1,9 @@
-//! The last write of each key on the links of warming servers: a copy that was fetched before a newer
-//! write must not be made.
+//! The last write of each key on the links of warming servers: a value that was fetched before a
+//! newer write must not be copied.
 
 use std::collections::HashMap;
 
-/// The table is looked through for old entries when there are so many.
+/// Old entries are pruned when there are so many.
 const PRUNE: usize = 8192;
 
 /// Numbers of writes, by link and key hash.
@@ -29,8 +29,8 @@ impl RecentWrites {
         self.last.len() >= self.prune_at.max(PRUNE)
     }
 
-    /// Forgets what nobody can ask about any more: `oldest` tells the number of the oldest request of
-    /// a link that may still be asked about.
+    /// Forgets what nobody can ask about any more: `oldest` tells the number of the oldest request
+    /// of a link that may still be asked about.
     pub fn prune(&mut self, oldest: impl Fn(usize) -> u64) {
         self.last.retain(|(link, _), seq| *seq >= oldest(*link));
         self.prune_at = self.last.len() * 2;

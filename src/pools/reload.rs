@@ -2,9 +2,9 @@
 //! served when it changes.
 //!
 //! A pool is matched by its name, a server by its address. What is matched keeps its state and its
-//! connections. A server that is no longer named gets no new keys, answers what it was asked, and is
-//! removed when it owes nothing. A key that moves to another server may overtake what was asked of it
-//! before: per-key order is promised for one server.
+//! connections. A server that is no longer named gets no new keys, answers what it was asked, and
+//! is removed when it owes nothing. A key that moves to another server may overtake what was asked
+//! of it before: per-key order is promised for one server.
 
 use super::link::{Link, LinkState};
 use super::server::{Pool, Removal, Server, policy};
@@ -23,8 +23,8 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
-/// Clients of a pool that is gone are served for 5 seconds, so its servers are kept a little longer, in
-/// nanoseconds.
+/// Clients of a pool that is gone are served for 5 seconds, so its servers are kept a little
+/// longer, in nanoseconds.
 const KEEP: u64 = 6 * SECOND;
 
 /// A removed server gets so long to finish, in nanoseconds; or two requests' time, if that is more.
@@ -50,7 +50,7 @@ impl<S: Socket> Pools<S> {
             readable: WorkList::default(),
             dirty: WorkList::default(),
             mirrored: WorkList::default(),
-            telling: WorkList::default(),
+            to_sync: WorkList::default(),
             connects: Vec::new(),
             sockets: 0,
             draw: unix as u32,
@@ -135,8 +135,8 @@ impl<S: Socket> Pools<S> {
         self.renew_rings();
     }
 
-    /// The servers of `specs`. Those that are not there are added; a server has the name that it has
-    /// where it is named first.
+    /// The servers of `specs`. Those that are not there are added; a server has the name that it
+    /// has where it is named first.
     fn find_servers(
         &mut self,
         config: &PoolConfig,
@@ -239,7 +239,7 @@ impl<S: Socket> Pools<S> {
         });
         (server.primary_of, server.backup_of) = (Vec::new(), Vec::new());
         log::info!("{}: no longer configured", server.spec.name);
-        // Clients that wait for room go where their keys are now.
+        // Clients that wait for room may go where their keys are now.
         for link in server.links.clone() {
             self.list_link(link);
         }

@@ -1,7 +1,8 @@
 //! From a server's bytes to whole replies, each given to `settle` where it stands.
 
 use super::Pools;
-use super::link::{Arriving, LinkState, To};
+use super::link::{Arriving, LinkState};
+use super::pending::To;
 use crate::buffer::{Chunk, Source};
 use crate::clients::{Clients, Ticket, has_values, is_error};
 use crate::health::Cause;
@@ -63,8 +64,8 @@ impl<S: Socket> Pools<S> {
         self.account_link(id);
     }
 
-    /// A link may have room again: clients that waited for it go on, and so does what its server is
-    /// to be told.
+    /// A link may have room again: clients that waited for it go on, and so does its server's
+    /// journal.
     pub(super) fn wake_waiting(&mut self, id: usize, clients: &mut Clients<S>) {
         let Some(link) = self.links.get_mut(id) else {
             return;
@@ -73,12 +74,12 @@ impl<S: Socket> Pools<S> {
             return;
         };
         if !server.journal.is_empty() {
-            self.telling.add(link.server, &mut server.listed);
+            self.to_sync.add(link.server, &mut server.listed);
         }
         if link.waiting.is_empty() || !(link.has_room() || server.removed.is_some()) {
             return;
         }
-        // As long as the server owes something there will be another time.
+        // As long as the server owes something another reply will come.
         let all = link.pending.is_empty() || server.removed.is_some();
         let mut woken = 0;
         while let Some(client) = link.waiting.pop_front() {
@@ -160,7 +161,7 @@ impl<S: Socket> Pools<S> {
         }
     }
 
-    /// A link has come to its end, or is of no use any more.
+    /// A link has ended, or is of no use any more.
     fn link_ended(&mut self, id: usize) {
         match self.is_opening(id) {
             true => self.connect_failed(id, Cause::ConnectionLost),
@@ -293,7 +294,7 @@ impl<S: Socket> Pools<S> {
             self.settle(id, &gone, false, clients);
         } else {
             if let (Some(last), true) = (scan.items.last(), is_error(whole.status)) {
-                // A server that fails behind a value has failed: an answer is one or the other.
+                // An error behind a value: the whole answer is the error.
                 let values = last.at + last.bytes();
                 reply.at += values;
                 reply.len -= values;
@@ -332,8 +333,8 @@ impl<S: Socket> Pools<S> {
         }
     }
 
-    /// True if so many bytes more of the reply to the oldest request of a link may be kept; `earlier`
-    /// bytes of it are there already.
+    /// True if so many bytes more of the reply to the oldest request of a link may be kept;
+    /// `earlier` bytes of it are there already.
     #[inline]
     fn has_room(
         &mut self,
@@ -349,11 +350,11 @@ impl<S: Socket> Pools<S> {
         let Some((ticket, writes)) = self.waits_for(id) else {
             return true;
         };
-        // What a read that is a write found the backup must be told, whoever has left.
+        // A discarded read that is a write too (gat) must reach the backup, whoever has left.
         (writes && !clients.is_here(ticket.client)) || clients.has_room_for(ticket, earlier, more)
     }
 
-    /// Whose the oldest request of a link is, if it is a client's, and if it writes.
+    /// The ticket of the oldest request of a link, if it is a client's, and whether it writes.
     fn waits_for(&self, id: usize) -> Option<(Ticket, bool)> {
         let p = self.links.get(id)?.pending.front()?;
         match p.to {

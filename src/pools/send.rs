@@ -1,7 +1,8 @@
 //! Requests onto links, or onto the list of losses where a server cannot be asked.
 
-use super::link::{Ask, LinkState, Pending, To};
-use super::{Losses, Pools, ServerId};
+use super::link::LinkState;
+use super::pending::{Ask, Attempt, Home, Pending, To};
+use super::{Losses, NOBODY, Pools, ServerId};
 use crate::buffer::Queue;
 use crate::clients::Ticket;
 use crate::health::Cause;
@@ -9,9 +10,6 @@ use crate::net::Socket;
 use crate::protocol::{Traits, Verb, forms};
 use crate::time::Time;
 use std::collections::{HashMap, VecDeque};
-
-use super::NOBODY;
-use super::link::{Attempt, Home};
 
 impl<S: Socket> Pools<S> {
     /// True if this server may be asked.
@@ -49,8 +47,8 @@ impl<S: Socket> Pools<S> {
         let Some(s) = self.servers.get(server) else {
             return self.lose(server, pending, ask, Cause::Down);
         };
-        let only_told = matches!(pending.to, To::Mirror(_) | To::Delete(_) | To::Flush(_));
-        let may_be_asked = s.health.is_up() || (only_told && s.health.takes_writes());
+        let is_update = matches!(pending.to, To::Mirror(_) | To::Delete(_) | To::Flush(_));
+        let may_be_asked = s.health.is_up() || (is_update && s.health.takes_writes());
         if !may_be_asked {
             return self.lose(server, pending, ask, Cause::Down);
         }
@@ -94,7 +92,7 @@ impl<S: Socket> Pools<S> {
         let writes = pending.writes() && pending.to != To::Copy;
         let at = link.queue.end() - u64::from(pending.len);
         let seq = link.owe(pending);
-        // Before the handshake nobody knows if it is warming.
+        // Before the handshake nobody knows whether it is warming.
         let may_copy = server.health.is_warming(self.now) || !link.is_up();
         let is_noted = writes && may_copy && !server.primary_of.is_empty();
         if is_noted && !forms::leaves_absent(verb, link.line_at(at, len)) {
@@ -205,14 +203,14 @@ impl<S: Socket> Pools<S> {
         }
     }
 
-    /// Lists a server that is to be told something, or whose state is to be looked at.
+    /// Lists a server whose journal is to be sent, or whose state is to be checked.
     pub(super) fn list_server(&mut self, id: ServerId) {
         if let Some(server) = self.servers.get_mut(id) {
-            self.telling.add(id, &mut server.listed);
+            self.to_sync.add(id, &mut server.listed);
         }
     }
 
-    /// Brings the total of bytes up to date for one link.
+    /// Charges what one link holds.
     #[inline]
     pub(super) fn account_link(&mut self, id: usize) {
         if let Some(link) = self.links.get_mut(id) {
@@ -220,8 +218,8 @@ impl<S: Socket> Pools<S> {
         }
     }
 
-    /// `127.0.0.1:11212 connection refused` as the line of an answer; want of memory is not the
-    /// server's.
+    /// `127.0.0.1:11212 connection refused` as the line of an answer; without the name for want of
+    /// memory, which is not the server's.
     pub(super) fn failure(&self, server: ServerId, cause: Cause) -> Vec<u8> {
         let mut text = b"SERVER_ERROR ".to_vec();
         if let Some(s) = self

@@ -30,13 +30,13 @@ pub struct Server {
     pub flushes: usize,
     /// A flush that it missed is on its way to it.
     pub flushing: bool,
-    /// On the list of servers that are to be told something.
+    /// On the list of servers whose journal is to be sent.
     pub listed: bool,
     /// It knows meta commands (1.6); as of the last handshake.
     pub meta: bool,
     /// Links that were given up with writes unanswered and are not at their end.
     pub given_up: usize,
-    /// Requests that were lost here and have not gone their ways yet.
+    /// Requests that were lost here and that `settle` has not decided on.
     pub losing: usize,
     /// TCP keepalive on its links.
     pub keepalive: bool,

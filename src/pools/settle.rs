@@ -1,7 +1,7 @@
-//! What becomes of a request: its reply goes to the client and to the mirror, its loss to the backup,
-//! to the journal, or back as an error. Nothing else ends one: that is how no request is forgotten.
+//! What becomes of a request: its reply goes to the client and to the mirror, its loss to the
+//! backup, to the journal, or back as an error. Nothing else ends a request, so none is forgotten.
 
-use super::link::{Ask, Attempt, Pending, To};
+use super::pending::{Answered, Ask, Attempt, Lost, To};
 use super::{Losses, Pools, ServerId};
 use crate::buffer::{Queue, Source};
 use crate::clients::{Clients, Ticket, is_error};
@@ -30,9 +30,9 @@ impl<S: Socket> Pools<S> {
         };
         if let Some(server) = self.servers.get_mut(server) {
             match p.to {
-                // What magent itself had to tell says nothing of how clients fare.
+                // Answers to the journal say nothing of how clients fare.
                 To::Delete(_) | To::Flush(_) => server.health.on_sign_of_life(self.now),
-                // A late answer is one that was counted as missing.
+                // A late answer was counted as missing.
                 _ if p.counted => {}
                 _ => server.health.on_answer(self.now),
             }
@@ -41,15 +41,19 @@ impl<S: Socket> Pools<S> {
             }
             server.stats.errors += u64::from(is_error(reply.status));
         }
+        let answered = Answered {
+            link: id,
+            at,
+            request: &p,
+            reply,
+        };
         match p.to {
-            To::Client(ticket) if is_kept => {
-                self.settle_client(id, at, &p, ticket, reply, clients);
-            }
-            To::Client(ticket) => self.settle_discarded(id, at, &p, ticket, reply, clients),
+            To::Client(ticket) if is_kept => self.settle_client(&answered, ticket, clients),
+            To::Client(ticket) => self.settle_discarded(&answered, ticket, clients),
             To::Nobody => {}
-            To::Mirror(_) => self.settle_mirror(id, at, &p, reply.status),
+            To::Mirror(number) => self.settle_mirror(&answered, number),
             To::Delete(stamp) => {
-                let key = self.key_at(id, at, &p);
+                let key = self.key_at(&answered);
                 self.settle_delete(server, &key, stamp, reply.status);
                 self.key = key;
             }
@@ -59,7 +63,7 @@ impl<S: Socket> Pools<S> {
             To::FlushAll(op) => self.flush_answered(op, reply, clients),
         }
         if let Some(link) = self.links.get_mut(id) {
-            // If the reply took the server down, the link went with it.
+            // If the reply took the server down, its link is gone.
             if link.token == token && link.is_up() {
                 link.release(p.len);
             }
@@ -76,36 +80,29 @@ impl<S: Socket> Pools<S> {
     }
 
     #[inline]
-    fn settle_client(
-        &mut self,
-        id: usize,
-        at: u64,
-        p: &Pending,
-        ticket: Ticket,
-        reply: &Reply<'_>,
-        clients: &mut Clients<S>,
-    ) {
-        if self.warm_up(id, at, p, ticket, reply, clients) {
+    fn settle_client(&mut self, answered: &Answered<'_>, ticket: Ticket, clients: &mut Clients<S>) {
+        if self.warm_up(answered, ticket, clients) {
             return;
         }
+        let p = answered.request;
         if p.attempt == Attempt::Backup && p.traits.has(Traits::RETURNS_CAS) {
-            self.answer_marked(id, at, p, ticket, reply, clients);
-        } else if let Some(link) = self.links.get_mut(id) {
-            let line = link.line_at(at, p.line);
-            clients.answer(ticket, p.verb, line, reply);
+            self.answer_marked(answered, ticket, clients);
+        } else if let Some(link) = self.links.get(answered.link) {
+            let line = link.line_at(answered.at, p.line);
+            clients.answer(ticket, p.verb, line, answered.reply);
         }
         if p.writes() {
-            self.tell_other_farm(id, at, p, reply);
+            self.mirror_or_invalidate(answered);
         }
     }
 
-    /// A write was answered: the backup is told.
-    fn tell_other_farm(&mut self, id: usize, at: u64, p: &Pending, reply: &Reply<'_>) {
-        match p.attempt {
-            Attempt::Primary | Attempt::Retried | Attempt::Warmed => self.mirror(id, at, p, reply),
-            Attempt::Deleted if !forms::mirror_ok(reply.status, None) => {
-                let key = self.key_at(id, at, p);
-                self.invalidate(self.server_of(id), &key, p.hash);
+    /// A write was answered: the other farm follows.
+    fn mirror_or_invalidate(&mut self, answered: &Answered<'_>) {
+        match answered.request.attempt {
+            Attempt::Primary | Attempt::Retried | Attempt::Warmed => self.mirror(answered),
+            Attempt::Deleted if !forms::mirror_ok(answered.reply.status, None) => {
+                let key = self.key_at(answered);
+                self.invalidate(self.server_of(answered.link), &key, answered.request.hash);
                 self.key = key;
             }
             Attempt::Deleted | Attempt::Backup => {}
@@ -115,18 +112,16 @@ impl<S: Socket> Pools<S> {
     /// The values of a reply were thrown away: for want of memory, or because the client has left.
     fn settle_discarded(
         &mut self,
-        id: usize,
-        at: u64,
-        p: &Pending,
+        answered: &Answered<'_>,
         ticket: Ticket,
-        reply: &Reply<'_>,
         clients: &mut Clients<S>,
     ) {
-        let Some(link) = self.links.get_mut(id) else {
+        let p = answered.request;
+        let Some(link) = self.links.get(answered.link) else {
             return;
         };
-        let line = link.line_at(at, p.line).to_vec();
-        clients.no_room(ticket, &line, reply.len);
+        let line = link.line_at(answered.at, p.line).to_vec();
+        clients.no_room(ticket, &line, answered.reply.len);
         if p.writes() {
             // Nobody knows any more which keys were found and touched.
             forms::each_key(p.verb, &line, |key| {
@@ -139,16 +134,9 @@ impl<S: Socket> Pools<S> {
     }
 
     /// The answer of a backup: its cas tokens are marked as such.
-    fn answer_marked(
-        &mut self,
-        id: usize,
-        at: u64,
-        p: &Pending,
-        ticket: Ticket,
-        reply: &Reply<'_>,
-        clients: &mut Clients<S>,
-    ) {
-        let Some(link) = self.links.get(id) else {
+    fn answer_marked(&mut self, answered: &Answered<'_>, ticket: Ticket, clients: &mut Clients<S>) {
+        let (p, reply) = (answered.request, answered.reply);
+        let Some(link) = self.links.get(answered.link) else {
             return;
         };
         let mut marked = Queue::new();
@@ -166,7 +154,7 @@ impl<S: Socket> Pools<S> {
             status: reply.status,
             items: &items,
         };
-        clients.answer(ticket, p.verb, link.line_at(at, p.line), &marked);
+        clients.answer(ticket, p.verb, link.line_at(answered.at, p.line), &marked);
     }
 
     /// Decides what becomes of requests that were lost, a bounded amount.
@@ -180,8 +168,13 @@ impl<S: Socket> Pools<S> {
                 if let Some(server) = self.servers.get_mut(losses.server) {
                     server.losing -= 1;
                 }
-                let ask = Ask::queued(&p, &losses.queue, losses.at);
-                self.lost(losses.server, &p, &ask, losses.cause, clients);
+                let lost = Lost {
+                    server: losses.server,
+                    request: &p,
+                    ask: &Ask::queued(&p, &losses.queue, losses.at),
+                    cause: losses.cause,
+                };
+                self.lost(&lost, clients);
                 losses.at += u64::from(p.len);
                 let end = losses.at.max(losses.queue.start());
                 losses.queue.release(end);
@@ -198,28 +191,22 @@ impl<S: Socket> Pools<S> {
         }
     }
 
-    /// One request was lost at `server`.
-    fn lost(
-        &mut self,
-        server: ServerId,
-        p: &Pending,
-        ask: &Ask<'_>,
-        cause: Cause,
-        clients: &mut Clients<S>,
-    ) {
+    /// Decides what becomes of one request that was lost.
+    fn lost(&mut self, lost: &Lost<'_>, clients: &mut Clients<S>) {
+        let (server, p, ask, cause) = (lost.server, lost.request, lost.ask, lost.cause);
         if let Some(s) = self.servers.get_mut(server) {
             s.stats.errors += u64::from(cause != Cause::Down);
         }
         match p.to {
             To::Client(ticket) => match p.attempt {
                 Attempt::Deleted => {
-                    // The primary had said that there is nothing; that is the answer.
-                    self.missed(server, p, ask);
+                    // The primary had said that the key is absent; that is the answer.
+                    self.missed(lost);
                     self.answer_absent(ticket, ask, clients);
                 }
-                Attempt::Backup => self.fail(server, ticket, ask, cause, clients),
+                Attempt::Backup => self.fail(lost, ticket, clients),
                 Attempt::Primary | Attempt::Retried | Attempt::Warmed => {
-                    self.fail_over(server, p, ticket, ask, cause, clients);
+                    self.fail_over(lost, ticket, clients);
                 }
             },
             To::Mirror(_) => {
@@ -238,7 +225,7 @@ impl<S: Socket> Pools<S> {
                 if matches!(p.to, To::Delete(_)) {
                     forms::raw_key(p.verb, ask.line_bytes(), &mut key);
                 }
-                self.told_in_vain(server, p.to, &key);
+                self.sync_lost(server, p.to, &key);
                 self.key = key;
             }
             To::Nobody | To::Copy => {}

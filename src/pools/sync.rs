@@ -1,15 +1,15 @@
-//! Journals: what a server missed it is told before it is asked for it.
+//! Journals: a server is sent the deletes of the keys that it missed before it is asked for them.
 //!
 //! ```text
-//!  missed(key) ──▶ journal ──tell──▶ `delete key` on the key's own link ──answered──▶ forgotten
-//!  handshake ──▶ settling ──▶ syncing: told all that it missed while it was away ──▶ up
+//!  missed(key) ──▶ journal ──sync──▶ `delete key` on the key's own link ──answered──▶ forgotten
+//!  handshake ──▶ settling ──▶ syncing: sent all that it missed while it was away ──▶ up
 //! ```
 //!
-//! Keys are told in pieces, so that no turn takes long. A server that is up may still have some to be
-//! told (it was too full for their mirrors, or its ring changed): then the delete of a key goes out
+//! Deletes go out in pieces, so that no turn takes long. A server that is up may still have some
+//! due (it was too full for their mirrors, or its ring changed): then the delete of a key goes out
 //! before anything else that is asked for it.
 
-use super::link::{Ask, To};
+use super::pending::{Ask, To};
 use super::server::fnv;
 use super::{NOBODY, Pools, ServerId};
 use crate::health::{Cause, State};
@@ -43,18 +43,18 @@ impl<S: Socket> Pools<S> {
         }
     }
 
-    /// Deletes a key on a server in the order of its link; journaled until that is answered.
-    /// Where the server is away the journal alone knows.
+    /// Deletes a key on a server in the order of its link; the key is journaled until that is
+    /// answered. Where the server is away it is journaled only.
     pub(super) fn invalidate(&mut self, id: ServerId, key: &[u8], hash: u64) {
         self.journal(id, key);
         if self.is_up(id) {
             self.counters.chases += 1;
-            self.tell_key(id, key, hash);
+            self.sync_key(id, key, hash);
         }
     }
 
-    /// [`Pools::invalidate`] where the other farm may hold what is deleted here: what is absent from
-    /// now on is looked for there.
+    /// [`Pools::invalidate`] where the other farm may hold what is deleted here: keys that are
+    /// absent from now on are looked for there.
     pub(super) fn invalidate_and_warm(&mut self, id: ServerId, key: &[u8], hash: u64) {
         self.invalidate(id, key, hash);
         let has_backup = self.has_backup(id);
@@ -72,20 +72,20 @@ impl<S: Socket> Pools<S> {
         })
     }
 
-    /// Sees to it that a server is asked for this key only after it was told what it missed of it.
+    /// Sends the delete of a key first if that is due, before anything is asked for the key.
     #[inline]
-    pub(super) fn tell_before(&mut self, id: ServerId, key: &[u8], hash: u64) {
+    pub(super) fn sync_first(&mut self, id: ServerId, key: &[u8], hash: u64) {
         if self.servers.get(id).is_some_and(|s| s.journal.is_due(key)) {
-            self.tell_key(id, key, hash);
+            self.sync_key(id, key, hash);
         }
     }
 
     /// Sends the delete of a journaled key.
-    fn tell_key(&mut self, id: ServerId, key: &[u8], hash: u64) {
+    fn sync_key(&mut self, id: ServerId, key: &[u8], hash: u64) {
         let Some(server) = self.servers.get_mut(id) else {
             return;
         };
-        let Some(stamp) = server.journal.tells(key) else {
+        let Some(stamp) = server.journal.mark_sent(key) else {
             return;
         };
         let mut line = Vec::new();
@@ -94,13 +94,13 @@ impl<S: Socket> Pools<S> {
         self.send(id, pending, &Ask::line(verb, Traits::WRITES, &line));
     }
 
-    /// Tells servers what they missed, a bounded amount.
-    pub(super) fn tell_some(&mut self, work: &mut Work) {
-        for _ in 0..self.telling.len() {
+    /// Sends servers what they missed, a bounded amount.
+    pub(super) fn sync_some(&mut self, work: &mut Work) {
+        for _ in 0..self.to_sync.len() {
             if work.is_done() {
                 return;
             }
-            let Some(id) = self.telling.take() else {
+            let Some(id) = self.to_sync.take() else {
                 return;
             };
             if let Some(server) = self.servers.get_mut(id) {
@@ -113,7 +113,7 @@ impl<S: Socket> Pools<S> {
         }
     }
 
-    /// Moves a server on towards being used, and tells it what it missed.
+    /// Moves a server on towards being used, and sends what it missed.
     fn advance_server(&mut self, id: ServerId, work: &mut Work) {
         let Some(server) = self.servers.get_mut(id) else {
             return;
@@ -121,16 +121,16 @@ impl<S: Socket> Pools<S> {
         match server.health.state() {
             State::Settling { .. } => self.settle_server(id),
             State::Syncing => {
-                self.tell_flush(id);
-                self.tell_due(id, work);
+                self.sync_flush(id);
+                self.sync_due(id, work);
                 self.end_sync(id);
             }
-            State::Up => self.tell_due(id, work),
+            State::Up => self.sync_due(id, work),
             State::Down { .. } | State::Probing => {}
         }
     }
 
-    /// A server that answers is told what it missed once nothing old can be executed any more.
+    /// A server that answers is sent what it missed once it can execute nothing old any more.
     fn settle_server(&mut self, id: ServerId) {
         let now = self.now;
         let Some(server) = self.servers.get_mut(id) else {
@@ -141,7 +141,7 @@ impl<S: Socket> Pools<S> {
             return;
         }
         if is_open {
-            // Not at their ends for so long: time tells instead.
+            // Given-up links have not ended for so long: the wait alone must do.
             let late: Vec<usize> = (self.given_up.keys())
                 .filter(|k| self.given_up.get(*k).is_some_and(|g| g.server == id))
                 .collect();
@@ -156,8 +156,8 @@ impl<S: Socket> Pools<S> {
         self.list_server(id);
     }
 
-    /// Tells a server that returns of the flush that it missed.
-    fn tell_flush(&mut self, id: ServerId) {
+    /// Sends a server that returns the flush that it missed.
+    fn sync_flush(&mut self, id: ServerId) {
         let unix = self.unix;
         let Some(server) = self.servers.get_mut(id).filter(|s| !s.flushing) else {
             return;
@@ -176,11 +176,11 @@ impl<S: Socket> Pools<S> {
         self.send(id, pending, &ask);
     }
 
-    fn tell_due(&mut self, id: ServerId, work: &mut Work) {
+    fn sync_due(&mut self, id: ServerId, work: &mut Work) {
         while let Some(server) = self.servers.get_mut(id) {
             let has_room = |l: &usize| self.links.get(*l).is_some_and(|l| l.has_room());
             if !server.journal.has_due() || !server.links.iter().all(has_room) {
-                // Answers list it again.
+                // Answers list the server again.
                 return;
             }
             if work.is_done() {
@@ -199,18 +199,18 @@ impl<S: Socket> Pools<S> {
         }
     }
 
-    /// A server is trusted once it was told all that it missed while it was away. What it missed since
-    /// then follows key by key.
+    /// A server is trusted once all that it missed while it was away is synced. What it missed
+    /// since then follows key by key.
     fn end_sync(&mut self, id: ServerId) {
         let Some(server) = self.servers.get_mut(id) else {
             return;
         };
-        let is_told = server.health.state() == State::Syncing
+        let is_synced = server.health.state() == State::Syncing
             && server.losing == 0
             && !server.flushing
             && server.journal.flush_due().is_none()
-            && server.journal.is_told_to_mark();
-        if !is_told {
+            && server.journal.is_synced_to_mark();
+        if !is_synced {
             return;
         }
         let missed_something = server.missed || !server.journal.is_empty();
@@ -239,7 +239,7 @@ impl<S: Socket> Pools<S> {
             return;
         };
         if matches!(status, Status::Done | Status::Absent) {
-            server.journal.told(key, stamp);
+            server.journal.synced(key, stamp);
             self.list_server(id);
         } else {
             server.journal.again(key, stamp);
@@ -264,8 +264,8 @@ impl<S: Socket> Pools<S> {
         self.list_server(id);
     }
 
-    /// Something that a server was told was lost: it is told once more.
-    pub(super) fn told_in_vain(&mut self, id: ServerId, to: To, key: &[u8]) {
+    /// A delete or a flush of the journal was lost: it is sent once more.
+    pub(super) fn sync_lost(&mut self, id: ServerId, to: To, key: &[u8]) {
         if let Some(server) = self.servers.get_mut(id) {
             match to {
                 To::Delete(stamp) => server.journal.again(key, stamp),
@@ -275,8 +275,8 @@ impl<S: Socket> Pools<S> {
         }
     }
 
-    /// A server that is up missed more than its journal holds, or a flush: it is told as one that
-    /// returns.
+    /// A server that is up missed more than its journal holds, or a flush: it goes down and
+    /// returns, which flushes it.
     pub(super) fn resync_if_flushed(&mut self, id: ServerId) {
         let Some(server) = self.servers.get(id) else {
             return;
@@ -301,7 +301,7 @@ impl<S: Socket> Pools<S> {
         };
         let before = server.journal.overflows();
         server.journal.add_stray(key);
-        // From half on, so that what is noted until the answers come has room too.
+        // From half on, so that keys that are noted until the answers come have room too.
         if server.journal.is_half_full() && !server.journal.has_due() {
             server.journal.ring_changed();
         }
@@ -309,7 +309,7 @@ impl<S: Socket> Pools<S> {
         self.list_server(stand_in);
     }
 
-    /// When the next server that answers may be told what it missed.
+    /// When the next settling server may be sent what it missed.
     pub(super) fn next_settled(&self) -> Time {
         let settling = self.servers.values();
         let at = settling.filter_map(|s| s.health.settled_at(s.given_up > 0));

@@ -1,7 +1,8 @@
 //! One turn of the pools' half, as the proxy drives it.
 
 use super::Pools;
-use super::link::{LinkState, To};
+use super::link::LinkState;
+use super::pending::To;
 use crate::buffer::Chunk;
 use crate::clients::Clients;
 use crate::config::Address;
@@ -24,7 +25,7 @@ pub struct Connect {
 
 /// Tokens of links have this bit; those of clients have not. The event loop's own have the top
 /// bit set.
-pub const KIND_LINK: usize = 1 << 60;
+const KIND_LINK: usize = 1 << 60;
 
 /// Bits of a token that hold the number of the socket.
 const SOCKETS: u32 = (1 << 28) - 1;
@@ -90,8 +91,8 @@ impl<S: Socket> Pools<S> {
             self.take_losses(work, clients);
             self.renew_rings();
         }
-        if !self.telling.is_empty() {
-            self.tell_some(work);
+        if !self.to_sync.is_empty() {
+            self.sync_some(work);
         }
     }
 
@@ -114,8 +115,7 @@ impl<S: Socket> Pools<S> {
         }
     }
 
-    /// Writes what only tells backups: it would wake them, and a processor that clients' answers
-    /// need, so it goes last.
+    /// Writes mirrors last: they would wake backups, on a processor that clients' answers need.
     pub fn write_mirrors(&mut self, work: &mut Work, clients: &mut Clients<S>) {
         for _ in 0..self.mirrored.len() {
             if work.is_done() {
@@ -152,7 +152,7 @@ impl<S: Socket> Pools<S> {
         self.wake_waiting(id, clients);
     }
 
-    /// Clients left: what they have asked and is not sent yet is not sent, if it only reads.
+    /// Withdraws reads of clients that left, as far as they were not sent.
     pub fn look_for_abandoned(&mut self, clients: &Clients<S>) {
         self.looked_for_abandoned = self.now;
         let is_abandoned = |p: &super::Pending| match p.to {
@@ -168,13 +168,13 @@ impl<S: Socket> Pools<S> {
             if withdrawn > 0 {
                 self.counters.requests_withdrawn += withdrawn as u64;
                 link.account(&self.budget);
-                // Clients may wait for the room, and no answer come any more that lets them go on.
+                // Clients may wait for this room, and no answer come any more that wakes them.
                 self.list_link(id);
             }
         }
     }
 
-    /// When it may be looked for again.
+    /// When requests of clients that left may be looked for again.
     pub fn abandoned_at(&self) -> Time {
         self.looked_for_abandoned.plus(LOOK_FOR_ABANDONED)
     }
@@ -188,9 +188,9 @@ impl<S: Socket> Pools<S> {
             || self.has_to_tell()
     }
 
-    /// True if a server on the list can be told something, or moved on, now.
+    /// True if a listed server can be sent something, or moved on, now.
     fn has_to_tell(&self) -> bool {
-        !self.telling.is_empty()
+        !self.to_sync.is_empty()
     }
 
     /// True if links are to be read.

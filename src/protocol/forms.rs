@@ -1,4 +1,5 @@
-//! The wire lines that magent itself makes: mirrors, deletes, fetches, copies, and what they carry over.
+//! The upstream request lines that magent itself makes: mirrors, deletes, fetches, copies, and what
+//! they carry over.
 //!
 //! ```text
 //!              primary answered ──mirror──▶ the line for the backup       (mirror.rs)
@@ -6,8 +7,9 @@
 //! answers and lines that cross farms ──mark_cas, flip_cas──▶              (cas.rs)
 //! ```
 //!
-//! A *wire line* is what was sent to a server: single spaces, `\r\n`, the key in the second token
-//! (in the third of gat and gats). Everything here is a pure function that appends to `out`.
+//! An *upstream request line* is what was sent to a server: single spaces, `\r\n`, the key in the
+//! second token (in the third of gat and gats). Everything here is a pure function that appends to
+//! `out`.
 
 mod cas;
 mod fetched;
@@ -24,32 +26,32 @@ use super::{Item, Reply, Status, Verb, base64};
 /// The longest key whose base64 is a key that memcached takes (250 bytes), in bytes.
 const MAX_BINARY_KEY: usize = 186;
 
-/// The key as it stands in a wire line.
+/// The key as it stands in an upstream request line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct WireKey<'a> {
+struct KeyToken<'a> {
     /// Its bytes, or their base64.
     pub token: &'a [u8],
     /// It is base64.
-    pub base64: bool,
+    base64: bool,
 }
 
-/// The key of a wire line; the first one if there are several.
-pub fn wire_key(verb: Verb, line: &[u8]) -> WireKey<'_> {
-    WireKey {
+/// The key of an upstream request line; the first one if there are several.
+fn key_token(verb: Verb, line: &[u8]) -> KeyToken<'_> {
+    KeyToken {
         token: tokens(line).nth(key_index(verb)).unwrap_or(b""),
         base64: is_meta(verb) && flags(verb, line).any(|flag| flag.starts_with(b"b")),
     }
 }
 
-/// Appends the bytes that the key of a wire line means.
+/// Appends the bytes that the key of an upstream request line means.
 pub fn raw_key(verb: Verb, line: &[u8], out: &mut Vec<u8>) {
-    let key = wire_key(verb, line);
+    let key = key_token(verb, line);
     if !key.base64 || !base64::decode(key.token, out) {
         out.extend_from_slice(key.token);
     }
 }
 
-/// Calls `f` with the bytes that each key of a wire line means.
+/// Calls `f` with the bytes that each key of an upstream request line means.
 pub fn each_key(verb: Verb, line: &[u8], mut f: impl FnMut(&[u8])) {
     if matches!(verb, Verb::Get | Verb::Gets | Verb::Gat | Verb::Gats) {
         tokens(line).skip(key_index(verb)).for_each(f);
@@ -92,7 +94,7 @@ pub fn write_look(raw_key: &[u8], out: &mut Vec<u8>) -> Verb {
     Verb::MetaDebug
 }
 
-/// Appends the line that asks one key of a wire line with several keys alone.
+/// Appends the line that asks one key of an upstream request line with several keys alone.
 pub fn write_single(verb: Verb, line: &[u8], key: &[u8], out: &mut Vec<u8>) {
     for token in tokens(line).take(key_index(verb)) {
         extend(out, &[token, b" "]);
@@ -129,8 +131,8 @@ pub fn absent_answer(verb: Verb, line: &[u8], out: &mut Vec<u8>) -> Status {
     }
 }
 
-/// True for writes that change nothing where the key is absent, and never make it go: a copy
-/// that passes them with `add` does no harm.
+/// True for writes that change nothing where the key is absent, and never remove it: an `add` that
+/// overtakes them does no harm.
 pub fn leaves_absent(verb: Verb, line: &[u8]) -> bool {
     match verb {
         Verb::Incr | Verb::Decr | Verb::Append | Verb::Prepend => true,

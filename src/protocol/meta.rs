@@ -1,20 +1,20 @@
 //! Meta commands: `mg ms md ma mn me`.
 //!
-//! `q`, `k` and `O` are taken out and kept in the [`MetaDress`]; everything else goes to the
-//! server in the client's order, numbers as they were understood. [`dress`] puts the client's
+//! `q`, `k` and `O` are taken out and kept in the [`MetaFormat`]; everything else goes to the
+//! server in the client's order, numbers as they were understood. [`answer`] puts the client's
 //! own back into the answer. What is refused, how and in which order is memcached 1.6.18's.
 
-mod dress;
+mod answer;
 #[cfg(test)]
 mod tests;
 
-pub use dress::dress;
+pub use answer::answer;
 
 use super::text::scan::{Words, parse_i32, parse_u32, parse_u64, push_i32, push_u64};
 use super::text::{
     BAD_FORMAT, ERROR, KEY_MAX, LINE_MAX, TOO_LARGE, delete_line, refuse, request, value_len,
 };
-use super::{Dress, Limits, MetaDress, Parsed, Request, Scratch, Traits, Verb, base64};
+use super::{Format, Limits, MetaFormat, Parsed, Request, Scratch, Traits, Verb, base64};
 
 /// Words of a meta command at most, command and key included.
 const WORDS_MAX: usize = 19;
@@ -28,11 +28,11 @@ const INVALID: &[u8] = b"CLIENT_ERROR invalid flag";
 /// What `md` and `ma` say of any bad flag.
 const EITHER: &[u8] = b"CLIENT_ERROR invalid or duplicate flag";
 
-/// The dress of a meta command without any of the client's own flags.
-const PLAIN: MetaDress = MetaDress {
+/// The format of a meta command without any of the client's own flags.
+const PLAIN: MetaFormat = MetaFormat {
     quiet: false,
-    key_at: MetaDress::NONE,
-    opaque_at: MetaDress::NONE,
+    key_at: MetaFormat::NONE,
+    opaque_at: MetaFormat::NONE,
     key_first: false,
     no_value: false,
     opaque_len: 0,
@@ -70,7 +70,7 @@ struct Flags {
     opaque_too_long: bool,
     /// There is a flag that only newer servers know.
     newer: bool,
-    dress: MetaDress,
+    format: MetaFormat,
 }
 
 impl Flags {
@@ -213,7 +213,7 @@ impl Meta<'_> {
         }
         if !flags.has(b'v') {
             // The mirror must learn the number, the client did not ask for it.
-            flags.dress.no_value = true;
+            flags.format.no_value = true;
             s.line.extend_from_slice(b" v");
         }
         let presence = match flags.has(b'N') {
@@ -239,7 +239,7 @@ impl Meta<'_> {
         }
         let mut all = request(Verb::MetaDebug, Traits::NEEDS_KEY, self.used);
         all.key = (!encoded).then(|| self.words.range(1));
-        all.dress = Dress::Meta(PLAIN);
+        all.format = Format::Meta(PLAIN);
         self.finish(all, s)
     }
 
@@ -257,7 +257,7 @@ impl Meta<'_> {
         Ok(())
     }
 
-    /// Starts the wire line with command and key; false if the key can't be decoded.
+    /// Starts the upstream request line with command and key; false if the key can't be decoded.
     fn key(&self, encoded: bool, s: &mut Scratch) -> bool {
         s.line.extend_from_slice(self.words.get(0));
         s.line.push(b' ');
@@ -270,7 +270,7 @@ impl Meta<'_> {
         good
     }
 
-    /// Reads the flags and writes the wire line, all but its end. `len` is the value's.
+    /// Reads the flags and writes the upstream request line, all but its end. `len` is the value's.
     fn flags(&self, verb: Verb, len: Option<usize>, s: &mut Scratch) -> Result<Flags, Refusal> {
         let first = if len.is_some() { 3 } else { 2 };
         let encoded = self.words.from(first).any(|word| word[0] == b'b');
@@ -285,7 +285,7 @@ impl Meta<'_> {
             seen: 0,
             opaque_too_long: false,
             newer: false,
-            dress: PLAIN,
+            format: PLAIN,
         };
         // Of several errors memcached tells the last, but ends at once at a flag that it
         // does not know or has seen before.
@@ -318,7 +318,7 @@ impl Meta<'_> {
     fn request(&self, verb: Verb, traits: Traits, flags: &Flags) -> Request {
         let mut all = request(verb, traits, self.used);
         all.key = (!flags.has(b'b')).then(|| self.words.range(1));
-        all.dress = Dress::Meta(flags.dress);
+        all.format = Format::Meta(flags.format);
         all
     }
 
@@ -351,15 +351,15 @@ impl Meta<'_> {
 }
 
 impl Flags {
-    /// Checks one flag and writes it to the wire line, or keeps it where it is the client's
-    /// own. `returned` counts the flags before it that return a token.
+    /// Checks one flag and writes it to the upstream request line, or keeps it where it is the
+    /// client's own. `returned` counts the flags before it that return a token.
     fn one(&mut self, word: &[u8], returned: u8, line: &mut Vec<u8>) -> Result<(), Refusal> {
         let (letter, argument) = (word[0], &word[1..]);
         match letter {
-            b'q' => self.dress.quiet = true,
+            b'q' => self.format.quiet = true,
             b'k' => {
-                self.dress.key_at = returned;
-                self.dress.key_first = self.dress.opaque_at == MetaDress::NONE;
+                self.format.key_at = returned;
+                self.format.key_first = self.format.opaque_at == MetaFormat::NONE;
             }
             b'O' => self.opaque(argument, returned),
             b'N' | b'T' | b'R' => {
@@ -417,9 +417,9 @@ impl Flags {
             self.opaque_too_long = true;
             return;
         }
-        self.dress.opaque_at = returned;
-        self.dress.opaque_len = token.len() as u8;
-        self.dress.opaque[..token.len()].copy_from_slice(token);
+        self.format.opaque_at = returned;
+        self.format.opaque_len = token.len() as u8;
+        self.format.opaque[..token.len()].copy_from_slice(token);
     }
 }
 

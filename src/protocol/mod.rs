@@ -3,14 +3,15 @@
 //! ```text
 //! client bytes ──parse──▶ Request + the line for the server ──▶ server
 //!                                    │
-//! client bytes ◀──dress── Reply ◀──Scan── server bytes
+//! client bytes ◀──format── Reply ◀──Scan── server bytes
 //!                           │
 //!                           └─mirror──▶ the line for the backup
 //! ```
 //!
 //! Towards servers only text and meta commands are spoken, always one request for one reply. The
-//! line sent to a server (the *wire line*) holds everything that later steps need: the key, the
-//! numbers, the flags. What is the client's own (quietness, opaque, dialect) is its [`Dress`].
+//! line sent to a server (the *upstream request line*) holds everything that later steps need: the
+//! key, the numbers, the flags. What is the client's own (quietness, opaque, dialect) is its
+//! [`Format`].
 
 pub mod base64;
 pub mod binary;
@@ -70,12 +71,12 @@ impl Traits {
     /// Its answer carries cas tokens (gets, gats, and meta with `c`).
     pub const RETURNS_CAS: Traits = Traits(16);
     /// A plain store in set mode: memcached drops the old value when it fails.
-    pub const SETS: Traits = Traits(32);
+    const SETS: Traits = Traits(32);
     /// A delete, `md` without `I` included.
     pub const DELETES: Traits = Traits(64);
 
     /// Both sets together.
-    pub const fn with(self, other: Traits) -> Traits {
+    const fn with(self, other: Traits) -> Traits {
         Traits(self.0 | other.0)
     }
 
@@ -87,48 +88,48 @@ impl Traits {
 
 /// What is the client's own of a request and must be put into (or kept out of) its answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Dress {
+pub enum Format {
     /// Classic text: the server's reply as it is.
     Text,
     /// Text with `noreply`: nothing, not even an error.
     Silent,
     /// A meta command: quietness, and where `O` and `k` stood.
-    Meta(MetaDress),
+    Meta(MetaFormat),
     /// A binary request.
-    Binary(BinaryDress),
+    Binary(BinaryFormat),
 }
 
 /// The flags `q`, `k` and `O` of a meta command, which servers never see.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct MetaDress {
+pub struct MetaFormat {
     /// `q`: leave out the answers that memcached leaves out.
-    pub quiet: bool,
+    quiet: bool,
     /// How many flags that return a token (per verb) stood before `k`; `NONE` without `k`.
-    pub key_at: u8,
+    key_at: u8,
     /// The same for `O`.
-    pub opaque_at: u8,
+    opaque_at: u8,
     /// `k` stood before `O`.
-    pub key_first: bool,
+    key_first: bool,
     /// The client did not ask for the value (`ma` without `v`): it is cut from the answer.
-    pub no_value: bool,
+    no_value: bool,
     /// Length of the opaque token in bytes, without the letter `O`.
-    pub opaque_len: u8,
+    opaque_len: u8,
     /// The opaque token.
-    pub opaque: [u8; 32],
+    opaque: [u8; 32],
 }
 
-impl MetaDress {
+impl MetaFormat {
     /// The value of `key_at` and `opaque_at` where the flag is absent.
-    pub const NONE: u8 = u8::MAX;
+    const NONE: u8 = u8::MAX;
 }
 
 /// What a binary answer repeats of its request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct BinaryDress {
+pub struct BinaryFormat {
     /// The opcode as the client sent it; it tells quietness and whether the key is returned.
-    pub opcode: u8,
+    opcode: u8,
     /// Repeated in the answer, never looked at.
-    pub opaque: [u8; 4],
+    opaque: [u8; 4],
 }
 
 /// The grammar that a connection's first byte chose.
@@ -153,8 +154,9 @@ pub struct Limits {
 /// allocates nothing in the steady state.
 #[derive(Default, Debug)]
 pub struct Scratch {
-    /// The wire line with its `\r\n`, unless [`Request::raw`]. For several keys: the command
-    /// and what comes before the keys (`get`, `gats 100`), without a space or line end behind.
+    /// The upstream request line with its `\r\n`, unless [`Request::raw`]. For several keys: the
+    /// command and what comes before the keys (`get`, `gats 100`), without a space or line end
+    /// behind.
     pub line: Vec<u8>,
     /// The keys of a request with several keys, as ranges of the parsed bytes.
     pub keys: Vec<std::ops::Range<usize>>,
@@ -184,8 +186,8 @@ pub struct Request {
     /// Where the key stands in the parsed bytes, start and end; `None`: in `Scratch::key`
     /// (decoded), or in `Scratch::keys` if there are several.
     pub key: Option<(u32, u32)>,
-    /// What the answer needs.
-    pub dress: Dress,
+    /// How the answer is written.
+    pub format: Format,
 }
 
 /// A request that magent answers itself.
@@ -216,8 +218,8 @@ pub enum Parsed {
         used: usize,
         /// What is asked.
         what: Local,
-        /// What the answer needs.
-        dress: Dress,
+        /// How the answer is written.
+        format: Format,
     },
     /// `Scratch::answer` is the answer (nothing if it is empty).
     Answer {
@@ -227,9 +229,9 @@ pub enum Parsed {
         swallow: usize,
         /// Close the connection behind the answer.
         close: bool,
-        /// Where memcached drops the old value of a `set` that is too large: send the wire line
-        /// in `Scratch::line` (a delete) to the key's primary and backup. `Scratch::key` is
-        /// the key to hash.
+        /// Where memcached drops the old value of a `set` that is too large: send the upstream
+        /// request line in `Scratch::line` (a delete) to the key's primary and backup.
+        /// `Scratch::key` is the key to hash.
         drop_key: bool,
     },
     /// Close without a word, as memcached does.

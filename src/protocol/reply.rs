@@ -13,10 +13,10 @@ use super::{Item, Status, Verb};
 use std::io::BufRead;
 
 /// Longest line that is waited for, in bytes with its end. memcached's are below 600.
-pub const MAX_LINE: usize = 2048;
+const MAX_LINE: usize = 2048;
 
 /// Largest value that is believed, in bytes. memcached's own bound is 1 GiB.
-pub const MAX_VALUE: u64 = 1 << 31;
+const MAX_VALUE: u64 = 1 << 31;
 
 /// A scanner at rest keeps room for this many items: more than most multi-gets have.
 const KEEP_ITEMS: usize = 1024;
@@ -55,7 +55,8 @@ pub struct Scan {
     missing: usize,
     /// The reply is whole behind the data block.
     last: Option<Last>,
-    /// Where in the wire line the key of the next `VALUE` may stand; 0 before the first.
+    /// Where in the upstream request line the key of the next `VALUE` may stand; 0 before the
+    /// first.
     cursor: usize,
 }
 
@@ -133,10 +134,10 @@ impl Scan {
         self.seen
     }
 
-    /// Goes on with the reply to `wire_line`. `buf` holds its bytes from where the last call's
+    /// Goes on with the reply to `request_line`. `buf` holds its bytes from where the last call's
     /// `used` ended, and possibly more behind its end. After `Whole` and `Bad` it wants a
     /// [`Scan::reset`].
-    pub fn feed(&mut self, verb: Verb, wire_line: &[u8], buf: &[u8]) -> Progress {
+    pub fn feed(&mut self, verb: Verb, request_line: &[u8], buf: &[u8]) -> Progress {
         let mut used = 0;
         loop {
             if self.missing > 0 {
@@ -151,7 +152,7 @@ impl Scan {
                     return self.whole(used, last.status());
                 }
             }
-            let Some((len, line)) = self.line(verb, wire_line, &buf[used..]) else {
+            let Some((len, line)) = self.line(verb, request_line, &buf[used..]) else {
                 return unfinished(used, &buf[used..]);
             };
             if self.line == 0 {
@@ -222,7 +223,7 @@ impl Scan {
     /// The line at the start of `buf`, with its length; `None` if it is not whole or not one
     /// that `verb` can be answered with.
     #[inline]
-    fn line(&self, verb: Verb, wire_line: &[u8], buf: &[u8]) -> Option<(usize, Line)> {
+    fn line(&self, verb: Verb, request_line: &[u8], buf: &[u8]) -> Option<(usize, Line)> {
         use Status::{Absent, Done, Exists, NotStored};
         let known = match verb {
             Verb::Get | Verb::Gets | Verb::Gat | Verb::Gats => {
@@ -230,7 +231,7 @@ impl Scan {
                     let status = if self.items.is_empty() { Absent } else { Done };
                     Some((5, Line::End(status)))
                 } else {
-                    self.value_line(verb, wire_line, buf)
+                    self.value_line(verb, request_line, buf)
                 }
             }
             Verb::Set | Verb::Add | Verb::Replace | Verb::Append | Verb::Prepend | Verb::Cas => {
@@ -262,8 +263,8 @@ impl Scan {
     }
 
     /// `VALUE KEY FLAGS LENGTH[ CAS]`, of a key that was asked for and comes no earlier in the
-    /// wire line than those before.
-    fn value_line(&self, verb: Verb, wire_line: &[u8], buf: &[u8]) -> Option<(usize, Line)> {
+    /// upstream request line than those before.
+    fn value_line(&self, verb: Verb, request_line: &[u8], buf: &[u8]) -> Option<(usize, Line)> {
         let rest = buf.strip_prefix(b"VALUE ")?;
         let key = &rest[..find(b' ', &rest[..rest.len().min(MAX_LINE)])?];
         let (flags, rest) = number(&rest[key.len() + 1..])?;
@@ -275,15 +276,16 @@ impl Scan {
         if flags > u64::from(u32::MAX) || value > MAX_VALUE {
             return None;
         }
-        let cursor = self.find_key(verb, wire_line, key)?;
+        let cursor = self.find_key(verb, request_line, key)?;
         let value = value as usize;
         let len = buf.len() - rest.len();
         (len <= MAX_LINE).then_some((len, Line::Value { value, cursor }))
     }
 
-    /// Looks for `key` in the wire line from the cursor on; returns the next cursor. Every
-    /// byte of the wire line is passed once in a reply, however many keys there are.
-    fn find_key(&self, verb: Verb, wire_line: &[u8], key: &[u8]) -> Option<usize> {
+    /// Looks for `key` in the upstream request line from the cursor on; returns the next cursor.
+    /// Every byte of the upstream request line is passed once in a reply, however many keys there
+    /// are.
+    fn find_key(&self, verb: Verb, request_line: &[u8], key: &[u8]) -> Option<usize> {
         let mut at = self.cursor;
         if at == 0 {
             let skip = if matches!(verb, Verb::Gat | Verb::Gats) {
@@ -292,11 +294,11 @@ impl Scan {
                 1
             };
             for _ in 0..skip {
-                at += find(b' ', &wire_line[at..])? + 1;
+                at += find(b' ', &request_line[at..])? + 1;
             }
         }
         loop {
-            let rest = wire_line.get(at..)?;
+            let rest = request_line.get(at..)?;
             let behind = rest.strip_prefix(key);
             if behind.is_some_and(|b| b.starts_with(b" ") || b == b"\r\n") {
                 return Some(at + key.len() + 1);

@@ -3,7 +3,7 @@
 //! ```text
 //! bytes ──fast──▶ the usual request: the line goes to the server as it is
 //!   │
-//!   └──line──▶ words ──▶ one command ──▶ a wire line made anew, or memcached's answer
+//!   └──line──▶ words ──▶ one command ──▶ an upstream request line made anew, or memcached's answer
 //! ```
 //!
 //! What is right and what is wrong, and in which order it is found out, is memcached 1.6.18's
@@ -15,7 +15,7 @@ pub(super) mod scan;
 #[cfg(test)]
 pub(in crate::protocol) mod tests;
 
-use super::{Dress, Limits, Parsed, Request, Scratch, Traits, Verb, meta};
+use super::{Format, Limits, Parsed, Request, Scratch, Traits, Verb, meta};
 pub use scan::find_newline;
 use scan::{Words, parse_i32, parse_u32, parse_u64, push_i32, push_u64};
 
@@ -24,7 +24,7 @@ pub(super) const KEY_MAX: usize = 250;
 
 /// Longest value in bytes that the grammar knows, whatever `-I` says: with its `\r\n` it must
 /// fit into an `int`.
-pub(super) const VALUE_MAX: usize = i32::MAX as usize - 2;
+const VALUE_MAX: usize = i32::MAX as usize - 2;
 
 /// Longest line in bytes, its end included, that is no get: memcached closes the connection
 /// when it holds more without a line end.
@@ -183,7 +183,7 @@ pub(super) fn request(verb: Verb, traits: Traits, head: usize) -> Request {
         value: None,
         raw: false,
         key: None,
-        dress: Dress::Text,
+        format: Format::Text,
     }
 }
 
@@ -219,7 +219,7 @@ fn command(line: &Line<'_>, s: &mut Scratch) -> Parsed {
     }
 }
 
-/// The gets: one key makes a whole wire line, several make its beginning.
+/// The gets: one key makes a whole upstream request line, several make its beginning.
 fn several(line: &Line<'_>, verb: Verb, exptime: Option<i32>, s: &mut Scratch) -> Parsed {
     s.line.extend_from_slice(match verb {
         Verb::Get => b"get",
@@ -231,15 +231,15 @@ fn several(line: &Line<'_>, verb: Verb, exptime: Option<i32>, s: &mut Scratch) -
         push_i32(&mut s.line, exptime);
     }
     let before = 1 + usize::from(exptime.is_some());
-    let mut wire = s.line.len() + 2;
+    let mut total = s.line.len() + 2;
     for (from, to) in scan::words(line.text).skip(before) {
         if to - from > KEY_MAX {
             return line.refuse(s, BAD_FORMAT);
         }
-        wire += 1 + to - from;
+        total += 1 + to - from;
         s.keys.push(from..to);
     }
-    if exptime.is_some() && wire > LINE_MAX {
+    if exptime.is_some() && total > LINE_MAX {
         return line.refuse(s, BAD_FORMAT);
     }
     let mut all = request(verb, traits(verb), line.used);
@@ -258,7 +258,7 @@ fn several(line: &Line<'_>, verb: Verb, exptime: Option<i32>, s: &mut Scratch) -
     Parsed::Request(all)
 }
 
-/// Starts the wire line of a command with one key; refuses a key that is too long.
+/// Starts the upstream request line of a command with one key; refuses a key that is too long.
 fn one_key(line: &Line<'_>, verb: Verb, s: &mut Scratch) -> Result<Request, &'static [u8]> {
     let key = line.words.get(1);
     if key.len() > KEY_MAX {
@@ -270,7 +270,7 @@ fn one_key(line: &Line<'_>, verb: Verb, s: &mut Scratch) -> Result<Request, &'st
     let mut all = request(verb, traits(verb), line.used);
     all.key = Some(line.words.range(1));
     if line.quiet() && line.words.len() > 2 {
-        all.dress = Dress::Silent;
+        all.format = Format::Silent;
     }
     Ok(all)
 }
@@ -366,7 +366,7 @@ fn too_large(line: &Line<'_>, len: usize, key: &[u8], s: &mut Scratch) -> Parsed
     }
 }
 
-/// The wire line that drops `key`, and the key for those who must place it.
+/// The upstream request line that drops `key`, and the key for those who must place it.
 pub(super) fn delete_line(key: &[u8], s: &mut Scratch) {
     s.key.clear();
     s.key.extend_from_slice(key);

@@ -4,7 +4,7 @@ use super::Proxy;
 use crate::clients::write_success;
 use crate::net::Socket;
 use crate::pools::{Lines, line};
-use crate::protocol::{Dress, Local, Traits, Verb, binary};
+use crate::protocol::{Format, Local, Traits, Verb, binary};
 use crate::sys;
 use crate::time::SECOND;
 use crate::work::{REPORT, REPORT_LINES, Work};
@@ -16,10 +16,10 @@ const VERSION_LINE: &str = "VERSION 1.6.18\r\n";
 
 impl<S: Socket> Proxy<S> {
     /// Answers a request that no server is asked for.
-    pub(super) fn local(&mut self, key: usize, what: Local, format: Dress, work: &mut Work) {
+    pub(super) fn local(&mut self, key: usize, what: Local, format: Format, work: &mut Work) {
         match what {
             Local::Version => self.say(key, format, VERSION_LINE.as_bytes(), PROTOCOL.as_bytes()),
-            // What is logged is the operator's to say.
+            // It changes nothing: what is logged is the operator's decision.
             Local::Verbosity => self.say(key, format, b"OK\r\n", b""),
             Local::Stats(arguments) => {
                 work.count(REPORT);
@@ -37,7 +37,7 @@ impl<S: Socket> Proxy<S> {
                 }
             }
             Local::Quit => {
-                if let Dress::Binary(_) = format {
+                if let Format::Binary(_) = format {
                     self.say(key, format, b"", b"");
                 }
                 self.clients.close(key);
@@ -45,19 +45,19 @@ impl<S: Socket> Proxy<S> {
         }
     }
 
-    fn say(&mut self, key: usize, format: Dress, text: &[u8], body: &[u8]) {
+    fn say(&mut self, key: usize, format: Format, text: &[u8], body: &[u8]) {
         self.clients.say(key, format, |out, format| {
             write_success(format, text, body, out);
         });
     }
 
-    fn stats(&mut self, key: usize, format: Dress, arguments: &[u8], work: &mut Work) {
+    fn stats(&mut self, key: usize, format: Format, arguments: &[u8], work: &mut Work) {
         let arguments = String::from_utf8_lossy(arguments).into_owned();
         let mut words = arguments.split(' ').filter(|w| !w.is_empty());
         let pool = self.clients.pool_of(key).unwrap_or(0);
-        let is_binary = matches!(format, Dress::Binary(_));
+        let is_binary = matches!(format, Format::Binary(_));
         let lines = match (words.next(), words.next()) {
-            (None, _) if matches!(format, Dress::Text) && !self.config.memcached_stats => {
+            (None, _) if matches!(format, Format::Text) && !self.config.memcached_stats => {
                 let text = self.pools.matrix(pool);
                 return self.say(key, format, text.as_bytes(), b"");
             }
@@ -83,13 +83,13 @@ impl<S: Socket> Proxy<S> {
             (Some("reset"), _) => {
                 self.reset_stats();
                 match format {
-                    Dress::Binary(_) => Lines::new(),
+                    Format::Binary(_) => Lines::new(),
                     _ => return self.say(key, format, b"RESET\r\n", b""),
                 }
             }
             _ => {
                 return self.clients.say(key, format, |out, format| match format {
-                    Dress::Binary(d) => binary::stat_unknown(&d, out),
+                    Format::Binary(d) => binary::stat_unknown(&d, out),
                     _ => out.push_slice(b"ERROR\r\n"),
                 });
             }
@@ -98,9 +98,9 @@ impl<S: Socket> Proxy<S> {
         self.answer_stats(key, format, &lines);
     }
 
-    fn answer_stats(&mut self, key: usize, format: Dress, lines: &Lines) {
+    fn answer_stats(&mut self, key: usize, format: Format, lines: &Lines) {
         self.clients.say(key, format, |out, format| {
-            if let Dress::Binary(d) = format {
+            if let Format::Binary(d) = format {
                 for (name, value) in lines {
                     binary::stat(&d, name.as_bytes(), value.as_bytes(), out);
                 }

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   client                     proxy                        link
-//!  ┌────────────┐  request  ┌──────────┐  upstream line  ┌──────────────┐
+//!  ┌────────────┐  request  ┌──────────┐  request line   ┌──────────────┐
 //!  │ slots      │ ────────▶ │ requests │ ──────────────▶ │ pending FIFO │ ─▶ server
 //!  │ [a][b][c]  │           └──────────┘                 │ [a][x][b]    │
 //!  │ in order   │ ◀──────────── answer(ticket) ───────── │ first-in     │ ◀─ server
@@ -47,7 +47,7 @@ pub struct Now {
 /// Tokens of links have this bit.
 const KIND_LINK: usize = 1 << 60;
 
-/// Everything between clients and servers, without a socket of its own making.
+/// Everything between clients and servers; sockets are handed to it.
 pub struct Proxy<S> {
     start: Instant,
     now: Time,
@@ -56,7 +56,7 @@ pub struct Proxy<S> {
     budget: Rc<Budget>,
     clients: Clients<S>,
     pools: Pools<S>,
-    /// What is read into, and what is being understood of it.
+    /// What is read into, and what is being parsed of it.
     input: Input,
     /// In the last turn clients were left for the next one.
     held_back: bool,
@@ -209,8 +209,8 @@ impl<S: Socket> Proxy<S> {
         }
     }
 
-    /// One turn's work: serve what is ready, expire, write, reap. Bounded: what is left is done in the
-    /// next one.
+    /// One turn's work: serve what is ready, expire, write, reap. Bounded: what is left is done in
+    /// the next one.
     pub fn tick(&mut self, now: Now) {
         self.set_now(now);
         let mut work = Work::turn();
@@ -228,13 +228,13 @@ impl<S: Socket> Proxy<S> {
         self.serve_hungry(&mut work);
         work.next_kind();
         self.pools.expire_due(&mut work, &mut self.clients);
-        let is_looked_over = self.clients.expire(&mut work);
+        let is_swept = self.clients.expire(&mut work);
         work.next_kind();
         self.pools.write(&mut work, &mut self.clients);
         self.clients.write(&mut work);
         self.pools.write_mirrors(&mut work, &mut self.clients);
         self.reap(&mut work);
-        if is_looked_over && self.budget.has_fallen() {
+        if is_swept && self.budget.has_fallen() {
             crate::sys::trim_memory();
         }
         #[cfg(debug_assertions)]

@@ -11,8 +11,8 @@ use crate::work::{REQUEST, Work};
 /// Reads of one client in one turn, so that a fast one does not hold up the others.
 const READS_PER_TURN: usize = 4;
 
-/// Requests of one client at once, so that one that sends thousands does not fill its servers before
-/// others have had their turn.
+/// Requests of one client at once, so that one that sends thousands does not fill its servers
+/// before others have had their turn.
 const REQUESTS_PER_TURN: usize = 20;
 
 impl<S: Socket> Proxy<S> {
@@ -38,7 +38,7 @@ impl<S: Socket> Proxy<S> {
         self.pools.follow(work, &mut self.clients);
     }
 
-    /// Those who wait for memory.
+    /// Lets clients that wait for memory go on.
     pub(super) fn serve_hungry(&mut self, work: &mut Work) {
         if !self.clients.has_hungry() {
             return;
@@ -51,7 +51,7 @@ impl<S: Socket> Proxy<S> {
         }
     }
 
-    /// Asks what the bytes of the input want, until they are used up or the client may not go on.
+    /// Asks what the input holds, until it is used up or the client is paused.
     fn take_requests(&mut self, key: usize, work: &mut Work) {
         for taken in 0.. {
             if work.is_done() || taken == REQUESTS_PER_TURN {
@@ -106,8 +106,8 @@ impl<S: Socket> Proxy<S> {
         self.clients.keep_rest(key, &mut self.input);
     }
 
-    /// A request with one key at the front of the input. False if its server has no room: the client
-    /// waits.
+    /// A request with one key at the front of the input. False if its server has no room: the
+    /// client waits.
     #[inline]
     fn take_request(&mut self, key: usize, request: &Request) -> bool {
         let Some(pool) = self.clients.pool_of(key) else {
@@ -131,7 +131,7 @@ impl<S: Socket> Proxy<S> {
         let (verb, traits) = (request.verb, request.traits);
         let ticket = self
             .clients
-            .owe(key, request.dress, verb, traits, ask.bytes());
+            .owe(key, request.format, verb, traits, ask.bytes());
         if let Some(ticket) = ticket {
             self.pools.ask(ticket, pool, &place, name, &ask);
         }
@@ -147,7 +147,7 @@ impl<S: Socket> Proxy<S> {
         let (verb, traits) = (request.verb, request.traits);
         let ticket = self
             .clients
-            .owe(key, request.dress, verb, traits, ask.bytes());
+            .owe(key, request.format, verb, traits, ask.bytes());
         if let Some(ticket) = ticket {
             self.pools.ask(ticket, pool, &place, name, ask);
         }
@@ -167,8 +167,8 @@ impl<S: Socket> Proxy<S> {
         true
     }
 
-    /// A request with several keys at the front of the input: as many of them as may be are asked at
-    /// once.
+    /// A request with several keys at the front of the input: as many of them as may be are asked
+    /// at once.
     fn take_keys(&mut self, key: usize, request: &Request, work: &mut Work) {
         let (Some(pool), keys) = (self.clients.pool_of(key), self.input.scratch.keys.len()) else {
             return;
@@ -192,7 +192,7 @@ impl<S: Socket> Proxy<S> {
         work.count(asked * REQUEST);
         let rest = scratch.keys.get(asked..).unwrap_or_default();
         let portions = rest.first().zip(rest.last()).map(|(first, last)| {
-            // In one piece: there may be hundreds of thousands.
+            // In one allocation: there may be hundreds of thousands.
             Box::new(Portions {
                 request: *request,
                 slot: ticket.slot,

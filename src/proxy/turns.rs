@@ -30,8 +30,8 @@ impl Turns {
         }
     }
 
-    /// The turn has taken so many nanoseconds. If that is long, the processor's clock tells how many of
-    /// them were its own; at most [`READ_EVERY`] of turns before are counted with them.
+    /// The turn has taken so many nanoseconds. If that is long, the processor's clock tells how
+    /// many of them were its own; at most [`READ_EVERY`] of turns before are counted with them.
     pub fn end(&mut self, took: u64) {
         let took = match took {
             0..READ_EVERY => took,

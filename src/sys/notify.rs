@@ -1,6 +1,6 @@
-//! What systemd is told about the service, in its own small protocol: one datagram a line.
+//! Tells systemd about the service, in its own small protocol: one datagram a line.
 
-use super::monotonic_us;
+use super::process::monotonic_us;
 use std::ffi::OsStr;
 use std::io;
 use std::os::linux::net::SocketAddrExt;

@@ -1,4 +1,4 @@
-//! Where keys go (behaviour.md §2), computed here once more so that the tests don't ask the tested.
+//! Where keys go, computed here once more so that the tests don't ask the tested.
 
 /// magent's 31-bit DJB hash: bytes from 0x80 on are negative, 32-bit wrap, top bit cleared.
 pub fn djb(key: &[u8]) -> u32 {

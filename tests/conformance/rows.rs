@@ -7,7 +7,7 @@
 //!   taken for their rest;
 //! - `[closed]`: the other side closes at once, in the middle of a line;
 //! - `[alone]`: it touches everybody's keys;
-//! - `[off]`: memcached has it and magent answers as if it were switched off (behaviour.md §3).
+//! - `[off]`: memcached has it and magent answers as if it were switched off.
 //!
 //! In the bytes
 //!

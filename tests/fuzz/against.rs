@@ -80,7 +80,7 @@ fn comparable(binary: bool, bytes: &[u8]) -> bool {
             .any(|w| w.eq_ignore_ascii_case(what))
     };
     if binary {
-        // Keys with odd bytes that are too long for base64 are refused (behaviour.md §3).
+        // Keys with odd bytes that are too long for base64 are refused.
         let long_key = bytes
             .windows(3)
             .any(|w| w[0] <= 0x24 && w[1] == 0 && w[2] > 186);

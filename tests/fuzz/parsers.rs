@@ -53,8 +53,8 @@ fn walk(dialect: Dialect, all: &[u8], cuts: &[usize]) -> Result<Vec<String>, Str
                     ));
                     total
                 }
-                Parsed::Local { used, what, dress } => {
-                    said.push(format!("{at}: {what:?} {dress:?}"));
+                Parsed::Local { used, what, format } => {
+                    said.push(format!("{at}: {what:?} {format:?}"));
                     used
                 }
                 Parsed::Answer {
@@ -116,7 +116,10 @@ fn strict(line: &[u8], data: &[u8]) -> Result<(), String> {
     let sent = [line, data].concat();
     match wire::request(&sent) {
         Ok(Some(w)) if w.len == sent.len() => Ok(()),
-        other => Err(format!("the wire line {:?} is {other:?}", text(line))),
+        other => Err(format!(
+            "the upstream request line {:?} is {other:?}",
+            text(line)
+        )),
     }
 }
 

@@ -76,7 +76,7 @@ fn a_primary_that_wakes_with_old_data_is_told_first() {
     }
 }
 
-/// Too short a sleep to count as down: every write that timed out is chased by a delete.
+/// Too short a sleep to count as down: every write that timed out is followed by a delete.
 #[test]
 fn a_primary_that_wakes_before_it_is_down_shows_nothing_old() {
     let farm = Farm::new(1, 1, &["--failure-limit", "100"]);
@@ -214,10 +214,10 @@ fn plain(request: &[u8]) -> &'static [u8] {
     }
 }
 
-/// The dead letter box: a stopped server has a write in its socket that magent has long settled
+/// Unacknowledged writes: a stopped server has a write in its socket that magent has long settled
 /// elsewhere. It reads it late; before that it must not be trusted, or the old write would stand.
 #[test]
-fn a_server_is_not_trusted_before_it_has_read_its_dead_letters() {
+fn a_server_is_not_trusted_before_it_has_read_old_writes() {
     let (open, wait) = gate();
     let fake = Fake::start(move |link| {
         if link.number == 0 {
@@ -258,7 +258,7 @@ fn a_server_is_not_trusted_before_it_has_read_its_dead_letters() {
 }
 
 #[test]
-fn a_write_that_timed_out_is_chased_by_a_delete() {
+fn a_write_that_timed_out_is_followed_by_a_delete() {
     let (open, wait) = gate();
     let fake = Fake::start(move |link| {
         let mut copied = false;
@@ -307,7 +307,7 @@ fn a_write_that_timed_out_is_chased_by_a_delete() {
 
 /// Without a backup nothing was written elsewhere: the late write stands.
 #[test]
-fn without_a_backup_nothing_is_chased() {
+fn without_a_backup_nothing_is_deleted() {
     let (open, wait) = gate();
     let fake = Fake::start(move |link| {
         while let Some(request) = link.request() {

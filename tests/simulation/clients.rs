@@ -62,8 +62,8 @@ impl Sim {
             Nature::Deaf => 2048,
             _ => 1 << 20,
         };
-        let entrance = i % self.plan.pools;
-        let Some(conn) = self.world.connect_client(0, entrance, cap) else {
+        let listener = i % self.plan.pools;
+        let Some(conn) = self.world.connect_client(0, listener, cap) else {
             return;
         };
         self.world.net.borrow_mut().conns[conn].choppy = self.plan.choppy;

@@ -152,7 +152,7 @@ fn a_primary_that_stops_behind_a_fetch_leaves_time_for_the_backup() {
     assert_eq!(s.got(), value("old"), "{}", s.sim.trace());
 }
 
-/// A copy in the dead letter box is a write like any other.
+/// An unacknowledged copy is a write like any other.
 #[test]
 fn a_copy_that_a_stopped_primary_runs_late_is_no_old_value() {
     let mut s = Scene::new(1);

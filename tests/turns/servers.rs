@@ -53,9 +53,9 @@ fn a_journal_of_a_million_keys() {
     });
 }
 
-/// One that only stood still: all of it is told on the link as it goes on.
+/// One that only stalled: all of it is sent on the link as it goes on.
 #[test]
-fn a_journal_of_a_million_keys_after_a_standstill() {
+fn a_journal_of_a_million_keys_after_a_stall() {
     let servers = memcacheds(2);
     let names = names(&servers);
     let magent = Magent::farm(&names[..1], &names[1..], &JOURNAL);

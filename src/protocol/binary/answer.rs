@@ -2,20 +2,26 @@
 
 use super::{Code, HEADER, Op, header, is_quiet, op, returns_key};
 use crate::buffer::Queue;
-use crate::protocol::{BinaryDress, Reply, Status, Verb, base64};
+use crate::protocol::{BinaryFormat, Reply, Status, Verb, base64};
 
-/// Writes the answer for a server's reply to the meta command `wire_line`; nothing where the
+/// Writes the answer for a server's reply to the meta command `request_line`; nothing where the
 /// quiet form keeps silent. A value is shared with the reply, not copied.
-pub fn answer(d: &BinaryDress, verb: Verb, wire_line: &[u8], reply: &Reply<'_>, out: &mut Queue) {
+pub fn answer(
+    d: &BinaryFormat,
+    verb: Verb,
+    request_line: &[u8],
+    reply: &Reply<'_>,
+    out: &mut Queue,
+) {
     match (reply.status, verb) {
-        (Status::Done, Verb::MetaGet) => hit(d, wire_line, reply, out),
+        (Status::Done, Verb::MetaGet) => hit(d, request_line, reply, out),
         (Status::Done, Verb::MetaArithmetic) => error(d, b"no number in the reply", out),
         (Status::Done, _) => success(d, returned(reply.first_line()).cas, b"", out),
         (Status::Number(n), _) => {
             let cas = returned(reply.first_line()).cas;
             success(d, cas, &n.to_be_bytes(), out)
         }
-        (Status::Absent, Verb::MetaGet) => miss(d, wire_line, out),
+        (Status::Absent, Verb::MetaGet) => miss(d, request_line, out),
         (Status::Absent, _) => failure(d, Code::NotFound, out),
         (Status::NotStored, _) => failure(d, not_stored(d.opcode), out),
         (Status::Exists, _) => failure(d, Code::Exists, out),
@@ -30,7 +36,7 @@ pub fn answer(d: &BinaryDress, verb: Verb, wire_line: &[u8], reply: &Reply<'_>, 
 
 /// Writes a failure that is not the client's, quiet or not. `text` is what a text client reads
 /// behind `SERVER_ERROR `; it becomes the body.
-pub fn error(d: &BinaryDress, text: &[u8], out: &mut Queue) {
+pub fn error(d: &BinaryFormat, text: &[u8], out: &mut Queue) {
     const MEMORY: &[u8] = b"out of memory";
     let memory = |t: &[u8]| t.eq_ignore_ascii_case(MEMORY);
     if text == b"object too large for cache" {
@@ -46,12 +52,12 @@ pub fn error(d: &BinaryDress, text: &[u8], out: &mut Queue) {
 
 /// Writes the success of what magent did itself (version, verbosity, flush, quit); nothing for
 /// the quiet forms.
-pub fn ok(d: &BinaryDress, body: &[u8], out: &mut Queue) {
+pub fn ok(d: &BinaryFormat, body: &[u8], out: &mut Queue) {
     success(d, 0, body, out);
 }
 
 /// Writes one packet of a stat answer. A name is cut at 65535 bytes, which none has.
-pub fn stat(d: &BinaryDress, name: &[u8], value: &[u8], out: &mut Queue) {
+pub fn stat(d: &BinaryFormat, name: &[u8], value: &[u8], out: &mut Queue) {
     let len = u16::try_from(name.len()).unwrap_or(u16::MAX);
     let name = &name[..usize::from(len)];
     let body = name.len() + value.len();
@@ -61,12 +67,12 @@ pub fn stat(d: &BinaryDress, name: &[u8], value: &[u8], out: &mut Queue) {
 }
 
 /// Writes the empty packet that ends a stat answer; alone it is the answer to `stat reset`.
-pub fn stat_end(d: &BinaryDress, out: &mut Queue) {
+pub fn stat_end(d: &BinaryFormat, out: &mut Queue) {
     stat(d, b"", b"", out);
 }
 
 /// Writes the answer to a stat that does not exist.
-pub fn stat_unknown(d: &BinaryDress, out: &mut Queue) {
+pub fn stat_unknown(d: &BinaryFormat, out: &mut Queue) {
     failure(d, Code::NotFound, out);
 }
 
@@ -98,7 +104,7 @@ fn number(digits: &[u8]) -> u64 {
 }
 
 /// A found value, or the success of touch: its flags and cas come from the reply's first line.
-fn hit(d: &BinaryDress, wire_line: &[u8], reply: &Reply<'_>, out: &mut Queue) {
+fn hit(d: &BinaryFormat, request_line: &[u8], reply: &Reply<'_>, out: &mut Queue) {
     let line = reply.first_line();
     let r = returned(line);
     let value_at = reply.at + reply.line;
@@ -107,7 +113,7 @@ fn hit(d: &BinaryDress, wire_line: &[u8], reply: &Reply<'_>, out: &mut Queue) {
     } else {
         0
     };
-    with_key(d, wire_line, |key| {
+    with_key(d, request_line, |key| {
         let flags = r.flags.to_be_bytes();
         let body = flags.len() + key.len() + value;
         let mut head = [0; HEADER + 4];
@@ -127,22 +133,22 @@ fn hit(d: &BinaryDress, wire_line: &[u8], reply: &Reply<'_>, out: &mut Queue) {
 }
 
 /// An absent key: the answer's body is the key where it would have been returned.
-fn miss(d: &BinaryDress, wire_line: &[u8], out: &mut Queue) {
+fn miss(d: &BinaryFormat, request_line: &[u8], out: &mut Queue) {
     if is_quiet(d.opcode) {
         return;
     }
-    with_key(d, wire_line, |key| match key.len() {
+    with_key(d, request_line, |key| match key.len() {
         0 => failure(d, Code::NotFound, out),
         n => push(d, Code::NotFound, n as u16, key, out),
     });
 }
 
 /// Calls `f` with the key as the client wrote it if the answer returns it, else with nothing.
-fn with_key(d: &BinaryDress, wire_line: &[u8], f: impl FnOnce(&[u8])) {
+fn with_key(d: &BinaryFormat, request_line: &[u8], f: impl FnOnce(&[u8])) {
     if !returns_key(d.opcode) {
         return f(b"");
     }
-    let mut tokens = wire_line.trim_ascii_end().split(|&b| b == b' ').skip(1);
+    let mut tokens = request_line.trim_ascii_end().split(|&b| b == b' ').skip(1);
     let key = tokens.next().unwrap_or_default();
     if !tokens.any(|t| t == b"b") {
         return f(key);
@@ -154,7 +160,7 @@ fn with_key(d: &BinaryDress, wire_line: &[u8], f: impl FnOnce(&[u8])) {
 }
 
 /// A success, which quiet forms do not answer.
-fn success(d: &BinaryDress, cas: u64, body: &[u8], out: &mut Queue) {
+fn success(d: &BinaryFormat, cas: u64, body: &[u8], out: &mut Queue) {
     if is_quiet(d.opcode) {
         return;
     }
@@ -163,12 +169,12 @@ fn success(d: &BinaryDress, cas: u64, body: &[u8], out: &mut Queue) {
 }
 
 /// A failure with the code's own words.
-fn failure(d: &BinaryDress, code: Code, out: &mut Queue) {
+fn failure(d: &BinaryFormat, code: Code, out: &mut Queue) {
     push(d, code, 0, code.text(), out);
 }
 
 /// A failure; `key` bytes of its body are the key.
-fn push(d: &BinaryDress, code: Code, key: u16, body: &[u8], out: &mut Queue) {
+fn push(d: &BinaryFormat, code: Code, key: u16, body: &[u8], out: &mut Queue) {
     out.push_slice(&header(d, code, key, 0, body.len(), 0));
     out.push_slice(body);
 }

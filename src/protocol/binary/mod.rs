@@ -1,4 +1,5 @@
-//! The binary protocol, a dialect of clients only: requests become meta commands, replies binary again.
+//! The binary protocol, a dialect of clients only: requests become meta commands, replies binary
+//! again.
 //!
 //! ```text
 //!  0x80 header, extras, key, value ──parse──▶ `ms KEY 5 F7 c` ──▶ server
@@ -6,7 +7,8 @@
 //! ```
 //!
 //! What is answered, refused or kept silent follows memcached 1.6.18 byte for byte. The client's
-//! opcode and opaque are its [`BinaryDress`]; everything else is read from the wire line.
+//! opcode and opaque are its [`BinaryFormat`]; everything else is read from the upstream request
+//! line.
 
 mod answer;
 mod parse;
@@ -16,7 +18,7 @@ mod tests;
 pub use answer::{answer, error, ok, stat, stat_end, stat_unknown};
 pub use parse::parse;
 
-use super::BinaryDress;
+use super::BinaryFormat;
 
 /// First byte of every request.
 const REQUEST: u8 = 0x80;
@@ -86,7 +88,8 @@ fn op(opcode: u8) -> Op {
     }
 }
 
-/// True if the opcode is a quiet form: a miss of get and a success of anything else is not answered.
+/// True if the opcode is a quiet form: a miss of get and a success of anything else is not
+/// answered.
 pub fn is_quiet(opcode: u8) -> bool {
     matches!(opcode, 0x09 | 0x0d | 0x11..=0x1a | 0x1e | 0x24)
 }
@@ -135,7 +138,7 @@ impl Code {
 
 /// An answer's header. `body` counts extras, key and value.
 fn header(
-    d: &BinaryDress,
+    d: &BinaryFormat,
     code: Code,
     key: u16,
     extras: u8,

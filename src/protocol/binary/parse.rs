@@ -1,8 +1,9 @@
 //! One binary request: is it well formed, and which meta command says the same.
 
 use super::{Code, HEADER, Op, REQUEST, header, op};
+use crate::protocol::text::scan::push_u64;
 use crate::protocol::{
-    BinaryDress, Dress, Limits, Local, Parsed, Request, Scratch, Traits, Verb, base64,
+    BinaryFormat, Format, Limits, Local, Parsed, Request, Scratch, Traits, Verb, base64,
 };
 
 /// Longest key in bytes, as memcached has it.
@@ -17,7 +18,7 @@ const NEVER_CREATE: u32 = u32::MAX;
 /// A request whose head has arrived.
 struct Packet<'a> {
     op: Op,
-    dress: BinaryDress,
+    format: BinaryFormat,
     extras: &'a [u8],
     key: &'a [u8],
     /// Bytes of extras, key and value as the header claims.
@@ -38,7 +39,7 @@ impl<'a> Packet<'a> {
         let (extras, rest) = rest.split_at(extras);
         Some(Packet {
             op: op(h[1]),
-            dress: BinaryDress {
+            format: BinaryFormat {
                 opcode: h[1],
                 opaque: [h[12], h[13], h[14], h[15]],
             },
@@ -90,9 +91,10 @@ impl<'a> Packet<'a> {
     }
 }
 
-/// Parses the request at the start of `buf`. Its wire line goes to `s.line` (never raw); a key
-/// that can't stand in a line goes to `s.key` and travels as base64. The value, if there is
-/// one, has no `\r\n` behind it in the client's stream. `_searched` is for the text parser.
+/// Parses the request at the start of `buf`. Its upstream request line goes to `s.line` (never
+/// raw); a key that can't stand in a line goes to `s.key` and travels as base64. The value, if
+/// there is one, has no `\r\n` behind it in the client's stream. `_searched` is for the text
+/// parser.
 pub fn parse(buf: &[u8], _searched: usize, limits: &Limits, s: &mut Scratch) -> Parsed {
     // memcached waits for a whole header before it looks at the first byte.
     if buf.len() >= HEADER && buf[0] != REQUEST {
@@ -143,7 +145,7 @@ enum Then {
 fn own_answer(p: &Packet<'_>, code: Code, then: Then, s: &mut Scratch) -> Parsed {
     let text = code.text();
     s.answer
-        .extend_from_slice(&header(&p.dress, code, 0, 0, text.len(), 0));
+        .extend_from_slice(&header(&p.format, code, 0, 0, text.len(), 0));
     s.answer.extend_from_slice(text);
     let swallow = match then {
         Then::Swallow(n) if i32::try_from(n).is_ok() => n as usize,
@@ -162,11 +164,11 @@ fn local(p: &Packet<'_>, what: Local) -> Parsed {
     Parsed::Local {
         used: p.head(),
         what,
-        dress: Dress::Binary(p.dress),
+        format: Format::Binary(p.format),
     }
 }
 
-/// A request for a server: writes its wire line.
+/// A request for a server: writes its upstream request line.
 fn translate(p: &Packet<'_>, behind_key: usize, limits: &Limits, s: &mut Scratch) -> Parsed {
     let value = p.op.stores().then_some(behind_key);
     let coded = !travels_raw(p.key);
@@ -201,7 +203,7 @@ fn translate(p: &Packet<'_>, behind_key: usize, limits: &Limits, s: &mut Scratch
         value,
         raw: false,
         key: (!coded).then_some((key_at, key_at + p.key.len() as u32)),
-        dress: Dress::Binary(p.dress),
+        format: Format::Binary(p.format),
     })
 }
 
@@ -231,7 +233,8 @@ fn too_large(p: &Packet<'_>, coded: bool, value: Option<usize>, s: &mut Scratch)
     parsed
 }
 
-/// True if no byte of the key ends a token or a line: it may stand in a wire line as it is.
+/// True if no byte of the key ends a token or a line: it may stand in an upstream request line as
+/// it is.
 fn travels_raw(key: &[u8]) -> bool {
     // No early exit: the whole key in a few vector steps.
     !key.iter()
@@ -329,19 +332,9 @@ fn push_cas(cas: u64, line: &mut Vec<u8>) -> Traits {
 }
 
 /// `name` and the decimal digits of `n`.
-fn push_flag(name: &[u8], mut n: u64, line: &mut Vec<u8>) {
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (n % 10) as u8;
-        n /= 10;
-        if n == 0 {
-            break;
-        }
-    }
+fn push_flag(name: &[u8], n: u64, line: &mut Vec<u8>) {
     line.extend_from_slice(name);
-    line.extend_from_slice(&digits[at..]);
+    push_u64(line, n);
 }
 
 /// An expiration as the text protocols can say it. Theirs is signed, and a negative one means

@@ -82,8 +82,8 @@ pub fn mark_cas(verb: Verb, reply: &Reply, out: &mut Queue) -> Vec<Item> {
     items
 }
 
-/// Pushes what stands from `from` to the cas number at `at`, then that number marked. Returns by how
-/// many bytes it became longer.
+/// Pushes what stands from `from` to the cas number at `at`, then that number marked. Returns by
+/// how many bytes it became longer.
 fn mark(reply: &Reply, at: usize, cas: &[u8], from: &mut usize, out: &mut Queue) -> usize {
     let Some(value) = number(cas).filter(|&value| value != 0) else {
         return 0;

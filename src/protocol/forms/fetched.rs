@@ -1,6 +1,6 @@
 //! A value that was fetched from the backup because the warming primary lacks its key.
 
-use super::{BACKUP_CAS, Decimal, extend, flags, number, tokens, wire_key, write_meta};
+use super::{BACKUP_CAS, Decimal, extend, flags, key_token, number, tokens, write_meta};
 use crate::buffer::{Queue, Source};
 use crate::protocol::Verb;
 
@@ -37,7 +37,7 @@ impl Fetched {
         self.marks[2]
     }
 
-    /// A client was shown it: whoever comes next sees that somebody is refreshing it.
+    /// A client was shown it: others see from now on that somebody is refreshing it.
     pub fn hand_out(&mut self) {
         if std::mem::take(&mut self.marks[2]) {
             self.marks[0] = true;
@@ -140,7 +140,7 @@ pub fn answer_fetched(
     match verb {
         Verb::Get | Verb::Gets | Verb::Gat | Verb::Gats => {
             out.push_slice(b"VALUE ");
-            out.push_slice(wire_key(verb, line).token);
+            out.push_slice(key_token(verb, line).token);
             push_number(b" ", fetched.flags.into(), out);
             push_number(b" ", fetched.value as u64, out);
             if matches!(verb, Verb::Gets | Verb::Gats) {

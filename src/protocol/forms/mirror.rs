@@ -1,9 +1,9 @@
-//! What the backup is told when the primary has answered: the table of behaviour.md §4.
+//! What the backup is sent when the primary has answered.
 
-use super::{extend, flags, is_meta, key_index, set_mode, tokens, wire_key};
+use super::{extend, flags, is_meta, key_index, key_token, set_mode, tokens};
 use crate::protocol::{Status, Traits, Verb};
 
-/// What to tell the backup.
+/// What to send to the backup.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mirror {
     /// The primary did not change the key.
@@ -103,7 +103,7 @@ fn set(line: &[u8], out: &mut Vec<u8>) -> Mirror {
 }
 
 fn delete(verb: Verb, line: &[u8], out: &mut Vec<u8>) -> Mirror {
-    let key = wire_key(verb, line);
+    let key = key_token(verb, line);
     if key.base64 {
         extend(out, &[b"md ", key.token, b" b\r\n"]);
         return send(Verb::MetaDelete, false, None);
@@ -113,7 +113,7 @@ fn delete(verb: Verb, line: &[u8], out: &mut Vec<u8>) -> Mirror {
 }
 
 fn touch(verb: Verb, line: &[u8], exptime: &[u8], out: &mut Vec<u8>) -> Mirror {
-    let key = wire_key(verb, line);
+    let key = key_token(verb, line);
     if key.base64 {
         extend(out, &[b"mg ", key.token, b" b T", exptime, b"\r\n"]);
         return send(Verb::MetaGet, false, None);

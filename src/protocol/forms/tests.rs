@@ -52,7 +52,7 @@ fn with_reply<T>(verb: Verb, line: &str, bytes: &str, f: impl FnOnce(&Reply) -> 
 }
 
 #[test]
-fn keys_of_wire_lines() {
+fn keys_of_request_lines() {
     for (verb, line, token, base64, raw) in [
         (Get, "get a|", "a", false, "a"),
         (Gat, "gat 100 a b|", "a", false, "a"),
@@ -65,7 +65,7 @@ fn keys_of_wire_lines() {
         (Delete, "delete Zm9v b|", "Zm9v", false, "Zm9v"),
     ] {
         let line = wire(line);
-        let key = wire_key(verb, &line);
+        let key = key_token(verb, &line);
         assert_eq!((text(key.token), key.base64), (token.into(), base64));
         assert_eq!(written(|out| raw_key(verb, &line, out)).1, raw);
     }
@@ -455,7 +455,7 @@ fn numbers_in_decimal() {
     }
 }
 
-/// No wire line and no fetched line, however torn, makes anything panic.
+/// No upstream request line and no fetched line, however torn, makes anything panic.
 #[test]
 fn garbage_is_survived() {
     const WORDS: [&str; 16] = [

@@ -5,10 +5,10 @@ use crate::buffer::{Queue, Source};
 use crate::protocol::text::tests::{LIMITS, answer_of, parse_every_way};
 use crate::protocol::{Reply, Status};
 
-fn request_of(line: &str) -> (Request, MetaDress, Scratch) {
+fn request_of(line: &str) -> (Request, MetaFormat, Scratch) {
     match parse_every_way(line.as_bytes()) {
-        (Parsed::Request(all), s) => match all.dress {
-            Dress::Meta(dress) => (all, dress, s),
+        (Parsed::Request(all), s) => match all.format {
+            Format::Meta(format) => (all, format, s),
             other => panic!("{line:?}: {other:?}"),
         },
         (other, s) => panic!(
@@ -19,7 +19,7 @@ fn request_of(line: &str) -> (Request, MetaDress, Scratch) {
 }
 
 #[test]
-fn wire_lines_and_traits() {
+fn request_lines_and_traits() {
     use Verb::*;
     for (line, verb, wire, traits) in [
         ("mg k\r\n", MetaGet, "mg k\r\n", 2),
@@ -67,12 +67,12 @@ fn wire_lines_and_traits() {
         ("me Zm9v b\r\n", MetaDebug, "me Zm9v b\r\n", 2),
         ("me Zm9v v b\r\n", MetaDebug, "me Zm9v\r\n", 2),
     ] {
-        let (all, dress, s) = request_of(line);
+        let (all, format, s) = request_of(line);
         assert_eq!((all.verb, all.traits), (verb, Traits(traits)), "{line:?}");
         assert_eq!(String::from_utf8_lossy(&s.line), wire);
         assert!(!all.raw && all.head == line.len());
         assert_eq!(
-            dress.no_value,
+            format.no_value,
             verb == MetaArithmetic && !line.contains('v')
         );
         let is_set = verb == MetaSet;
@@ -203,7 +203,7 @@ fn a_value_that_is_too_large_is_refused_and_a_set_drops_the_old_one() {
 }
 
 /// What the client reads when the server answers `reply` to what `line` became.
-fn dressed(line: &str, reply: &str, status: Status) -> String {
+fn answered(line: &str, reply: &str, status: Status) -> String {
     let (all, d, s) = request_of(line);
     let reply = Reply {
         source: Source::Slice(reply.as_bytes()),
@@ -214,7 +214,7 @@ fn dressed(line: &str, reply: &str, status: Status) -> String {
         items: &[],
     };
     let mut out = Queue::new();
-    dress(&d, all.verb, &s.line, &reply, &mut out);
+    answer(&d, all.verb, &s.line, &reply, &mut out);
     let mut bytes = Vec::new();
     out.for_each(0..out.end(), |piece| bytes.extend_from_slice(piece));
     String::from_utf8(bytes).expect("ASCII")
@@ -256,14 +256,14 @@ fn answers_are_dressed() {
         ("me k\r\n", "ME k exp=-1\r\n", "ME k exp=-1\r\n"),
     ] {
         assert_eq!(
-            dressed(line, reply, Status::Done),
+            answered(line, reply, Status::Done),
             want,
             "{line:?} {reply:?}"
         );
     }
     let error = "CLIENT_ERROR invalid flag\r\n";
-    assert_eq!(dressed("mg k q k\r\n", error, Status::ClientError), error);
+    assert_eq!(answered("mg k q k\r\n", error, Status::ClientError), error);
     let many = format!("HD{}\r\n", " c1".repeat(600));
     let want = format!("HD Oa{}\r\n", " c1".repeat(600));
-    assert_eq!(dressed("mg k Oa\r\n", &many, Status::Done), want);
+    assert_eq!(answered("mg k Oa\r\n", &many, Status::Done), want);
 }

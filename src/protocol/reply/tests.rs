@@ -280,7 +280,7 @@ fn lines_have_a_longest() {
     );
 }
 
-/// Many keys must cost one pass over the wire line, not one each.
+/// Many keys must cost one pass over the upstream request line, not one each.
 #[test]
 fn thousands_of_keys() {
     let keys: Vec<String> = (0..20_000).map(|i| format!("key{i}")).collect();

@@ -3,7 +3,7 @@
 
 use super::scan::word_end;
 use super::{KEY_MAX, VALUE_MAX, request, traits};
-use crate::protocol::{Dress, Limits, Parsed, Request, Scratch, Verb};
+use crate::protocol::{Format, Limits, Parsed, Request, Scratch, Verb};
 
 /// The request at the start of `buf`, or `None` where anything about it is unusual, not yet
 /// whole included. Keys may have been left in `s.keys` then.
@@ -78,7 +78,7 @@ fn keys(mut cursor: Cursor<'_>, verb: Verb, s: &mut Scratch) -> Option<Parsed> {
     let mut all = Request {
         raw: true,
         key: Some(first),
-        dress: Dress::Text,
+        format: Format::Text,
         ..request(verb, traits(verb), 0)
     };
     if cursor.space().is_some() {

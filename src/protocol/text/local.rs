@@ -2,7 +2,7 @@
 
 use super::scan::{self, parse_i32, parse_u32};
 use super::{BAD_EXPTIME, BAD_FORMAT, ERROR, Line};
-use crate::protocol::{Dress, Local, Parsed, Scratch};
+use crate::protocol::{Format, Local, Parsed, Scratch};
 
 /// Longest pause of memcached's crawler in microseconds.
 const SLEEP_MAX: u32 = 1_000_000;
@@ -15,7 +15,7 @@ pub(super) fn parse(line: &Line<'_>, s: &mut Scratch) -> Parsed {
     let local = |what| Parsed::Local {
         used: line.used,
         what,
-        dress: Dress::Text,
+        format: Format::Text,
     };
     match line.words.get(0) {
         b"version" => local(Local::Version),
@@ -58,11 +58,11 @@ fn joined(line: &Line<'_>) -> Vec<u8> {
     all
 }
 
-/// The answer's dress where `noreply` may stand in the last word.
-fn dress(line: &Line<'_>) -> Dress {
+/// The answer's format where `noreply` may stand in the last word.
+fn format_of(line: &Line<'_>) -> Format {
     match line.quiet() {
-        true => Dress::Silent,
-        false => Dress::Text,
+        true => Format::Silent,
+        false => Format::Text,
     }
 }
 
@@ -71,7 +71,7 @@ fn verbosity(line: &Line<'_>, s: &mut Scratch) -> Parsed {
         Some(_) => Parsed::Local {
             used: line.used,
             what: Local::Verbosity,
-            dress: dress(line),
+            format: format_of(line),
         },
         None => line.refuse_unless_quiet(s, BAD_FORMAT),
     }
@@ -91,7 +91,7 @@ fn flush_all(line: &Line<'_>, s: &mut Scratch) -> Parsed {
     Parsed::Local {
         used: line.used,
         what: Local::FlushAll(delay),
-        dress: dress(line),
+        format: format_of(line),
     }
 }
 

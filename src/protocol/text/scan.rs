@@ -3,7 +3,7 @@
 
 /// Words of a line at most, the command included. What is behind them is only looked at by
 /// the gets.
-pub(in crate::protocol) const MAX_WORDS: usize = 23;
+const MAX_WORDS: usize = 23;
 
 const ONES: u64 = 0x0101_0101_0101_0101;
 const HIGHS: u64 = 0x8080_8080_8080_8080;

@@ -94,7 +94,7 @@ fn usual_requests_go_as_they_are() {
             (verb, Traits(traits), value)
         );
         assert_eq!(all.data, value.map_or(0, |n| n + 2));
-        assert_eq!(all.dress, Dress::Text);
+        assert_eq!(all.format, Format::Text);
         let (from, to) = all.key.expect("one key");
         assert_eq!(&line[from as usize..to as usize], "k");
     }
@@ -142,7 +142,7 @@ fn odd_requests_are_written_anew() {
         let (all, s) = request_of(line);
         assert!(!all.raw, "{line:?}");
         assert_eq!(String::from_utf8_lossy(&s.line), wire, "{line:?}");
-        assert_eq!(all.dress, Dress::Text, "{line:?}");
+        assert_eq!(all.format, Format::Text, "{line:?}");
         let (from, to) = all.key.expect("one key");
         assert_eq!(&line[from as usize..to as usize], key, "{line:?}");
     }
@@ -160,11 +160,11 @@ fn noreply_never_reaches_a_server() {
         ("delete noreply noreply\r\n", "delete noreply\r\n"),
     ] {
         let (all, s) = request_of(line);
-        assert_eq!((all.raw, all.dress), (false, Dress::Silent), "{line:?}");
+        assert_eq!((all.raw, all.format), (false, Format::Silent), "{line:?}");
         assert_eq!(String::from_utf8_lossy(&s.line), wire);
     }
     let key = request_of("delete noreply\r\n");
-    assert_eq!((key.0.raw, key.0.dress), (true, Dress::Text));
+    assert_eq!((key.0.raw, key.0.format), (true, Format::Text));
     for line in [
         "set k 0 0 noreply\r\n",
         "set k 0 0 x noreply\r\n",
@@ -321,7 +321,7 @@ fn too_large_values_are_swallowed() {
 #[test]
 fn local_commands() {
     let local = |line: &str| match parse_every_way(line.as_bytes()).0 {
-        Parsed::Local { used, what, dress } if used == line.len() => (what, dress),
+        Parsed::Local { used, what, format } if used == line.len() => (what, format),
         other => panic!("{line:?}: {other:?}"),
     };
     let day = 24 * 60 * 60;
@@ -341,14 +341,14 @@ fn local_commands() {
         ("flush_all 2592000\r\n", flush(Some(30 * day))),
         ("flush_all 2592001\r\n", flush(Some(30 * day + 1))),
     ] {
-        assert_eq!(local(line), (what, Dress::Text), "{line:?}");
+        assert_eq!(local(line), (what, Format::Text), "{line:?}");
     }
     for (line, what) in [
         ("verbosity 1 noreply\r\n", Local::Verbosity),
         ("flush_all noreply\r\n", flush(None)),
         ("flush_all 0 noreply\r\n", flush(None)),
     ] {
-        assert_eq!(local(line), (what, Dress::Silent), "{line:?}");
+        assert_eq!(local(line), (what, Format::Silent), "{line:?}");
     }
     let refusing = Limits {
         flush_all: false,

@@ -61,16 +61,16 @@ impl Peer {
 
 impl World {
     /// A client of a proxy's listener, with so much room; `None` if it was turned away.
-    pub fn connect_client(&mut self, proxy: usize, entrance: usize, cap: usize) -> Option<usize> {
+    pub fn connect_client(&mut self, proxy: usize, listener: usize, cap: usize) -> Option<usize> {
         let clock = self.clock();
         let proxy_of = self.nodes[proxy].proxy.as_mut()?;
-        let token = proxy_of.admit(entrance).ok()?;
+        let token = proxy_of.admit(listener).ok()?;
         let conn = (self.net.borrow_mut()).open(proxy, token, cap, Connect::Stands);
         let net = self.net.clone();
         let mut end = Some(End { net, conn });
         (self.around)(&mut || {
             if let Some(end) = end.take() {
-                proxy_of.accepted(token, end, entrance, clock);
+                proxy_of.accepted(token, end, listener, clock);
             }
         });
         Some(conn)
@@ -91,14 +91,14 @@ impl World {
 
     /// The same of another listener.
     #[track_caller]
-    pub fn connect(&mut self, entrance: usize) -> Peer {
-        self.connect_to(0, entrance)
+    pub fn connect(&mut self, listener: usize) -> Peer {
+        self.connect_to(0, listener)
     }
 
     /// The same of another proxy's.
     #[track_caller]
-    pub fn connect_to(&mut self, proxy: usize, entrance: usize) -> Peer {
-        let conn = self.connect_client(proxy, entrance, usize::MAX);
+    pub fn connect_to(&mut self, proxy: usize, listener: usize) -> Peer {
+        let conn = self.connect_client(proxy, listener, usize::MAX);
         Peer {
             net: self.net.clone(),
             conn: conn.expect("a place for a client"),

@@ -163,7 +163,7 @@ fn failures_name_their_cause() {
                 (&*format!("00{code:02x}"), body.as_bytes().to_vec())
             );
             let mut q = Queue::new();
-            error(&dress(op), text.as_bytes(), &mut q);
+            error(&format_of(op), text.as_bytes(), &mut q);
             assert_eq!(hex(&content(&q)), head + &hex(body.as_bytes()));
         }
     }
@@ -172,23 +172,23 @@ fn failures_name_their_cause() {
 #[test]
 fn magents_own_answers() {
     let mut q = Queue::new();
-    ok(&dress(0x0b), b"1.6.18", &mut q);
+    ok(&format_of(0x0b), b"1.6.18", &mut q);
     let head = "810b00000000000000000006deadbeef0000000000000000";
     assert_eq!(hex(&content(&q)), format!("{head}{}", hex(b"1.6.18")));
     q.clear();
     for quiet in [0x17, 0x18] {
-        ok(&dress(quiet), b"", &mut q);
+        ok(&format_of(quiet), b"", &mut q);
     }
     assert!(q.is_empty());
-    stat(&dress(0x10), b"pid", b"7365", &mut q);
+    stat(&format_of(0x10), b"pid", b"7365", &mut q);
     let head = "811000030000000000000007deadbeef0000000000000000";
     assert_eq!(hex(&content(&q)), format!("{head}{}", hex(b"pid7365")));
     q.clear();
-    stat_end(&dress(0x10), &mut q);
+    stat_end(&format_of(0x10), &mut q);
     let head = "811000000000000000000000deadbeef0000000000000000";
     assert_eq!(hex(&content(&q)), head);
     q.clear();
-    stat_unknown(&dress(0x10), &mut q);
+    stat_unknown(&format_of(0x10), &mut q);
     let head = "811000000000000100000009deadbeef0000000000000000";
     assert_eq!(hex(&content(&q)), format!("{head}{}", hex(b"Not found")));
 }
@@ -209,7 +209,7 @@ fn large_values_are_shared() {
     };
     let mut q = Queue::new();
     answer(
-        &dress(0x00),
+        &format_of(0x00),
         Verb::MetaGet,
         b"mg k v f c\r\n",
         &reply,

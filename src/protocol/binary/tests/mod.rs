@@ -37,8 +37,8 @@ fn content(q: &Queue) -> Vec<u8> {
     v
 }
 
-fn dress(opcode: u8) -> BinaryDress {
-    BinaryDress {
+fn format_of(opcode: u8) -> BinaryFormat {
+    BinaryFormat {
         opcode,
         opaque: OPAQUE,
     }
@@ -64,7 +64,7 @@ fn answered(opcode: u8, line: &str, reply: &[u8], status: Status) -> (String, Ve
         items: &[],
     };
     let mut q = Queue::new();
-    answer(&dress(opcode), verb, line.as_bytes(), &reply, &mut q);
+    answer(&format_of(opcode), verb, line.as_bytes(), &reply, &mut q);
     let bytes = content(&q);
     let (head, body) = bytes.split_at(HEADER.min(bytes.len()));
     (hex(head), body.to_vec())

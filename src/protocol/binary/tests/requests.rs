@@ -1,7 +1,7 @@
 //! What requests become, and which are refused.
 
 use super::*;
-use crate::protocol::{Dress, Local, Request, Traits};
+use crate::protocol::{Format, Local, Request, Traits};
 
 fn store_extras(flags: u32, exptime: u32) -> Vec<u8> {
     [flags.to_be_bytes(), exptime.to_be_bytes()].concat()
@@ -84,7 +84,10 @@ fn each_opcode_becomes_its_meta_command() {
                 r.key.map(|(a, z)| &buf[a as usize..z as usize]),
                 Some(&b"k"[..])
             );
-            assert_eq!((r.raw, r.dress), (false, Dress::Binary(dress(opcode))));
+            assert_eq!(
+                (r.raw, r.format),
+                (false, Format::Binary(format_of(opcode)))
+            );
         }
     }
 }
@@ -233,13 +236,14 @@ fn requests_for_magent_itself() {
         let expected = Parsed::Local {
             used: buf.len(),
             what: what.clone(),
-            dress: Dress::Binary(dress(*opcode)),
+            format: Format::Binary(format_of(*opcode)),
         };
         assert_eq!(parsed(&buf, &mut s), expected);
     }
 }
 
-/// No key ever adds a line, a token or a flag: the wire line has the tokens it should have.
+/// No key ever adds a line, a token or a flag: the upstream request line has the tokens it should
+/// have.
 #[test]
 fn hostile_keys_never_become_commands() {
     let mut keys: Vec<Vec<u8>> = vec![

@@ -1,4 +1,4 @@
-//! The table of behaviour.md §4, every row.
+//! The table of mirrors, every row.
 
 use super::*;
 

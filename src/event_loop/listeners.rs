@@ -1,5 +1,5 @@
-//! Where clients come in: listeners, what to do when descriptors run out, and a polite end for
-//! those who are turned away. Knows nothing of the proxy.
+//! The listeners: accepting, what to do when descriptors run out, and a last line for clients that
+//! are turned away. Knows nothing of the proxy.
 
 use crate::config::ListenSpec;
 use crate::files::Owner;
@@ -11,8 +11,8 @@ use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice};
 use std::time::{Duration, Instant};
 
-/// How long nobody is accepted after the system had no descriptor. No edge tells that one is
-/// free again, so this is how often it is asked.
+/// How long accepting pauses after the system had no descriptor. No event tells that one is free
+/// again, so it is tried this often.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Clients turned away in one go when descriptors ran out; the rest waits for the next pause.
@@ -29,17 +29,17 @@ pub const LINGERING: usize = 32;
 const NO_DESCRIPTOR: &[u8] = b"SERVER_ERROR OUT OF CONNECTION\r\n";
 
 /// One listener and what is known of it.
-struct Entrance {
-    listener: Listener,
+struct Watched {
+    socket: Listener,
     token: Token,
-    /// Somebody may wait. Set by an edge, cleared by `WouldBlock` alone.
+    /// A client may wait. Set by an event, cleared by `WouldBlock` alone.
     ready: bool,
 }
 
 /// One listener of a configuration: already there, or bound for it.
 struct Place {
     spec: ListenSpec,
-    /// `None`: the entrance with this address stays.
+    /// `None`: the listener with this address stays.
     bound: Option<(Listener, Token)>,
 }
 
@@ -47,27 +47,27 @@ struct Place {
 pub struct Plan(Vec<Place>);
 
 /// All listeners.
-pub struct Entrances {
+pub struct Listeners {
     /// In the order of the configuration, so that the proxy knows each by its number.
-    list: Vec<Entrance>,
+    list: Vec<Watched>,
     next_token: usize,
-    /// Index of the entrance that is asked next, so that a crowded one delays no other.
+    /// Index of the listener that is asked next, so that a crowded one delays no other.
     turn: usize,
     paused: Option<Instant>,
-    /// Pauses that nobody has counted yet.
+    /// Pauses that were not counted yet.
     pauses: u32,
-    /// Descriptors ran out and it was logged; until all who waited are in.
+    /// Lack of descriptors was logged; until everybody who waited is accepted.
     exhausted: bool,
     /// A descriptor to give up for telling a client that there is none.
     reserve: Option<File>,
-    /// When to close whom.
+    /// Refused clients, and when to close them.
     refused: VecDeque<(Instant, Stream)>,
 }
 
-impl Entrances {
+impl Listeners {
     /// None yet; their tokens will count from `first_token`.
-    pub fn new(first_token: usize) -> Entrances {
-        Entrances {
+    pub fn new(first_token: usize) -> Listeners {
+        Listeners {
             list: Vec::new(),
             next_token: first_token,
             turn: 0,
@@ -88,7 +88,7 @@ impl Entrances {
         wanted: &[&ListenSpec],
         owner: Owner,
     ) -> Result<Plan, (usize, io::Error)> {
-        let mut here: Vec<_> = self.list.iter().map(|e| e.listener.spec()).collect();
+        let mut here: Vec<_> = self.list.iter().map(|e| e.socket.spec()).collect();
         let mut next_token = self.next_token;
         let mut places = Vec::with_capacity(wanted.len());
         for (i, &spec) in wanted.iter().enumerate() {
@@ -122,7 +122,7 @@ impl Entrances {
     /// Makes `plan` the listeners: new ones in, unchanged ones kept, the others closed.
     ///
     /// # Errors
-    /// A new one can't be watched; then nothing changes.
+    /// A new one can't be registered; then nothing changes.
     pub fn apply(&mut self, mut plan: Plan, registry: &Registry) -> io::Result<()> {
         for place in &mut plan.0 {
             if let Some((listener, token)) = &mut place.bound {
@@ -131,19 +131,19 @@ impl Entrances {
         }
         let mut old = std::mem::take(&mut self.list);
         for Place { spec, bound } in plan.0 {
-            let stays = |e: &Entrance| e.listener.spec().address == spec.address;
+            let stays = |e: &Watched| e.socket.spec().address == spec.address;
             if let Some((listener, token)) = bound {
-                self.list.push(Entrance {
-                    listener,
+                self.list.push(Watched {
+                    socket: listener,
                     token,
                     ready: false,
                 });
             } else if let Some(at) = old.iter().position(stays) {
-                let mut entrance = old.swap_remove(at);
-                if let Err(e) = entrance.listener.adjust(&spec) {
+                let mut watched = old.swap_remove(at);
+                if let Err(e) = watched.socket.adjust(&spec) {
                     log::warn!("{:?} stays as it was: {}", spec.address, sys::reason(&e));
                 }
-                self.list.push(entrance);
+                self.list.push(watched);
             }
         }
         Ok(())
@@ -155,14 +155,14 @@ impl Entrances {
         self.paused = None;
     }
 
-    /// Takes an event; one for a listener that is gone finds nobody.
+    /// Takes an event; that of a listener that is gone is ignored.
     pub fn note(&mut self, token: Token) {
-        if let Some(entrance) = self.list.iter_mut().find(|e| e.token == token) {
-            entrance.ready = true;
+        if let Some(watched) = self.list.iter_mut().find(|e| e.token == token) {
+            watched.ready = true;
         }
     }
 
-    /// The next client that waits, and the number of its entrance.
+    /// The next client that waits, and the number of its listener.
     pub fn next(&mut self, now: Instant) -> Option<(usize, Stream)> {
         match self.paused {
             Some(until) if now < until => return None,
@@ -170,14 +170,14 @@ impl Entrances {
         }
         for _ in 0..self.list.len() {
             self.turn = (self.turn + 1) % self.list.len();
-            let entrance = &mut self.list[self.turn];
-            if !entrance.ready {
+            let watched = &mut self.list[self.turn];
+            if !watched.ready {
                 continue;
             }
-            match entrance.listener.accept() {
+            match watched.socket.accept() {
                 Ok(stream) => return Some((self.turn, stream)),
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                    entrance.ready = false;
+                    watched.ready = false;
                     self.exhausted = false;
                 }
                 // That client is gone; the next one may be well.
@@ -191,7 +191,7 @@ impl Entrances {
         None
     }
 
-    /// Accepting failed for want of something: tells a few of those who wait, then pauses.
+    /// Accepting failed for want of something: turns a few waiting clients away, then pauses.
     fn pause(&mut self, now: Instant, why: &io::Error) {
         if !self.exhausted {
             self.exhausted = true;
@@ -206,8 +206,8 @@ impl Entrances {
         }
         drop(reserve);
         for _ in 0..TURNED_AWAY {
-            let entrance = &self.list[self.turn];
-            let Ok(mut stream) = entrance.listener.accept() else {
+            let watched = &self.list[self.turn];
+            let Ok(mut stream) = watched.socket.accept() else {
                 break;
             };
             say_goodbye(&mut stream, NO_DESCRIPTOR);
@@ -215,12 +215,12 @@ impl Entrances {
         self.reserve = spare();
     }
 
-    /// How often accepting paused since this was last asked.
+    /// How many pauses there were since the last call.
     pub fn take_pauses(&mut self) -> u32 {
         std::mem::take(&mut self.pauses)
     }
 
-    /// Sends `line` and closes, so that the client gets to see the line.
+    /// Sends `line` and closes in such a way that the client sees the line.
     pub fn refuse(&mut self, mut stream: Stream, line: &[u8], now: Instant) {
         say_goodbye(&mut stream, line);
         if self.refused.len() >= LINGERING {
@@ -242,7 +242,7 @@ impl Entrances {
         }
     }
 
-    /// How long there is nothing to do here without an event.
+    /// How long nothing is to be done here unless an event comes.
     pub fn wait(&self, now: Instant) -> Option<Duration> {
         let accept = if self.list.iter().any(|e| e.ready) {
             Some(self.paused.unwrap_or(now))
@@ -309,7 +309,7 @@ mod tests {
     }
 
     fn folder(name: &str) -> PathBuf {
-        let name = format!("magent-entrance-{}-{name}", std::process::id());
+        let name = format!("magent-listeners-{}-{name}", std::process::id());
         let dir = std::env::temp_dir().join(name);
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir(&dir).unwrap();
@@ -317,12 +317,12 @@ mod tests {
     }
 
     /// Waits for events as the loop does.
-    fn turn(poll: &mut mio::Poll, entrances: &mut Entrances) {
+    fn turn(poll: &mut mio::Poll, listeners: &mut Listeners) {
         let mut events = mio::Events::with_capacity(16);
         poll.poll(&mut events, Some(Duration::from_secs(5)))
             .unwrap();
         for event in &events {
-            entrances.note(event.token());
+            listeners.note(event.token());
         }
     }
 
@@ -339,7 +339,7 @@ mod tests {
         let (a, b, c) = (dir.join("a"), dir.join("b"), dir.join("c"));
         let (sa, sb, sc) = (spec(a.clone()), spec(b.clone()), spec(c.clone()));
         let mut poll = mio::Poll::new().unwrap();
-        let mut all = Entrances::new(100);
+        let mut all = Listeners::new(100);
         let plan = all.plan(&[&sa, &sb], None).unwrap();
         all.apply(plan, poll.registry()).unwrap();
         let now = Instant::now();
@@ -379,7 +379,7 @@ mod tests {
         let path = dir.join("s");
         let spec = spec(path.clone());
         let mut poll = mio::Poll::new().unwrap();
-        let mut all = Entrances::new(100);
+        let mut all = Listeners::new(100);
         let plan = all.plan(&[&spec], None).unwrap();
         all.apply(plan, poll.registry()).unwrap();
         let mut waiting: Vec<_> = (0..TURNED_AWAY).map(|_| client(&path)).collect();
@@ -408,7 +408,7 @@ mod tests {
         let path = dir.join("s");
         let spec = spec(path.clone());
         let mut poll = mio::Poll::new().unwrap();
-        let mut all = Entrances::new(100);
+        let mut all = Listeners::new(100);
         let plan = all.plan(&[&spec], None).unwrap();
         all.apply(plan, poll.registry()).unwrap();
         let now = Instant::now();

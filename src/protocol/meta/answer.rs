@@ -1,20 +1,20 @@
 //! Puts what is the client's own into the answer of a meta command.
 
 use crate::buffer::Queue;
-use crate::protocol::{MetaDress, Reply, Status, Verb};
+use crate::protocol::{MetaFormat, Reply, Status, Verb};
 
 /// Writes the client's answer to a meta command from the server's `reply`: `O` and `k` at their
 /// places, no value where the client did not ask for it, nothing where `q` asks for nothing.
 ///
-/// `wire_line` is the line that the server was asked; its second word is the key that `k`
+/// `request_line` is the line that the server was asked; its second word is the key that `k`
 /// returns. Errors pass as they are. A value is shared, not copied.
-pub fn dress(d: &MetaDress, verb: Verb, wire_line: &[u8], reply: &Reply<'_>, out: &mut Queue) {
+pub fn answer(d: &MetaFormat, verb: Verb, request_line: &[u8], reply: &Reply<'_>, out: &mut Queue) {
     let line = reply.first_line();
     let failed = matches!(
         reply.status,
         Status::Unknown | Status::ClientError | Status::ServerError
     );
-    let own = d.key_at != MetaDress::NONE || d.opaque_at != MetaDress::NONE || d.no_value;
+    let own = d.key_at != MetaFormat::NONE || d.opaque_at != MetaFormat::NONE || d.no_value;
     let Some(code) = code(line).filter(|_| !failed) else {
         out.push(reply.source, reply.at..reply.at + reply.len);
         return;
@@ -36,7 +36,7 @@ pub fn dress(d: &MetaDress, verb: Verb, wire_line: &[u8], reply: &Reply<'_>, out
     } else {
         out.push_slice(code);
     }
-    flags(d, rest, wire_line, out);
+    flags(d, rest, request_line, out);
     out.push_slice(b"\r\n");
     if !cut {
         out.push(reply.source, reply.at + reply.line..reply.at + reply.len);
@@ -69,14 +69,14 @@ fn first_flag(rest: &[u8]) -> usize {
 
 /// Copies the flags of `rest` and puts the client's between them. An answer without an item
 /// has no other flags: there they come one behind the other.
-fn flags(d: &MetaDress, mut rest: &[u8], wire_line: &[u8], out: &mut Queue) {
+fn flags(d: &MetaFormat, mut rest: &[u8], request_line: &[u8], out: &mut Queue) {
     let mut returned = 0u8;
     loop {
         let last = rest.is_empty();
-        let due = |at: u8| at != MetaDress::NONE && (at == returned || (last && at > returned));
+        let due = |at: u8| at != MetaFormat::NONE && (at == returned || (last && at > returned));
         let (key, opaque) = (due(d.key_at), due(d.opaque_at));
         if key && d.key_first {
-            key_flag(wire_line, out);
+            key_flag(request_line, out);
         }
         if opaque {
             out.push_slice(b" O");
@@ -84,7 +84,7 @@ fn flags(d: &MetaDress, mut rest: &[u8], wire_line: &[u8], out: &mut Queue) {
             out.push_slice(&d.opaque[..len]);
         }
         if key && !d.key_first {
-            key_flag(wire_line, out);
+            key_flag(request_line, out);
         }
         if last {
             return;
@@ -97,8 +97,8 @@ fn flags(d: &MetaDress, mut rest: &[u8], wire_line: &[u8], out: &mut Queue) {
 }
 
 /// ` k` and the key; a base64 key is followed by ` b`.
-fn key_flag(wire_line: &[u8], out: &mut Queue) {
-    let line = wire_line.strip_suffix(b"\r\n").unwrap_or(wire_line);
+fn key_flag(request_line: &[u8], out: &mut Queue) {
+    let line = request_line.strip_suffix(b"\r\n").unwrap_or(request_line);
     let mut words = line.split(|&b| b == b' ').skip(1);
     out.push_slice(b" k");
     out.push_slice(words.next().unwrap_or_default());

@@ -1,0 +1,204 @@
+//! One request on its way to a server: its bytes, whom it belongs to, and what it waits for.
+
+use super::ServerId;
+use crate::buffer::{Queue, Source};
+use crate::clients::Ticket;
+use crate::health::Cause;
+use crate::protocol::{Reply, Traits, Verb};
+use crate::time::{MILLISECOND, Time};
+use std::ops::Range;
+
+/// Who gets the reply of a pending request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum To {
+    /// A client.
+    Client(Ticket),
+    /// Nobody: it timed out and its late reply is thrown away, or nothing depends on it.
+    Nobody,
+    /// A mirror; of incr and decr the number that the backup must answer.
+    Mirror(Option<u64>),
+    /// A delete of a journaled key: the key stays journaled under this stamp until it is answered.
+    Delete(u64),
+    /// A `flush_all` that stands for a journal that overflowed.
+    Flush(u64),
+    /// The next step of a request that waits for it.
+    Step(usize),
+    /// The copy of a fetched value to the primary.
+    Copy,
+    /// One server's part of a client's `flush_all`.
+    FlushAll(usize),
+}
+
+/// Which of its attempts a request is on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Attempt {
+    /// At its primary.
+    Primary,
+    /// At its primary once more, over a fresh link.
+    Retried,
+    /// At its primary after the key was looked for or fetched: what it answers now is the answer.
+    Warmed,
+    /// At its backup because the primary was lost.
+    Backup,
+    /// A delete at its backup whose answer is the client's, since the primary is warming.
+    Deleted,
+}
+
+/// The servers of a key, or of a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Home {
+    /// Its primary.
+    pub primary: ServerId,
+    /// Its backup; [`NOBODY`] if it has none.
+    pub backup: ServerId,
+    /// Each of its keys has a backup of its own: a request with several keys.
+    pub several: bool,
+    /// The pool that it came through.
+    pub pool: u32,
+}
+
+/// One request that a server owes a reply for.
+#[derive(Clone, Debug)]
+pub struct Pending {
+    /// Who gets it.
+    pub to: To,
+    /// What was asked.
+    pub verb: Verb,
+    /// What it does.
+    pub traits: Traits,
+    /// The attempt that it is on.
+    pub attempt: Attempt,
+    /// Its timeout was counted already.
+    pub counted: bool,
+    /// Where its key belongs.
+    pub home: Home,
+    /// Length of its upstream request line.
+    pub line: u32,
+    /// Length of all its bytes.
+    pub len: u32,
+    /// What one answer may take, in milliseconds.
+    pub timeout: u32,
+    /// When it must be answered; never for magent's own.
+    pub deadline: Time,
+    /// When its last byte went to the kernel.
+    pub sent: Time,
+    /// Hash of its key: chooses the link.
+    pub hash: u64,
+}
+
+impl Pending {
+    /// The same request for another attempt.
+    pub fn again(&self, attempt: Attempt) -> Pending {
+        Pending {
+            attempt,
+            counted: false,
+            sent: Time::NEVER,
+            ..self.clone()
+        }
+    }
+
+    /// When its answer is late.
+    #[inline]
+    pub fn late_at(&self) -> Time {
+        self.deadline
+            .min(self.sent.plus(u64::from(self.timeout) * MILLISECOND))
+    }
+
+    /// True if it may change its key.
+    pub fn writes(&self) -> bool {
+        self.traits.has(Traits::WRITES)
+    }
+}
+
+/// The bytes of one request for a server, wherever they stand.
+#[derive(Clone)]
+pub struct Ask<'a> {
+    /// What is asked.
+    pub verb: Verb,
+    /// What it does.
+    pub traits: Traits,
+    /// The upstream request line.
+    pub line: (Source<'a>, Range<usize>),
+    /// What follows it.
+    pub data: (Source<'a>, Range<usize>),
+    /// The server needs a `\r\n` behind the data.
+    pub end_line: bool,
+}
+
+impl<'a> Ask<'a> {
+    /// A request that is a line only.
+    pub fn line(verb: Verb, traits: Traits, line: &'a [u8]) -> Ask<'a> {
+        Ask {
+            verb,
+            traits,
+            line: (Source::Slice(line), 0..line.len()),
+            data: (Source::Slice(&[]), 0..0),
+            end_line: false,
+        }
+    }
+
+    /// A request that stands in a queue, from `at` on.
+    pub fn queued(p: &Pending, queue: &'a Queue, at: u64) -> Ask<'a> {
+        let source = Source::Queue(queue, at);
+        Ask {
+            verb: p.verb,
+            traits: p.traits,
+            line: (source, 0..p.line as usize),
+            data: (source, p.line as usize..p.len as usize),
+            end_line: false,
+        }
+    }
+
+    /// Its line.
+    #[inline]
+    pub fn line_bytes(&self) -> &'a [u8] {
+        self.line.0.slice(self.line.1.clone())
+    }
+
+    /// How many bytes it has.
+    pub fn bytes(&self) -> usize {
+        let end = if self.end_line { b"\r\n".len() } else { 0 };
+        self.line.1.len() + self.data.1.len() + end
+    }
+
+    /// Appends it to a queue; returns the lengths of its line and of all of it.
+    #[inline]
+    pub fn push_to(&self, queue: &mut Queue) -> (u32, u32) {
+        let (line, data) = (&self.line.1, &self.data.1);
+        let start = queue.end();
+        if line.end == data.start && self.line.0.is(self.data.0) {
+            queue.push(self.line.0, line.start..data.end);
+        } else {
+            queue.push(self.line.0, line.clone());
+            queue.push(self.data.0, data.clone());
+        }
+        if self.end_line {
+            queue.push_slice(b"\r\n");
+        }
+        (line.len() as u32, (queue.end() - start) as u32)
+    }
+}
+
+/// A request with its reply; its bytes still stand on its link.
+pub struct Answered<'a> {
+    /// Its link.
+    pub link: usize,
+    /// Where its bytes begin in that link's queue.
+    pub at: u64,
+    /// What was owed.
+    pub request: &'a Pending,
+    /// What the server said.
+    pub reply: &'a Reply<'a>,
+}
+
+/// A request that its server cannot answer.
+pub struct Lost<'a> {
+    /// That server.
+    pub server: ServerId,
+    /// What was owed.
+    pub request: &'a Pending,
+    /// Its bytes.
+    pub ask: &'a Ask<'a>,
+    /// Why.
+    pub cause: Cause,
+}

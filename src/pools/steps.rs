@@ -1,0 +1,259 @@
+//! What comes of a look or a fetch: the copy, and the requests that waited.
+
+use super::flows::{Flow, Step, Waiting};
+use super::pending::{Ask, Attempt, Pending, To};
+use super::{Pools, ServerId};
+use crate::buffer::{Queue, Source};
+use crate::clients::{Clients, Ticket};
+use crate::health::Cause;
+use crate::net::Socket;
+use crate::protocol::forms::{self, Fetched};
+use crate::protocol::{Item, Reply, Status, Traits, Verb, text};
+
+impl<S: Socket> Pools<S> {
+    /// True if a client's `flush_all` is on its way to this server, or to its backups after it.
+    fn is_flushing(&self, id: ServerId) -> bool {
+        self.servers.get(id).is_some_and(|s| s.flushes > 0)
+    }
+
+    /// A step was answered.
+    pub(super) fn step_answered(
+        &mut self,
+        key: usize,
+        id: usize,
+        reply: &Reply<'_>,
+        clients: &mut Clients<S>,
+    ) {
+        let Some(flow) = self.flows.table.get(key) else {
+            return;
+        };
+        match flow.step {
+            Step::Look => {
+                // A delete that was sent after the look undoes what it saw.
+                let primary = self.servers.get(flow.primary);
+                let is_absent = reply.status == Status::Absent
+                    || primary.is_some_and(|s| s.journal.is_to_go(&flow.key));
+                // The key is held, so all that its link was sent since the look is that delete.
+                let since = self.links.get(id).map_or(0, |l| l.last_seq());
+                let is_flushing = self.is_flushing(flow.primary);
+                if is_absent && !is_flushing && self.is_fetchable(flow.backup) {
+                    self.ask_backup(key, id, since);
+                } else if let Some(flow) = self.flows.take(key) {
+                    self.release(flow);
+                }
+            }
+            Step::Fetch { .. } => {
+                let found = (reply.status == Status::Done)
+                    .then(|| forms::parse_fetched(reply.first_line()))
+                    .flatten();
+                let Some(flow) = self.flows.take(key) else {
+                    return;
+                };
+                match found {
+                    Some(fetched) => self.fetched(flow, &fetched, reply, clients),
+                    None if reply.status == Status::Absent => self.both_lack_it(flow, clients),
+                    None => {
+                        let said = reply.first_line();
+                        let said = said.strip_prefix(b"SERVER_ERROR ").unwrap_or(said);
+                        let name = self.servers.get(flow.backup).map(|s| &s.spec.name[..]);
+                        let name = name.unwrap_or("backup");
+                        let line = [b"SERVER_ERROR ", name.as_bytes(), b" ", said].concat();
+                        self.not_known(flow, &line, clients);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A step was lost.
+    pub(super) fn step_lost(&mut self, key: usize, cause: Cause, clients: &mut Clients<S>) {
+        let Some(flow) = self.flows.take(key) else {
+            return;
+        };
+        match flow.step {
+            // The primary is away, or silent: as if each request had been asked there.
+            Step::Look => {
+                let primary = flow.primary;
+                self.each_waiting(flow, |pools, w| {
+                    let ask = w.ask();
+                    pools.lose(primary, w.pending.clone(), &ask, cause);
+                });
+            }
+            Step::Fetch { .. } => {
+                let line = self.failure(flow.backup, cause);
+                self.not_known(flow, &line, clients);
+            }
+        }
+    }
+
+    /// Calls `f` with each request of a flow that is over, in order.
+    fn each_waiting(&mut self, mut flow: Flow, mut f: impl FnMut(&mut Self, &Waiting)) {
+        self.budget.recharge(&mut flow.charged, 0);
+        for waiting in &flow.waiting {
+            f(self, waiting);
+        }
+    }
+
+    /// The primary has the key now, or no server has it: sends what waited.
+    fn release(&mut self, flow: Flow) {
+        let primary = flow.primary;
+        let span = self.pools[flow.pool as usize].span() / 2;
+        self.each_waiting(flow, |pools, w| pools.send_waiting(primary, span, w));
+    }
+
+    fn send_waiting(&mut self, primary: ServerId, span: u64, w: &Waiting) {
+        let ask = w.ask();
+        let pending = Pending {
+            deadline: w.pending.deadline.plus(span),
+            ..w.pending.again(Attempt::Warmed)
+        };
+        self.send(primary, pending, &ask);
+    }
+
+    /// Both farms miss: requests that need the key have their answer, the others are sent.
+    fn both_lack_it(&mut self, flow: Flow, clients: &mut Clients<S>) {
+        let primary = flow.primary;
+        let span = self.pools[flow.pool as usize].span() / 2;
+        self.each_waiting(flow, |pools, w| match (w.missed, w.pending.to) {
+            (true, To::Client(ticket)) => {
+                let ask = w.ask();
+                pools.answer_absent(ticket, &ask, clients);
+            }
+            _ => pools.send_waiting(primary, span, w),
+        });
+    }
+
+    /// Nobody can say whether the backup has the key: the primary's first answer stands, and
+    /// nothing is created. `line` is the failure.
+    fn not_known(&mut self, flow: Flow, line: &[u8], clients: &mut Clients<S>) {
+        let primary = flow.primary;
+        let span = self.pools[flow.pool as usize].span() / 2;
+        self.each_waiting(flow, |pools, w| {
+            let ask = w.ask();
+            match w.pending.to {
+                To::Client(ticket) if w.pending.traits.has(Traits::CREATES) => {
+                    clients.fail(ticket, line);
+                }
+                To::Client(ticket) if w.missed => pools.answer_absent(ticket, &ask, clients),
+                _ => pools.send_waiting(primary, span, w),
+            }
+        });
+    }
+
+    /// The backup has the key: copies it if nothing newer happened, and serves what waited.
+    fn fetched(
+        &mut self,
+        flow: Flow,
+        fetched: &Fetched,
+        reply: &Reply<'_>,
+        clients: &mut Clients<S>,
+    ) {
+        let may_copy = !self.is_outdated(&flow) && !self.is_flushing(flow.primary);
+        if !may_copy {
+            self.counters.repairs_dropped += 1;
+        }
+        let mut line = Vec::new();
+        let copy = may_copy
+            .then(|| forms::write_copy(&flow.key, fetched, self.unix, &mut line))
+            .flatten();
+        let Some(verb) = copy else {
+            return self.serve_uncopied(flow, fetched, reply, clients);
+        };
+        let value = reply.at + reply.line;
+        let ask = Ask {
+            verb,
+            traits: Traits::WRITES,
+            line: (Source::Slice(&line), 0..line.len()),
+            data: (reply.source, value..value + fetched.value + 2),
+            end_line: false,
+        };
+        // It counts as a write: a stopped primary may run it long after the key was written
+        // elsewhere.
+        let pending = self.own(To::Copy, verb, Traits::WRITES, flow.hash);
+        self.send(flow.primary, pending, &ask);
+        self.release(flow);
+    }
+
+    /// Gives the right to refresh a stale value back: the fetch took it, and no client had it.
+    fn give_back(&mut self, backup: ServerId, key: &[u8], hash: u64, fetched: &Fetched) {
+        let mut line = Vec::new();
+        let verb = forms::write_give_back(key, fetched, &mut line);
+        let pending = self.own(To::Nobody, verb, Traits::WRITES, hash);
+        self.send(backup, pending, &Ask::line(verb, Traits::WRITES, &line));
+    }
+
+    /// Serves what waited without a copy: a read gets the fetched value, a write the primary's
+    /// first answer. A request that would create the key is told that it exists if that can be
+    /// said, else it is sent as it is.
+    fn serve_uncopied(
+        &mut self,
+        flow: Flow,
+        fetched: &Fetched,
+        reply: &Reply<'_>,
+        clients: &mut Clients<S>,
+    ) {
+        let primary = flow.primary;
+        let span = self.pools[flow.pool as usize].span() / 2;
+        let is_newer = self.is_outdated(&flow);
+        let (backup, key, hash) = (flow.backup, flow.key.clone(), flow.hash);
+        // The right to refresh the value is for one client.
+        let mut shown = *fetched;
+        self.each_waiting(flow, |pools, w| {
+            let ask = w.ask();
+            let To::Client(ticket) = w.pending.to else {
+                return;
+            };
+            let creates = w.pending.traits.has(Traits::CREATES);
+            let is_add = creates && matches!(ask.verb, Verb::Add | Verb::MetaSet);
+            if (creates && is_newer) || (!w.missed && !creates) {
+                return pools.send_waiting(primary, span, w);
+            }
+            if answer_fetched(ticket, &ask, &shown, reply, clients) {
+                if ask.verb == Verb::MetaGet {
+                    shown.hand_out();
+                }
+            } else if w.missed || is_add {
+                pools.answer_absent(ticket, &ask, clients);
+            } else {
+                pools.send_waiting(primary, span, w);
+            }
+        });
+        if shown.won() {
+            self.give_back(backup, &key, hash, fetched);
+        }
+    }
+}
+
+/// Answers a read with a fetched value. False if the request is no read.
+fn answer_fetched<S: Socket>(
+    ticket: Ticket,
+    ask: &Ask<'_>,
+    fetched: &Fetched,
+    reply: &Reply<'_>,
+    clients: &mut Clients<S>,
+) -> bool {
+    let mut made = Queue::new();
+    let (line, value) = (ask.line_bytes(), reply.at + reply.line);
+    if !forms::answer_fetched(ask.verb, line, fetched, reply.source, value, &mut made) {
+        return false;
+    }
+    let source = Source::Queue(&made, made.start());
+    let first = text::find_newline(source.slice(0..made.len().min(2048)));
+    let first = first.map_or(made.len(), |n| n + 1);
+    let items = [Item {
+        at: 0,
+        line: first,
+        value: fetched.value,
+    }];
+    let is_classic = ask.verb != Verb::MetaGet;
+    let reply = Reply {
+        source,
+        at: 0,
+        len: made.len(),
+        line: first,
+        status: Status::Done,
+        items: if is_classic { &items } else { &[] },
+    };
+    clients.answer(ticket, ask.verb, line, &reply);
+    true
+}
