@@ -231,5 +231,6 @@ impl<S: Socket> Clients<S> {
             active.held_copied += copied;
         }
         self.change(ticket, |_| ());
+        self.check_owed(ticket.client);
     }
 }

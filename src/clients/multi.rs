@@ -13,7 +13,7 @@
 //! portion before has gone out.
 
 use crate::buffer::{Queue, SHARE, Source};
-use crate::protocol::{Format, Reply, Status, Traits, forms};
+use crate::protocol::{Format, Item, Reply, Status, Traits, forms};
 
 /// No key.
 const NONE: u32 = u32::MAX;
@@ -44,6 +44,18 @@ enum Value {
 struct Part {
     first: u32,
     last: u32,
+    /// How many there are.
+    keys: u32,
+}
+
+/// Where the values of a reply are kept.
+struct Taken {
+    /// Stream offset in the store of the first one.
+    base: u64,
+    /// Its offset in the reply.
+    start: usize,
+    /// They are in the store, all in one piece.
+    is_small: bool,
 }
 
 /// An answer that comes in parts.
@@ -126,6 +138,7 @@ impl Multi {
         self.parts.push(Part {
             first: NONE,
             last: NONE,
+            keys: 0,
         });
         self.open += 1;
         self.parts.len() as u32 - 1
@@ -150,6 +163,7 @@ impl Multi {
             last => self.keys[last as usize].next = number,
         }
         part.last = number;
+        part.keys += 1;
         self.keys[number as usize].next = NONE;
     }
 
@@ -241,43 +255,59 @@ impl Multi {
             return self.fail(part, &first);
         }
         self.answered = true;
-        let mut number = self.parts[part as usize].first;
+        let Part { first, keys, .. } = self.parts[part as usize];
         let values = reply.values();
-        let base = self.store.end();
-        let is_small = values.len() < SHARE;
-        if is_small {
+        let store = Taken {
+            base: self.store.end(),
+            start: values.start,
+            is_small: values.len() < SHARE,
+        };
+        if store.is_small {
             self.store.push(reply.source, values.clone());
         }
         self.held += values.len();
+        let mut number = first;
+        // Values come in the order of the keys: where there are as many, nothing is missing.
+        if reply.items.len() == keys as usize {
+            for item in reply.items {
+                number = self.take_value(number, item, reply, &store);
+            }
+            return 0;
+        }
         forms::multi_keys(line, reply, |key, item| {
-            let Some(known) = self.keys.get_mut(number as usize) else {
-                return;
-            };
-            let this = number;
-            number = known.next;
-            match item {
-                Some(item) if is_small => {
-                    let at = base + (reply.at + item.at - values.start) as u64;
-                    known.value = Value::At(at, item.bytes());
+            if let Some(item) = item {
+                number = self.take_value(number, item, reply, &store);
+            } else if let Some(known) = self.keys.get_mut(number as usize) {
+                let this = std::mem::replace(&mut number, known.next);
+                if !keep(this, key) {
+                    known.value = Value::Absent;
                 }
-                Some(item) => {
-                    let from = reply.at + item.at;
-                    let range = from..from + item.bytes();
-                    if item.bytes() < SHARE {
-                        known.value = Value::At(self.store.end(), item.bytes());
-                        self.store.push(reply.source, range);
-                    } else {
-                        let mut large = Box::new(Queue::new());
-                        large.push(reply.source, range);
-                        self.large_copied += large.own_bytes();
-                        known.value = Value::Large(large);
-                    }
-                }
-                None if keep(this, key) => {}
-                None => known.value = Value::Absent,
             }
         });
         0
+    }
+
+    /// The value of one key. Returns the number of the next key of its part.
+    #[inline]
+    fn take_value(&mut self, number: u32, item: &Item, reply: &Reply<'_>, taken: &Taken) -> u32 {
+        let Some(known) = self.keys.get_mut(number as usize) else {
+            return NONE;
+        };
+        let from = reply.at + item.at;
+        let range = from..from + item.bytes();
+        known.value = if taken.is_small {
+            Value::At(taken.base + (from - taken.start) as u64, range.len())
+        } else if range.len() < SHARE {
+            let at = self.store.end();
+            self.store.push(reply.source, range.clone());
+            Value::At(at, range.len())
+        } else {
+            let mut large = Box::new(Queue::new());
+            large.push(reply.source, range);
+            self.large_copied += large.own_bytes();
+            Value::Large(large)
+        };
+        known.next
     }
 
     /// Passes on the values that are next. Adjacent ones go in one piece.
@@ -330,13 +360,7 @@ impl Multi {
 
     /// How many keys a part has.
     pub fn keys_in(&self, part: u32) -> usize {
-        let mut number = self.parts.get(part as usize).map_or(NONE, |p| p.first);
-        let mut keys = 0;
-        while let Some(key) = self.keys.get(number as usize) {
-            keys += 1;
-            number = key.next;
-        }
-        keys
+        self.parts.get(part as usize).map_or(0, |p| p.keys as usize)
     }
 
     /// Takes the keys that are to be asked once more.

@@ -2,7 +2,7 @@
 //! taken.
 
 use super::active::{Intake, Portions};
-use super::client::{Ending, Pause};
+use super::client::{Client, Ending, Pause};
 use super::{Clients, Ticket};
 use crate::buffer::CHUNK;
 use crate::net::Socket;
@@ -12,6 +12,9 @@ const MAX_SLOTS: usize = 1024;
 
 /// Bytes owed at which a client is paused.
 const MAX_OWED: usize = 1024 * 1024;
+
+/// A client that is owed less, in bytes, is paused by what it asks for, not by what is answered.
+const MUCH: usize = 16 * 1024;
 
 /// Assumed size of a value before any has come, in bytes.
 const FIRST_GUESS: usize = MAX_EXPECTED / 128;
@@ -74,7 +77,18 @@ impl<S: Socket> Clients<S> {
                 self.budget.recharge(charged, copied);
             }
         }
-        self.check_owed(key);
+        self.check_changed(key);
+    }
+
+    /// Something was answered or has gone out: a paused client may go on, and one that is owed much
+    /// may have to pause. The others are looked at when they ask for more.
+    #[inline]
+    pub(super) fn check_changed(&mut self, key: usize) {
+        let owed_much = |c: &Client<S>| c.active.as_ref().is_some_and(|a| a.owed() > MUCH);
+        let client = self.table.get(key);
+        if client.is_some_and(|c| !c.pause.is_empty() || owed_much(c)) {
+            self.check_owed(key);
+        }
     }
 
     #[inline]

@@ -72,7 +72,7 @@ impl<S: Socket> Clients<S> {
     #[inline]
     fn written(&mut self, key: usize) {
         self.account(key);
-        self.check_owed(key);
+        self.check_changed(key);
         let Some(client) = self.table.get_mut(key) else {
             return;
         };

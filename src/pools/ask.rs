@@ -123,10 +123,11 @@ impl<S: Socket> Pools<S> {
         let mut asked = 0;
         for (number, key) in keys {
             let place = self.place(split.pool, key);
-            if !self.has_room_for(&place, split.ticket.client, clients) {
-                break;
-            }
-            let part = self.split_key(split, multi, &place, key);
+            let part = match self.add_to_line(split, &place, key) {
+                Some(part) => part,
+                None if !self.has_room_for(&place, split.ticket.client, clients) => break,
+                None => self.split_key(split, multi, &place, key),
+            };
             match number {
                 Some(number) => multi.put_in(part, number),
                 None => multi.add_key(part),
@@ -134,6 +135,26 @@ impl<S: Socket> Pools<S> {
             asked += 1;
         }
         (asked, self.close_lines(split))
+    }
+
+    /// Adds one key to the line for its primary, if there is one and nothing has to go out before
+    /// the key or with it: the way of most keys. Returns the part of the answer that it is in.
+    #[inline]
+    fn add_to_line(&mut self, split: &Split<'_>, place: &Place, key: &[u8]) -> Option<u32> {
+        let server = self.servers.get(place.primary)?;
+        let link = self.links.get_mut(server.link_for(place.hash))?;
+        let open = link.open_line?;
+        let is_plain = open.attempt == Attempt::Primary
+            && !split.traits.has(Traits::WRITES)
+            && server.health.is_up()
+            && server.journal.is_empty()
+            && self.flows.len() == 0;
+        if !is_plain {
+            return None;
+        }
+        link.queue.push_slice(b" ");
+        link.queue.push_slice(key);
+        Some(open.part)
     }
 
     /// Adds one key to the line for its server; starts the line if it is the first. Returns the

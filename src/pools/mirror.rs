@@ -14,6 +14,9 @@ impl<S: Socket> Pools<S> {
         if p.home.several {
             return self.mirror_each(answered);
         }
+        if p.home.backup == NOBODY {
+            return;
+        }
         let mut line = std::mem::take(&mut self.line);
         line.clear();
         let mirror = self.links.get(id).map(|link| {

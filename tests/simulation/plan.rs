@@ -243,7 +243,8 @@ impl Plan {
         // is asked for dozens of large values at once: 4 KB at a time are about 10 MB/s. Where edges
         // come late, a value of many windows would wait for one after each of them.
         let many_large = self.habits.large && self.habits.many_keys;
-        let late_edges = self.tardy && (self.habits.large || self.habits.bulky);
+        let has_large = self.habits.large || self.habits.bulky || self.deaf > 0;
+        let late_edges = self.tardy && has_large;
         let crowded = self.crowd + self.leavers > 0;
         let wide = self.pace > 1_000_000 || crowded || many_large || late_edges;
         if wide { 1 << 20 } else { 4096 }
