@@ -10,7 +10,10 @@
 
 mod common;
 
-use common::{Client, Magent, Memcached, show};
+use common::farm::are_back;
+use common::rng::Rng;
+use common::time::look_within;
+use common::{Client, Magent, Memcached, pause_of, show};
 use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -23,18 +26,6 @@ const SECONDS: u64 = 20;
 /// On a busy machine a memcached may take seconds to start, and the wait between two probes grows
 /// with the absence, to 30 s.
 const RECOVERY: Duration = Duration::from_secs(45);
-
-/// Marsaglia's xorshift.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % n
-    }
-}
 
 /// What is known of a key. A delete has a number too; no value ever bears it.
 #[derive(Default)]
@@ -59,7 +50,7 @@ fn key_name(key: usize) -> String {
 
 /// `key number filling`: the filling follows from both.
 fn value(key: usize, number: u64) -> Vec<u8> {
-    let mut random = Random((key as u64 + 1) << 32 | number);
+    let mut random = Rng::new((key as u64 + 1) << 32 | number);
     let size = match random.below(20) {
         0 => 20_000,
         n => 10 * n as usize,
@@ -76,7 +67,7 @@ struct Worker<'a> {
     number: usize,
     world: &'a World,
     client: Client,
-    random: Random,
+    random: Rng,
     /// The highest number that it has read of each key.
     seen: Vec<u64>,
     counter: u64,
@@ -264,27 +255,19 @@ impl Drop for Over<'_> {
 }
 
 /// All servers are trusted and were told what they missed.
-fn wait_healthy(magent: &Magent, servers: &[Memcached]) {
+fn wait_healthy(magent: &Magent, names: &[&str]) {
     let mut client = magent.client();
-    let end = Instant::now() + RECOVERY;
-    loop {
+    let well = look_within(RECOVERY, || are_back(&mut client, names).then_some(()));
+    if well.is_none() {
         let all = client.stats("stats servers\r\n");
-        let field = |s: &Memcached, name: &str| all[&format!("{}:{name}", s.name)].clone();
-        let well = |s: &Memcached| field(s, "state") != "down" && field(s, "journal_keys") == "0";
-        if servers.iter().all(well) {
-            return;
-        }
-        assert!(Instant::now() < end, "not all servers are well: {all:#?}");
-        std::thread::sleep(Duration::from_millis(5));
+        panic!("not all servers are well: {all:#?}");
     }
 }
 
 /// One failure from its begin to its end; what it was.
-fn fail_once(servers: &mut [Memcached], random: &mut Random) -> String {
+fn fail_once(servers: &mut [Memcached], random: &mut Rng) -> String {
     let i = random.below(servers.len() as u64) as usize;
-    let pause = |random: &mut Random, most| {
-        std::thread::sleep(Duration::from_millis(random.below(most)));
-    };
+    let pause = |random: &mut Rng, most| pause_of(Duration::from_millis(random.below(most)));
     match random.below(4) {
         0 => {
             servers[i].restart();
@@ -315,10 +298,10 @@ fn nothing_foreign_torn_out_of_order_or_old() {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .expect("a time");
-    let seed = environment("MAGENT_CHAOS_SEED").unwrap_or(now.as_nanos() as u64 | 1);
+    let seed = environment("MAGENT_CHAOS_SEED").unwrap_or(now.as_nanos() as u64);
     let seconds = environment("MAGENT_CHAOS_SECONDS").unwrap_or(SECONDS);
     println!("MAGENT_CHAOS_SEED={seed}");
-    let mut random = Random(seed | 1);
+    let mut random = Rng::new(seed);
     let mut servers: Vec<Memcached> = (0..PRIMARIES + 2).map(|_| Memcached::start()).collect();
     let names: Vec<String> = servers.iter().map(|s| s.name.clone()).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -352,7 +335,7 @@ fn nothing_foreign_torn_out_of_order_or_old() {
                 number,
                 world: &world,
                 client: magent.client(),
-                random: Random(seed.wrapping_mul(number as u64 * 2 + 3) | 1),
+                random: Rng::new(seed.wrapping_add(1 + number as u64)),
                 seen: vec![0; CLIENTS * KEYS],
                 counter: 0,
             };
@@ -365,13 +348,14 @@ fn nothing_foreign_torn_out_of_order_or_old() {
         let end = Instant::now() + Duration::from_secs(seconds);
         let begin = Instant::now();
         while Instant::now() < end && !world.over.load(SeqCst) {
-            wait_healthy(&magent, &servers);
-            std::thread::sleep(Duration::from_millis(random.below(100)));
+            wait_healthy(&magent, &names);
+            // So long all is well.
+            pause_of(Duration::from_millis(random.below(100)));
             let what = fail_once(&mut servers, &mut random);
             println!("{:7.3} {what}", begin.elapsed().as_secs_f64());
             story.push(what);
         }
-        wait_healthy(&magent, &servers);
+        wait_healthy(&magent, &names);
     });
     let (answers, hits) = (world.answers.load(SeqCst), world.hits.load(SeqCst));
     let errors = world.errors.load(SeqCst);

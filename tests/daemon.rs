@@ -13,40 +13,16 @@ mod signals;
 mod start;
 
 use common::magent::free_port;
-use common::{Client, DEADLINE, TempDir, wait_for};
+use common::process::{finish, status_line};
+use common::{Client, TempDir, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::time::Instant;
+use std::process::{Command, Output};
 
 const MAGENT: &str = env!("CARGO_BIN_EXE_magent");
-
-/// Runs a command that must end soon.
-#[track_caller]
-fn finish(mut command: Command) -> Output {
-    let child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("it starts");
-    let pid = Pid::from_raw(child.id() as i32);
-    let (done, over) = std::sync::mpsc::channel::<()>();
-    let watch = std::thread::spawn(move || {
-        if over.recv_timeout(DEADLINE).is_err() {
-            let _ = kill(pid, Signal::SIGKILL);
-        }
-    });
-    let begun = Instant::now();
-    let output = child.wait_with_output().expect("its output");
-    let _ = done.send(());
-    let _ = watch.join();
-    assert!(begun.elapsed() < DEADLINE, "{command:?} did not end");
-    output
-}
 
 fn magent(options: &[&str]) -> Command {
     let mut command = Command::new(MAGENT);
@@ -117,14 +93,8 @@ impl Daemon {
         kill(Pid::from_raw(self.pid as i32), signal).expect("a signal");
     }
 
-    /// A line of `/proc/PID/status`, without its name.
     fn status(&self, name: &str) -> String {
-        let all = fs::read_to_string(format!("/proc/{}/status", self.pid)).expect("its status");
-        let line = all
-            .lines()
-            .find_map(|l| l.strip_prefix(name)?.strip_prefix(':'));
-        let line = line.unwrap_or_else(|| panic!("no {name} in {all}"));
-        line.split_whitespace().collect::<Vec<_>>().join(" ")
+        status_line(self.pid, name)
     }
 
     #[track_caller]

@@ -8,9 +8,7 @@ mod leaving;
 use common::keys::key_on;
 use common::probe::assert_fair;
 use common::world::State;
-use common::{Client, Fake, FakeLink, Latencies, Magent, Memcached, Probe, World, wait_for};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use common::{Client, Fake, FakeLink, Gate, Latencies, Magent, Memcached, Probe, World, wait_for};
 use std::time::{Duration, Instant};
 
 /// How long a client is looked at.
@@ -50,9 +48,7 @@ fn under(
     for crowd in &mut crowds {
         crowd.iter_mut().enumerate().for_each(|(i, c)| abuse(i, c));
     }
-    std::thread::sleep(WINDOW);
-    let [through, past] = probes.map(Probe::end);
-    (through, past)
+    Probe::both_for(WINDOW, probes)
 }
 
 /// They hold what they may; that is nothing to the others.
@@ -168,15 +164,13 @@ fn a_hung_server_with_all_it_may_owe_does_not_slow_gets_of_several_keys_elsewher
             (in_flight.parse::<usize>().expect("a number") >= 64 * 1024).then_some(())
         });
         let probes = [magent.port, bare.port].map(|p| Probe::start(p, &get, &answer));
-        std::thread::sleep(WINDOW);
-        let [through, past] = probes.map(Probe::end);
-        (through, past)
+        Probe::both_for(WINDOW, probes)
     };
     assert_fair(measure);
 }
 
 /// Answers the large set before it has read it whole; the rest of it once it may.
-fn answers_early(link: &mut FakeLink, large: usize, may_answer: &AtomicBool) {
+fn answers_early(link: &mut FakeLink, large: usize, may_answer: &Gate) {
     link.narrow();
     while let Some(head) = link.head() {
         if !head.starts_with(b"set") {
@@ -185,7 +179,7 @@ fn answers_early(link: &mut FakeLink, large: usize, may_answer: &AtomicBool) {
         }
         let part = 1 << 20;
         link.read(part);
-        link.wait(|| may_answer.load(Ordering::Relaxed));
+        link.wait_open(may_answer);
         link.send("SERVER_ERROR out of memory storing object\r\n");
         if link.read(large + 2 - part).is_none() {
             return;
@@ -198,9 +192,8 @@ fn answers_early(link: &mut FakeLink, large: usize, may_answer: &AtomicBool) {
 #[test]
 fn who_waits_for_a_full_link_goes_on_when_its_bytes_are_written() {
     const VALUE: usize = 32 << 20;
-    let may_answer = Arc::new(AtomicBool::new(false));
-    let go = may_answer.clone();
-    let fake = Fake::start(move |link| answers_early(link, VALUE, &go));
+    let (may_answer, theirs) = Gate::new();
+    let fake = Fake::start(move |link| answers_early(link, VALUE, &theirs));
     let options = ["-i", "2", "-I", "64m", "--timeout", "20000"];
     let magent = Magent::farm(&[&fake.name], &[], &options);
     let mut writer = magent.client();
@@ -218,7 +211,7 @@ fn who_waits_for_a_full_link_goes_on_when_its_bytes_are_written() {
     wait_for("what they sent to be looked at", || {
         (magent.stat("limit_server_paused") > 0 || fake.count("get") == 8).then_some(())
     });
-    may_answer.store(true, Ordering::Relaxed);
+    may_answer.open();
     writer.expect("SERVER_ERROR out of memory storing object\r\n");
     let began = Instant::now();
     for (i, client) in others.iter_mut().enumerate() {

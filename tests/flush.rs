@@ -2,10 +2,10 @@
 
 mod common;
 
+use common::fake::empty;
 use common::farm::{Farm, ask_until_down, quick, wait_back};
-use common::{Fake, Magent, Memcached, wait_for};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use common::time::pause_until;
+use common::{Client, Fake, Gate, Magent, Memcached, pause_of, wait_for};
 use std::thread::scope;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -14,20 +14,9 @@ fn unix_now() -> u64 {
     now.expect("a time").as_secs()
 }
 
-fn plain(request: &[u8]) -> Vec<u8> {
-    let answer = match &request[..3] {
-        b"flu" => "OK\r\n",
-        b"set" => "STORED\r\n",
-        b"del" => "NOT_FOUND\r\n",
-        b"mg " | b"me " => "EN\r\n",
-        _ => "ERROR\r\n",
-    };
-    answer.into()
-}
-
 #[test]
 fn servers_are_sent_the_delay_that_the_client_sent() {
-    let fakes: Vec<Fake> = (0..3).map(|_| Fake::answering(plain)).collect();
+    let fakes: Vec<Fake> = (0..3).map(|_| Fake::answering(empty)).collect();
     let list: Vec<&str> = fakes.iter().map(|f| f.name.as_str()).collect();
     let magent = Magent::farm(&list[..2], &list[2..], &quick(&[]));
     let mut client = magent.client();
@@ -51,7 +40,7 @@ fn servers_are_sent_the_delay_that_the_client_sent() {
 /// A binary client's delay too: its four bytes are the number.
 #[test]
 fn a_binary_flush_passes_its_delay_on() {
-    let fake = Fake::answering(plain);
+    let fake = Fake::answering(empty);
     let magent = Magent::farm(&[&fake.name], &[], &quick(&[]));
     let mut client = magent.client();
     let flush = |delay: u32| {
@@ -73,53 +62,43 @@ fn a_binary_flush_passes_its_delay_on() {
 /// over survives, whenever in a second all that happens.
 #[test]
 fn what_is_set_after_the_delay_survives() {
-    const FARMS: u32 = 5;
-    const ROUNDS: usize = 3;
-    let farms: Vec<Farm> = (0..FARMS).map(|_| Farm::new(1, 0, &[])).collect();
+    const FARMS: u32 = 15;
+    // A tenth more than the delay: memcached's clock ticks beside the thread that serves.
+    const OVER: Duration = Duration::from_millis(1100);
+    // No timeouts, however busy the machine is.
+    let patient = ["--timeout", "20000", "--connect-timeout", "20000"];
+    let farms: Vec<Farm> = (0..FARMS).map(|_| Farm::new(1, 0, &patient)).collect();
     let alone = Memcached::start();
-    // Each begins in another fifth of a second.
-    let round = |mut client: common::Client, begin: Instant| {
-        let mut lost = 0;
-        for _ in 0..ROUNDS {
-            std::thread::sleep(begin.saturating_duration_since(Instant::now()));
-            let sent = Instant::now();
-            client.ask("flush_all 1\r\n", "OK\r\n");
-            // A tenth more than the delay: its clock ticks beside the thread that serves.
-            std::thread::sleep((sent + Duration::from_millis(1100)) - Instant::now());
-            client.set("k", "x");
-            let end = Instant::now() + Duration::from_millis(1100);
-            let mut kept = true;
-            while Instant::now() < end && kept {
-                kept = client.get("k").is_some();
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            lost += usize::from(!kept);
-        }
-        lost
+    let survives = |mut client: Client, begin: Instant| {
+        pause_until(begin);
+        client.ask("flush_all 1\r\n", "OK\r\n");
+        pause_of(OVER);
+        client.set("k", "x");
+        // Its clock ticks once more meanwhile.
+        pause_of(OVER);
+        client.get("k").is_some()
     };
     let begin = Instant::now();
-    let lost: usize = scope(|s| {
-        let all: Vec<_> = (0..FARMS)
-            .zip(&farms)
-            .map(|(i, farm)| {
-                let at = begin + Duration::from_millis(200) * i;
-                s.spawn(move || round(farm.magent.client(), at))
-            })
-            .collect();
-        let control = s.spawn(|| round(alone.client(), begin));
-        assert_eq!(control.join().expect("a control"), 0, "memcached alone");
-        all.into_iter().map(|t| t.join().expect("a farm")).sum()
+    scope(|s| {
+        // Each begins in another fifteenth of a second.
+        let at = |i| begin + Duration::from_secs(1) * i / FARMS;
+        let all = (0..).zip(&farms);
+        let all = all.map(|(i, farm)| s.spawn(move || survives(farm.magent.client(), at(i))));
+        let all: Vec<_> = all.collect();
+        let control = s.spawn(|| survives(alone.client(), begin));
+        assert!(control.join().expect("a control"), "memcached alone");
+        let all = all.into_iter().map(|t| t.join().expect("a farm"));
+        let lost = all.filter(|survived| !survived).count();
+        assert_eq!(lost, 0, "of {FARMS} values");
     });
-    assert_eq!(lost, 0, "of {} values", FARMS as usize * ROUNDS);
 }
 
 /// A server that is away is told the time at which it ends, since it is told later.
 #[test]
 fn a_server_that_was_away_is_told_the_absolute_time() {
-    let open = Arc::new(AtomicBool::new(false));
-    let theirs = open.clone();
+    let (gate, theirs) = Gate::new();
     let away = Fake::raw(move |link| {
-        let asleep = link.number == 0 || !theirs.load(Ordering::Relaxed);
+        let asleep = link.number == 0 || !theirs.is_open();
         if link.number > 0 && asleep {
             link.silence();
         } else if link.handshake() {
@@ -127,18 +106,18 @@ fn a_server_that_was_away_is_told_the_absolute_time() {
                 link.silence();
             }
             while let Some(request) = link.request() {
-                link.send(plain(&request));
+                link.send(empty(&request));
             }
         }
     });
-    let other = Fake::answering(plain);
+    let other = Fake::answering(empty);
     let options = quick(&["--failure-limit", "1"]);
     let magent = Magent::farm(&[&away.name], &[&other.name], &options);
     ask_until_down(&magent, &away.name, "k");
     let before = unix_now();
     let answer = magent.client().ask_line("flush_all 1000\r\n");
     assert_eq!(answer, format!("SERVER_ERROR {} down", away.name));
-    open.store(true, Ordering::Relaxed);
+    gate.open();
     wait_back(&magent, &away.name);
     let told = wait_for("its flush", || {
         let requests = away.requests();

@@ -5,7 +5,9 @@ mod common;
 use common::magent::free_port;
 use common::world::{self, State};
 use common::{Client, Fake, Memcached, show};
+use std::fs;
 use std::net::TcpStream;
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -186,4 +188,30 @@ fn a_server_does_what_it_has_received_of_a_link_that_was_reset() {
     world.become_state(1, State::Well);
     world.step();
     assert_eq!(world.servers[&1].store.items().len(), 1);
+}
+
+/// A bare sleep does not say why; `common/time.rs` has the reasons there may be.
+#[test]
+fn no_test_sleeps_without_a_reason() {
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")];
+    let (mut files, mut sleepers) = (0, Vec::new());
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                files += 1;
+                let text = fs::read_to_string(&path).expect("a file");
+                if text.contains(concat!("thread::", "sleep")) {
+                    sleepers.push(path);
+                }
+            }
+        }
+    }
+    assert!(files > 50, "{files} files");
+    assert!(
+        matches!(&sleepers[..], [only] if only.ends_with("common/time.rs")),
+        "{sleepers:?}"
+    );
 }

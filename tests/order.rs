@@ -7,7 +7,6 @@ use common::farm::{Farm, wait_back};
 use common::{Client, Fake, FakeLink, Magent, Memcached, keys, show, wait_for};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 /// How often a get is repeated where only chance decides who answers first.
 const REPEATS: usize = 1000;
@@ -234,21 +233,19 @@ fn hits(request: &[u8]) -> Vec<u8> {
     own_names(line.split_whitespace().skip(1))
 }
 
-/// Fakes that answer in an order of the test's: the last key's server first, the first key's last.
+/// Fakes that answer in an order of the test's: the last key's server first, the first key's last,
+/// and each when magent has read the answer before.
 #[test]
 fn servers_that_answer_in_the_opposite_order() {
     const SERVERS: usize = 4;
-    let answered = Arc::new(AtomicUsize::new(SERVERS));
+    let turn = Arc::new(AtomicUsize::new(SERVERS));
     let fakes: Vec<Fake> = (0..SERVERS)
         .map(|number| {
-            let answered = answered.clone();
+            let turn = turn.clone();
             Fake::start(move |link: &mut FakeLink| {
                 while let Some(request) = link.request() {
-                    link.wait(|| answered.load(Ordering::SeqCst) == number + 1);
+                    link.wait(|| turn.load(Ordering::SeqCst) == number);
                     link.send(hits(&request));
-                    // Longer than magent may wait for other parts of an answer.
-                    std::thread::sleep(Duration::from_millis(10));
-                    answered.store(number, Ordering::SeqCst);
                 }
             })
         })
@@ -259,6 +256,13 @@ fn servers_that_answer_in_the_opposite_order() {
     let all: Vec<&str> = names.iter().map(String::as_str).collect();
     let mut client = magent.client();
     client.send(format!("get {}\r\n", all.join(" ")));
+    for (number, fake) in fakes.iter().enumerate().rev() {
+        fake.wait_count("get", 1);
+        turn.store(number, Ordering::SeqCst);
+        wait_for("its answer to be read", || {
+            (magent.server(&fake.name)["in_flight"] == "0").then_some(())
+        });
+    }
     let got = client.read_until(b"END\r\n");
     assert_eq!(keys_of(&got), keys_of(&own_names(all.iter().copied())));
     assert_eq!(show(&got), show(&own_names(all)));

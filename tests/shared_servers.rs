@@ -2,7 +2,10 @@
 
 mod common;
 
+use common::fake::empty;
 use common::{Client, Fake, Magent, Memcached, wait_for};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// Two pools, `alpha` and `beta`, with the same primary and backup.
@@ -138,20 +141,9 @@ fn one_health_for_all_pools() {
     servers[0].cont();
 }
 
-fn answer(request: &[u8]) -> Vec<u8> {
-    let answer = match &request[..3] {
-        b"set" => "STORED\r\n",
-        b"del" => "DELETED\r\n",
-        b"get" => "END\r\n",
-        b"mg " | b"me " => "EN\r\n",
-        _ => "ERROR\r\n",
-    };
-    answer.into()
-}
-
 #[test]
 fn one_link_for_all_pools() {
-    let fakes = [Fake::answering(answer), Fake::answering(answer)];
+    let fakes = [Fake::answering(empty), Fake::answering(empty)];
     let magent = pools(&fakes[0].name, Some(&fakes[1].name), "warm: 0", "warm: 0");
     let (mut alpha, mut beta) = (magent.client(), beta(&magent));
     for i in 0..5 {
@@ -168,23 +160,29 @@ fn one_link_for_all_pools() {
 /// The link is one, the time that a request may take is its own pool's.
 #[test]
 fn each_request_has_its_own_pool_s_timeout() {
-    let fake = Fake::start(|link| {
+    let may_answer = Arc::new(AtomicUsize::new(0));
+    let theirs = may_answer.clone();
+    let fake = Fake::start(move |link| {
+        let mut answers = 0;
         while let Some(request) = link.request() {
+            answers += 1;
+            link.wait(|| theirs.load(Ordering::SeqCst) >= answers);
             let keys = String::from_utf8_lossy(&request).into_owned();
-            // Well behind the one and well before the other.
-            std::thread::sleep(Duration::from_millis(400));
             let key = keys.split_whitespace().nth(1).unwrap_or("");
             link.send(format!("VALUE {key} 0 1\r\nx\r\nEND\r\n"));
         }
     });
     let limit = "server_failure_limit: 1000\n  timeout:";
-    let (short, long) = (format!("{limit} 100"), format!("{limit} 10000"));
+    let (short, long) = (format!("{limit} 100"), format!("{limit} 20000"));
     let magent = pools(&fake.name, None, &short, &long);
     let (mut alpha, mut beta) = (magent.client(), beta(&magent));
     let late = format!("SERVER_ERROR {} timed out", fake.name);
-    for _ in 0..2 {
+    for round in 1..=2 {
         beta.send("get b\r\n");
+        fake.wait_count("get b", round);
         assert_eq!(alpha.ask_line("get a\r\n"), late);
+        // Both, when the one has given up and the other has not.
+        may_answer.fetch_add(2, Ordering::SeqCst);
         beta.expect("VALUE b 0 1\r\nx\r\nEND\r\n");
     }
     assert_eq!(fake.links(), 1);

@@ -7,15 +7,18 @@ use common::{Magent, Memcached, keys};
 
 const KEYS: [&str; 5] = ["key1", "key2", "key3", "key4", "key5"];
 
+/// What the tutorials start.
+fn published() -> (Magent, [Memcached; 2], Memcached) {
+    let primaries = [Memcached::start(), Memcached::start()];
+    let backup = Memcached::start();
+    let names = [&primaries[0].name[..], &primaries[1].name];
+    let magent = Magent::farm(&names, &[&backup.name], &[]);
+    (magent, primaries, backup)
+}
+
 #[test]
 fn the_published_session() {
-    let mut primaries = [Memcached::start(), Memcached::start()];
-    let backup = Memcached::start();
-    let magent = Magent::farm(
-        &[&primaries[0].name, &primaries[1].name],
-        &[&backup.name],
-        &[],
-    );
+    let (magent, mut primaries, backup) = published();
     let mut telnet = magent.client();
     for key in KEYS {
         telnet.ask(
@@ -74,13 +77,7 @@ fn the_keys_of_the_session_are_where_the_original_put_them() {
 
 #[test]
 fn stats_of_a_fresh_start() {
-    let primaries = [Memcached::start(), Memcached::start()];
-    let backup = Memcached::start();
-    let magent = Magent::farm(
-        &[&primaries[0].name, &primaries[1].name],
-        &[&backup.name],
-        &[],
-    );
+    let (magent, primaries, _backup) = published();
     let mut telnet = magent.client();
     telnet.send("stats\r\n");
     let version = env!("CARGO_PKG_VERSION");

@@ -15,8 +15,9 @@
 
 mod common;
 
-use common::farm::{Farm, quick};
-use common::{Client, Fake, FakeLink, Magent, Memcached, wait_for};
+use common::farm::{Farm, are_back, quick};
+use common::time::wait_within;
+use common::{Client, Fake, FakeLink, Magent, Memcached, pause_of, wait_for};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
@@ -156,7 +157,7 @@ fn execute(mut late: Late, rest: &[u8], wire: &Wire) {
     // Who waits for the end of stream asks nothing before it.
     let due = || late.end == End::OfStream || wire.answered.load(SeqCst);
     wait_for("a new link to be answered", || due().then_some(()));
-    std::thread::sleep(LATE);
+    pause_of(LATE);
     late.bytes.extend_from_slice(rest);
     late.bytes.extend(b"mn\r\n");
     let _ = late.server.write_all(&late.bytes);
@@ -215,8 +216,7 @@ fn read_nothing_until(
 ) {
     let line = format!("get {}\r\n", names().join(" "));
     let begin = Instant::now();
-    let mut more = 200;
-    while more > 0 {
+    let mut read_nothing = || {
         client.send(&line);
         let got = client.read_until(b"END\r\n");
         assert!(
@@ -225,19 +225,12 @@ fn read_nothing_until(
             begin.elapsed(),
             common::show(&got)
         );
-        if done() {
-            more -= 1;
-        } else {
-            let took = begin.elapsed();
-            assert!(took < within, "not over {took:?} after {what}");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-}
-
-fn is_back(magent: &Magent, name: &str) -> bool {
-    let s = magent.server(name);
-    (s["state"] == "up" || s["state"] == "warming") && s["journal_keys"] == "0"
+    };
+    wait_within(within, &format!("an end after {what}"), || {
+        read_nothing();
+        done().then_some(())
+    });
+    (0..200).for_each(|_| read_nothing());
 }
 
 /// Neither server may hold what was deleted, whenever it ran.
@@ -273,10 +266,11 @@ fn wakes_and_executes(is_primary: bool, end: End, links: &str) {
     write_until_down(&magent, &sleeper.fake.name);
     delete_all(&mut client);
     sleeper.wire.awake.store(true, SeqCst);
+    let mut watcher = magent.client();
     // 5 s for the end of the old link, 1 s more, a wait between two probes.
     let within = Duration::from_secs(15);
     read_nothing_until(&mut client, "the server woke", within, || {
-        sleeper.wire.all_executed() && is_back(&magent, &sleeper.fake.name)
+        sleeper.wire.all_executed() && are_back(&mut watcher, &[&sleeper.fake.name])
     });
     check_gone([&sleeper.server, &other]);
 }
@@ -347,9 +341,10 @@ fn is_stopped(is_primary: bool) {
     let over = || begin.elapsed() >= asleep();
     read_nothing_until(&mut client, "it was stopped", asleep() * 2, over);
     stopped.cont();
+    let mut watcher = farm.magent.client();
     let within = Duration::from_secs(60);
     read_nothing_until(&mut client, "it woke", within, || {
-        is_back(&farm.magent, &stopped.name)
+        are_back(&mut watcher, &[&stopped.name])
     });
     check_gone([primary, backup]);
 }

@@ -9,9 +9,7 @@ mod flapping;
 
 use common::world::State;
 use common::world::store::filled;
-use common::{Client, Fake, FakeLink, Magent, Memcached, World, keys, show, wait_for};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use common::{Client, Fake, FakeLink, Gate, Magent, Memcached, World, keys, show, wait_for};
 use std::time::{Duration, Instant};
 
 /// A magent in front of one fake without a backup.
@@ -59,12 +57,11 @@ fn expect_loss(client: &mut Client, request: &str, fake: &str, cause: &str) {
 
 #[test]
 fn the_handshake_comes_first_and_requests_follow_its_end() {
-    let early = Arc::new(AtomicBool::new(false));
-    let seen = early.clone();
+    let (early, theirs) = Gate::new();
     let fake = Fake::raw(move |link| {
         let both = [link.line(), link.line()];
         if both != [Some(b"version\r\n".to_vec()), Some(b"stats\r\n".to_vec())] {
-            seen.store(true, Ordering::Relaxed);
+            theirs.open();
         }
         link.send("VERSION 1.6.18\r\nSTAT uptime 99999\r\n");
         link.send("END\r\n");
@@ -73,7 +70,7 @@ fn the_handshake_comes_first_and_requests_follow_its_end() {
     let magent = before(&fake, &[]);
     let mut client = magent.client();
     client.ask("get a\r\n", hit("a")).ask("get b\r\n", hit("b"));
-    assert!(!early.load(Ordering::Relaxed), "something else came first");
+    assert!(!early.is_open(), "something else came first");
     assert_eq!(fake.links(), 1);
 }
 
@@ -331,21 +328,12 @@ fn half_an_answer_fails_over_to_the_backup() {
 
 #[test]
 fn a_silent_server_times_out_and_its_late_answer_is_nobodys() {
-    let go = Arc::new(AtomicBool::new(false));
-    let wake = go.clone();
-    let fake = Fake::start(move |link| {
-        while let Some(request) = link.request() {
-            if request.starts_with(b"get late") {
-                link.wait(|| wake.load(Ordering::Relaxed));
-            }
-            link.send(good(&request));
-        }
-    });
+    let (fake, gate) = Fake::holding("get late", good);
     let magent = before(&fake, &["--timeout", "200", "--failure-limit", "100"]);
     let (mut client, mut other) = (magent.client(), magent.client());
     expect_loss(&mut client, "get late\r\n", &fake.name, "timed out");
     other.send("get next\r\n");
-    go.store(true, Ordering::Relaxed);
+    gate.open();
     other.expect(hit("next"));
     for i in 0..10 {
         client.ask(format!("get c{i}\r\n"), hit(&format!("c{i}")));
@@ -376,16 +364,7 @@ fn a_server_that_closes_an_idle_link_is_no_error() {
 
 #[test]
 fn a_client_that_left_leaves_its_answer_to_nobody() {
-    let go = Arc::new(AtomicBool::new(false));
-    let wake = go.clone();
-    let fake = Fake::start(move |link| {
-        while let Some(request) = link.request() {
-            if request.starts_with(b"get first") {
-                link.wait(|| wake.load(Ordering::Relaxed));
-            }
-            link.send(good(&request));
-        }
-    });
+    let (fake, gate) = Fake::holding("get first", good);
     let magent = before(&fake, &["--timeout", "5000"]);
     let mut gone = magent.client();
     gone.send("get first\r\n");
@@ -393,7 +372,7 @@ fn a_client_that_left_leaves_its_answer_to_nobody() {
     gone.vanish();
     let mut client = magent.client();
     client.send("get second\r\n");
-    go.store(true, Ordering::Relaxed);
+    gate.open();
     client
         .expect(hit("second"))
         .ask("get third\r\n", hit("third"));
@@ -543,13 +522,11 @@ fn cas_tokens_never_cross_farms() {
 /// Without a backup too: what was written to a link that was reset may still be read from it.
 #[test]
 fn a_server_with_a_write_on_a_link_that_was_reset_waits_for_its_end() {
-    let release = Arc::new(AtomicBool::new(false));
-    let released = release.clone();
+    let (gate, theirs) = Gate::new();
     let fake = Fake::start(move |link| {
         if link.number == 0 && link.request().is_some() {
             link.send("nonsense\r\n");
-            let released = released.clone();
-            return link.wait(move || released.load(Ordering::Relaxed));
+            return link.wait_open(&theirs);
         }
         go_on(link);
     });
@@ -560,7 +537,7 @@ fn a_server_with_a_write_on_a_link_that_was_reset_waits_for_its_end() {
     let down = format!("SERVER_ERROR {} down\r\n", fake.name);
     client.ask("get a\r\n", &down);
     assert_eq!(fake.count("get"), 0, "it was asked again before that end");
-    release.store(true, Ordering::Relaxed);
+    gate.open();
     wait_for("the server to be trusted again", || {
         let line = client.ask_line("get a\r\n");
         (!line.starts_with("SERVER_ERROR")).then_some(())

@@ -182,12 +182,12 @@ impl Workshop {
             .arg(&summary)
             .args(["-p", &process.id().to_string()]);
         let mut strace = self.spawn("strace", command, process.address)?;
-        let start = Instant::now();
-        while !process.traced()? {
-            if strace.child.try_wait()?.is_some() || start.elapsed() > PATIENCE {
-                return Ok(None);
-            }
-            std::thread::sleep(Duration::from_millis(5));
+        let is_traced = look(|| match strace.child.try_wait()? {
+            Some(_) => Ok(Some(false)),
+            None => Ok(process.traced()?.then_some(true)),
+        })?;
+        if is_traced != Some(true) {
+            return Ok(None);
         }
         let result = work()?;
         kill(Pid::from_raw(strace.id() as i32), Signal::SIGINT)?;
@@ -206,6 +206,18 @@ fn sum_calls(text: &str) -> Option<u64> {
     total.split_whitespace().next()?.parse().ok()
 }
 
+/// Looks until there is something; `None` if it takes longer than [`PATIENCE`].
+fn look<T>(mut at: impl FnMut() -> Result<Option<T>>) -> Result<Option<T>> {
+    let start = Instant::now();
+    loop {
+        let found = at()?;
+        if found.is_some() || start.elapsed() > PATIENCE {
+            return Ok(found);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 fn guarded(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL"]).arg(program);
@@ -220,21 +232,17 @@ impl Process {
 
     /// Waits until it answers a get.
     fn wait_until_ready(&mut self) -> Result<()> {
-        let start = Instant::now();
-        loop {
+        let mut last = String::new();
+        let ready = look(|| {
             self.check()?;
-            match ask(self.address) {
-                Ok(answer) if answer == *b"END\r\n" => return Ok(()),
-                Ok(answer) if start.elapsed() > PATIENCE => {
-                    let answer = answer.escape_ascii();
-                    return Err(format!("{} answers a get with {answer}", self.name).into());
-                }
-                Err(e) if start.elapsed() > PATIENCE => {
-                    return Err(format!("{} does not answer: {e}", self.name).into());
-                }
-                _ => std::thread::sleep(Duration::from_millis(5)),
-            }
-        }
+            last = match ask(self.address) {
+                Ok(answer) if answer == *b"END\r\n" => return Ok(Some(())),
+                Ok(answer) => format!("answers a get with {}", answer.escape_ascii()),
+                Err(e) => format!("does not answer: {e}"),
+            };
+            Ok(None)
+        })?;
+        ready.ok_or_else(|| format!("{} {last}", self.name).into())
     }
 
     /// An error that tells how it died, if it did.
@@ -254,14 +262,10 @@ impl Process {
     }
 
     fn wait(&mut self) -> Result<()> {
-        let start = Instant::now();
-        while self.child.try_wait()?.is_none() {
-            if start.elapsed() > PATIENCE {
-                return Err(format!("{} does not end", self.name).into());
-            }
-            std::thread::sleep(Duration::from_millis(5));
+        match look(|| Ok(self.child.try_wait()?))? {
+            Some(_) => Ok(()),
+            None => Err(format!("{} does not end", self.name).into()),
         }
-        Ok(())
     }
 
     fn proc_file(&self, name: &str) -> Result<String> {

@@ -1,5 +1,6 @@
 //! A server that does what a script says: late, half, double or wrong answers, or none.
 
+use super::time::look_within;
 use super::{DEADLINE, wait_for};
 use socket2::SockRef;
 use std::io::{ErrorKind, Read, Write};
@@ -7,7 +8,7 @@ use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Between two looks at whether the test is over, in a read that waits.
 const LOOK: Duration = Duration::from_millis(20);
@@ -18,6 +19,27 @@ struct Seen {
     /// One handle of each link, but of those that were reset.
     links: Mutex<Vec<Option<TcpStream>>>,
     over: AtomicBool,
+}
+
+/// What a test opens, and a script waits for or looks at; or the other way round.
+pub struct Gate(Arc<AtomicBool>);
+
+impl Gate {
+    /// A closed one; a handle for either side.
+    pub fn new() -> (Gate, Gate) {
+        let open = Arc::new(AtomicBool::new(false));
+        (Gate(open.clone()), Gate(open))
+    }
+
+    /// For good.
+    pub fn open(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    /// True once either side has opened it.
+    pub fn is_open(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
 }
 
 /// A listener on a port of its own; each connection runs the script in a thread.
@@ -53,12 +75,30 @@ impl Fake {
     }
 
     /// Answers every request with what `answer` says, for ever.
-    pub fn answering(answer: impl Fn(&[u8]) -> Vec<u8> + Send + Sync + 'static) -> Fake {
+    pub fn answering<A: AsRef<[u8]>>(answer: impl Fn(&[u8]) -> A + Send + Sync + 'static) -> Fake {
         Fake::start(move |link| {
             while let Some(request) = link.request() {
                 link.send(answer(&request));
             }
         })
+    }
+
+    /// The same, but a request that begins with `start`, and what comes behind it on its link, is
+    /// answered once the gate is open.
+    pub fn holding<A: AsRef<[u8]>>(
+        start: &'static str,
+        answer: impl Fn(&[u8]) -> A + Send + Sync + 'static,
+    ) -> (Fake, Gate) {
+        let (gate, theirs) = Gate::new();
+        let fake = Fake::start(move |link| {
+            while let Some(request) = link.request() {
+                if request.starts_with(start.as_bytes()) {
+                    link.wait_open(&theirs);
+                }
+                link.send(answer(&request));
+            }
+        });
+        (fake, gate)
     }
 
     /// Runs `script` on each connection from its first byte on.
@@ -301,12 +341,28 @@ impl FakeLink {
         }
     }
 
+    /// Waits until the test opens the gate.
+    pub fn wait_open(&self, gate: &Gate) {
+        self.wait(|| gate.is_open());
+    }
+
     /// Waits for a condition that the test sets, for answers that must come late.
     pub fn wait(&self, condition: impl Fn() -> bool) {
-        let end = Instant::now() + DEADLINE;
-        while !condition() && !self.seen.over.load(Ordering::Relaxed) && Instant::now() < end {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        let is_over = || self.seen.over.load(Ordering::Relaxed);
+        look_within(DEADLINE, || (condition() || is_over()).then_some(()));
+    }
+}
+
+/// What a server that holds nothing answers.
+pub fn empty(request: &[u8]) -> &'static str {
+    match request.get(..3) {
+        Some(b"set" | b"add") => "STORED\r\n",
+        Some(b"get") => "END\r\n",
+        Some(b"mg " | b"me ") => "EN\r\n",
+        Some(b"ms " | b"md ") => "HD\r\n",
+        Some(b"del" | b"tou") => "NOT_FOUND\r\n",
+        Some(b"flu") => "OK\r\n",
+        _ => "ERROR\r\n",
     }
 }
 

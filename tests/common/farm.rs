@@ -54,13 +54,22 @@ impl Farm {
     }
 }
 
+/// True if each of these servers is trusted and was told all it missed.
+#[track_caller]
+pub fn are_back(client: &mut Client, names: &[&str]) -> bool {
+    let all = client.stats("stats servers\r\n");
+    names.iter().all(|name| {
+        let field = |field: &str| all.get(&format!("{name}:{field}")).map(String::as_str);
+        matches!(field("state"), Some("up" | "warming")) && field("journal_keys") == Some("0")
+    })
+}
+
 /// Waits until a server is trusted and was told all it missed.
 #[track_caller]
 pub fn wait_back(magent: &Magent, name: &str) {
+    let mut client = magent.client();
     wait_for(&format!("{name} to be back"), || {
-        let s = magent.server(name);
-        let is = |field: &str, value: &str| s.get(field).is_some_and(|v| v == value);
-        ((is("state", "up") || is("state", "warming")) && is("journal_keys", "0")).then_some(())
+        are_back(&mut client, &[name]).then_some(())
     });
 }
 

@@ -1,28 +1,27 @@
 //! The real magent, in the foreground.
 
+use super::process::{finish, status_line};
 use super::{Client, DEADLINE, Memcached, TempDir, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use socket2::{Domain, Socket, Type};
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
-use std::time::Instant;
 
 /// Ports tried until one was not taken by somebody else in between.
 const TRIES: usize = 20;
 
+/// Its stderr, in its folder.
+const LOG: &str = "stderr";
+
 /// One process; it ends with its value, and its log is printed if the test failed.
 pub struct Magent {
     child: Child,
-    log: Arc<Mutex<Vec<u8>>>,
-    reader: Option<JoinHandle<()>>,
     dir: TempDir,
     /// Where it listens on 127.0.0.1.
     pub port: u16,
@@ -65,8 +64,6 @@ impl Magent {
             let file = dir.path().join("pools.yml").display().to_string();
             write_file(&dir, port, text);
             if let Some(magent) = Magent::spawn(&["-c", &file], port, dir) {
-                // The others may be bound after the one that was waited for.
-                magent.client().ask_line("version\r\n");
                 return magent;
             }
         }
@@ -95,41 +92,34 @@ impl Magent {
     }
 
     fn spawn(args: &[&str], port: u16, dir: TempDir) -> Option<Magent> {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_magent"))
+        // A file and no pipe: what was logged before an answer is there when the answer is.
+        let log = fs::File::create(dir.path().join(LOG)).expect("a log");
+        let child = Command::new(env!("CARGO_BIN_EXE_magent"))
             .arg("-D")
             .args(args)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
+            .stderr(log)
             .spawn()
             .expect("magent starts");
-        let log = Arc::new(Mutex::new(Vec::new()));
-        let reader = child.stderr.take().map(|pipe| {
-            let log = log.clone();
-            std::thread::spawn(move || copy(pipe, &log))
-        });
-        let mut magent = Magent {
-            child,
-            log,
-            reader,
-            dir,
-            port,
-        };
+        let mut magent = Magent { child, dir, port };
         magent.wait_listening().then_some(magent)
     }
 
-    /// False if the port was taken.
+    /// False if the port was taken. An answer means that it listens everywhere, and not only on
+    /// the first of its addresses.
     fn wait_listening(&mut self) -> bool {
         wait_for("magent to listen", || {
             if let Some(status) = self.child.try_wait().expect("its status") {
-                self.reader.take().map(JoinHandle::join);
                 let log = self.log();
                 assert!(log.contains("in use"), "magent ended with {status}:\n{log}");
                 return Some(false);
             }
-            TcpStream::connect(("127.0.0.1", self.port))
-                .ok()
-                .map(|_| true)
+            let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
+            stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+            stream.write_all(b"version\r\n").ok()?;
+            let answer = stream.read(&mut [0; 64]).ok()?;
+            (answer > 0).then_some(true)
         })
     }
 
@@ -145,7 +135,8 @@ impl Magent {
 
     /// What it wrote to stderr so far.
     pub fn log(&self) -> String {
-        String::from_utf8_lossy(&self.log.lock().expect("its log")).into_owned()
+        let log = fs::read(self.dir.path().join(LOG)).expect("its log");
+        String::from_utf8_lossy(&log).into_owned()
     }
 
     /// Its process.
@@ -169,6 +160,32 @@ impl Magent {
         all.get(name)
             .and_then(|v| v.parse().ok())
             .unwrap_or_else(|| panic!("no number {name} in stats proxy"))
+    }
+
+    /// Waits until at least so many bytes are in flight and their number stays, as it does when
+    /// everybody waits for everybody else; the most that it was.
+    #[track_caller]
+    pub fn wait_stuck(&self, least: usize) -> usize {
+        const SAME_IN_A_ROW: usize = 50;
+        let mut client = self.client();
+        let (mut most, mut last, mut same) = (0, 0, 0);
+        wait_for(&format!("{least} bytes in flight that stay"), || {
+            let held = &client.stats("stats proxy\r\n")["bytes_in_flight"];
+            let held: usize = held.parse().expect("a number");
+            let stays = held == last && held >= least;
+            (most, last) = (most.max(held), held);
+            same = if stays { same + 1 } else { 0 };
+            (same >= SAME_IN_A_ROW).then_some(most)
+        })
+    }
+
+    /// Memory in bytes, as the kernel counts it: now (`VmRSS`), or the most so far (`VmHWM`).
+    pub fn memory(&self, name: &str) -> usize {
+        let line = status_line(self.pid(), name);
+        let kb = line
+            .strip_suffix(" kB")
+            .and_then(|kb| kb.parse::<usize>().ok());
+        kb.unwrap_or_else(|| panic!("{name}: {line}")) << 10
     }
 
     /// Waits until `stats servers` says that `name` is `state` (`up`, `warming`, `down`).
@@ -225,7 +242,6 @@ impl Drop for Magent {
         let ended = self.child.try_wait().ok().flatten();
         let _ = self.child.kill();
         let _ = self.child.wait();
-        self.reader.take().map(JoinHandle::join);
         if std::thread::panicking() {
             let how = ended.map_or("still ran".to_string(), |s| format!("had ended with {s}"));
             eprintln!(
@@ -258,29 +274,13 @@ pub fn farm(backup: bool, options: &[&str]) -> (Magent, Vec<Memcached>) {
 }
 
 /// Runs magent to its end: for command lines that must fail. Its status and its stderr.
+#[track_caller]
 pub fn run(options: &[&str]) -> (ExitStatus, String) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_magent"))
-        .args(options)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("magent starts");
-    let end = Instant::now() + DEADLINE;
-    let status = loop {
-        if let Some(status) = child.try_wait().expect("its status") {
-            break status;
-        }
-        if Instant::now() > end {
-            let _ = child.kill();
-            let _ = child.wait();
-            panic!("magent {options:?} did not end");
-        }
-        std::thread::yield_now();
-    };
-    let mut text = String::new();
-    let _ = child.stderr.take().map(|mut e| e.read_to_string(&mut text));
-    (status, text)
+    let mut command = Command::new(env!("CARGO_BIN_EXE_magent"));
+    command.args(options);
+    let output = finish(command);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status, text)
 }
 
 /// A port that is free now.
@@ -310,11 +310,4 @@ fn write_file(dir: &TempDir, port: u16, text: &str) {
     // As editors do it: whoever reads it sees the old one or the new one.
     fs::write(dir.join("new"), text).expect("the file");
     fs::rename(dir.join("new"), dir.join("pools.yml")).expect("the file in its place");
-}
-
-fn copy(mut from: impl Read, log: &Mutex<Vec<u8>>) {
-    let mut chunk = [0; 4096];
-    while let Ok(n @ 1..) = from.read(&mut chunk) {
-        log.lock().expect("the log").extend_from_slice(&chunk[..n]);
-    }
 }

@@ -1,13 +1,12 @@
 //! A real memcached on loopback.
 
-use super::{Client, DEADLINE, TempDir, wait_for};
+use super::{Client, TempDir, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
 use std::io::ErrorKind;
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
 
 /// The connection that asks counts too.
 const OWN_CONNECTIONS: u64 = 1;
@@ -74,28 +73,16 @@ impl Memcached {
     /// An empty one on the same address; it may still run.
     pub fn restart(&mut self) {
         self.kill();
-        let end = Instant::now() + DEADLINE;
-        loop {
+        // The port may be held for a moment by a connection of somebody else: then it ends at once.
+        wait_for(&format!("memcached to be back on {}", self.port), || {
             self.child = spawn(&mut command(&self.port.to_string(), &self.options));
-            // The port may be held for a moment by a connection of somebody else.
-            let up = loop {
-                if TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
-                    break self.child.try_wait().expect("its status").is_none();
-                }
-                if self.child.try_wait().expect("its status").is_some() {
-                    break false;
-                }
-                assert!(
-                    Instant::now() < end,
-                    "memcached did not come back on {}",
-                    self.port
-                );
-                std::thread::yield_now();
-            };
-            if up {
-                return;
-            }
-        }
+            let listens = wait_for("memcached to listen or to end", || {
+                let listens = TcpStream::connect(("127.0.0.1", self.port)).is_ok();
+                let ended = self.child.try_wait().expect("its status").is_some();
+                (listens || ended).then_some(!ended)
+            });
+            listens.then_some(())
+        });
     }
 
     /// It stays, but does nothing any more: what a hung machine looks like.

@@ -5,7 +5,7 @@
 //!                   └──▶ Fake        a script, for what a real one won't do
 //! ```
 //!
-//! Nothing here sleeps to be safe: every wait ends on a condition, and fails at a deadline.
+//! Nothing sleeps to be safe: `time` has the ways in which a test lets time pass.
 
 // Every test binary uses its own part.
 #![allow(dead_code, unused_imports)]
@@ -17,43 +17,23 @@ pub mod keys;
 pub mod magent;
 pub mod memcached;
 pub mod probe;
+pub mod process;
 pub mod rng;
+pub mod time;
 pub mod world;
 
 pub use client::Client;
-pub use fake::{Fake, FakeLink};
+pub use fake::{Fake, FakeLink, Gate};
 pub use magent::Magent;
 pub use memcached::Memcached;
 pub use probe::{Latencies, Probe};
+pub use time::{DEADLINE, measure_for, pause_of, wait_for};
 pub use world::{Peer, World};
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
-
-/// How long anything may take until a test fails. Long, since the machine may be busy.
-pub const DEADLINE: Duration = Duration::from_secs(30);
-
-/// Between two looks at a condition that cannot wake us.
-const LOOK: Duration = Duration::from_millis(2);
-
-/// Looks until `condition` gives something; fails with `what` at the deadline.
-#[track_caller]
-pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + DEADLINE;
-    loop {
-        if let Some(found) = condition() {
-            return found;
-        }
-        assert!(
-            Instant::now() < end,
-            "waited {DEADLINE:?} in vain for {what}"
-        );
-        std::thread::sleep(LOOK);
-    }
-}
 
 /// Bytes as a person can read them; long ones are cut in the middle.
 pub fn show(bytes: &[u8]) -> String {
@@ -72,15 +52,8 @@ pub fn show(bytes: &[u8]) -> String {
 
 /// Bytes that follow no pattern, with line ends and NULs among them; the same for the same length.
 pub fn noise(len: usize) -> Vec<u8> {
-    let mut seed = 0x9e37_79b9_7f4a_7c15u64 ^ len as u64;
-    let step = |_| {
-        // Marsaglia's xorshift.
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        seed as u8
-    };
-    (0..len).map(step).collect()
+    let mut rng = rng::Rng::new(len as u64);
+    (0..len).map(|_| rng.next() as u8).collect()
 }
 
 /// Lets this process have so many descriptors, for tests with thousands of connections. Only root

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::show;
+use super::{measure_for, pause_of, show};
 
 /// Between two requests, so that a stall meets as many of them as it is long.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -51,17 +51,18 @@ impl Probe {
                 read(&mut stream, answer.as_bytes(), &is_over);
                 // One that is not answered yet counts with what it took so far.
                 all.push(began.elapsed());
-                std::thread::sleep(PAUSE);
+                pause_of(PAUSE);
             }
             all
         });
         Probe { over, thread }
     }
 
-    /// Goes on for so long, then ends.
-    pub fn end_after(self, time: Duration) -> Latencies {
-        std::thread::sleep(time);
-        self.end()
+    /// What the one that goes through magent and the one that goes past it see in a window.
+    pub fn both_for(window: Duration, probes: [Probe; 2]) -> (Latencies, Latencies) {
+        measure_for(window);
+        let [through, past] = probes.map(Probe::end);
+        (through, past)
     }
 
     /// Ends, also in the middle of a request.

@@ -1,6 +1,7 @@
 //! A backup that does not say whether it holds the key: nothing is created on a guess. Only `EN`
 //! is a miss.
 
+use crate::common::fake::empty;
 use crate::common::farm::{Farm, quick, wait_back};
 use crate::common::{Client, Fake, FakeLink, Magent, Memcached};
 use crate::{back_empty, check_healthy};
@@ -87,22 +88,12 @@ fn asks(request: &[u8]) -> bool {
     matches!(words[..], ["mg" | "me" | "get", key, ..] if KEYS.contains(&key))
 }
 
-fn plain(request: &[u8]) -> &'static str {
-    match &request[..3] {
-        b"set" | b"add" => "STORED\r\n",
-        b"mg " | b"me " => "EN\r\n",
-        b"ms " | b"md " => "HD\r\n",
-        b"del" => "NOT_FOUND\r\n",
-        _ => "ERROR\r\n",
-    }
-}
-
 /// A fresh primary, and a backup that does `this` when it is asked for one of [`KEYS`].
 fn before(this: impl Fn(&mut FakeLink) -> bool + Send + Sync + 'static) -> (Magent, Farm, Fake) {
     let backup = Fake::start(move |link| {
         while let Some(request) = link.request() {
             if !asks(&request) {
-                link.send(plain(&request));
+                link.send(empty(&request));
             } else if !this(link) {
                 return;
             }

@@ -41,13 +41,12 @@ fn beside_visitors() -> (Latencies, Latencies) {
         .map(|p| visitor(*p, &over))
         .collect();
     let probes = ports.map(|p| Probe::start(p, SMALL, SMALL_ANSWER));
-    std::thread::sleep(WINDOW);
-    let [through, past] = probes.map(Probe::end);
+    let seen = Probe::both_for(WINDOW, probes);
     over.store(true, Ordering::Relaxed);
     for visitor in visitors {
         visitor.join().expect("it ends");
     }
-    (through, past)
+    seen
 }
 
 /// A client of the same server gets a third of what it gets from a bare memcached, or does not

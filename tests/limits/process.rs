@@ -1,34 +1,18 @@
 //! The limits that need a process: memory as the kernel counts it, descriptors, connections.
 
 use super::common::magent::single;
-use super::common::{Client, Magent, Memcached, noise, wait_for};
+use super::common::{Client, Magent, Memcached, measure_for, noise, wait_for};
 use std::fs;
 use std::net::TcpStream;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-const KB: usize = 1024;
 const MB: usize = 1024 * 1024;
 
-/// Memory that the process holds, in bytes.
-fn resident(magent: &Magent) -> usize {
-    let file = format!("/proc/{}/status", magent.pid());
-    let text = fs::read_to_string(file).expect("its status");
-    let line = text.lines().find_map(|l| l.strip_prefix("VmRSS:"));
-    let number = line.and_then(|l| l.trim().split(' ').next()?.parse::<usize>().ok());
-    number.expect("VmRSS in KB") * KB
-}
-
-/// What is done to `magent` makes it grow, within `-m 32m` and what goes with it.
+/// What was done to `magent` made it grow, within `-m 32m` and what goes with it.
 #[track_caller]
 fn assert_bounded(magent: &Magent, at_rest: usize) {
-    // A look at a window of time: there is no event that says that it will not grow any more.
-    let end = Instant::now() + Duration::from_secs(2);
-    let mut most = 0;
-    while Instant::now() < end {
-        most = most.max(resident(magent));
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let most = magent.memory("VmHWM");
     assert!(
         most < at_rest + 64 * MB,
         "{at_rest} at rest, {most} at most"
@@ -60,12 +44,12 @@ fn slow_readers_of_large_values_do_not_make_it_grow() {
     let magent = Magent::farm(&[&server.name], &[], &["-m", "32m", "--timeout", "60000"]);
     let value = noise(1_000_000);
     server.client().set("big", &value);
-    let at_rest = resident(&magent);
+    let at_rest = magent.memory("VmRSS");
     let mut slow: Vec<Client> = (0..150).map(|_| Client::narrow(magent.port)).collect();
     for client in &mut slow {
         client.send("get big\r\n".repeat(10));
     }
-    assert_bounded(&magent, at_rest);
+    magent.wait_stuck(4 * MB);
     // One that takes what it is owed gets it all: values or the reason why not.
     let mut taker = slow.pop().expect("a client");
     for _ in 0..10 {
@@ -77,6 +61,7 @@ fn slow_readers_of_large_values_do_not_make_it_grow() {
             assert_eq!(line, b"SERVER_ERROR out of memory reading\r\n");
         }
     }
+    assert_bounded(&magent, at_rest);
     drop(slow);
     drop(taker);
     wait_for("memory to fall", || {
@@ -84,7 +69,7 @@ fn slow_readers_of_large_values_do_not_make_it_grow() {
     });
     assert!(magent.stat("limit_memory_gets") > 0);
     wait_for("the process to shrink", || {
-        (resident(&magent) < at_rest + 12 * MB).then_some(())
+        (magent.memory("VmRSS") < at_rest + 12 * MB).then_some(())
     });
 }
 
@@ -93,7 +78,7 @@ fn writers_of_large_values_to_a_stopped_server_do_not_make_it_grow() {
     let server = Memcached::start();
     let magent = Magent::farm(&[&server.name], &[], &["-m", "32m", "--timeout", "60000"]);
     magent.client().set("a", "x");
-    let at_rest = resident(&magent);
+    let at_rest = magent.memory("VmRSS");
     server.stop();
     let set = [&b"set a 0 0 500000\r\n"[..], &noise(500_000), b"\r\n"].concat();
     let writers: Vec<Client> = (0..100).map(|_| magent.client()).collect();
@@ -103,7 +88,7 @@ fn writers_of_large_values_to_a_stopped_server_do_not_make_it_grow() {
         // magent stops reading some of them; they end with the connection.
         std::thread::spawn(move || copy.try_send(&all));
     }
-    assert_bounded(&magent, at_rest);
+    magent.wait_stuck(4 * MB);
     server.cont();
     for mut writer in writers {
         for _ in 0..4 {
@@ -115,6 +100,7 @@ fn writers_of_large_values_to_a_stopped_server_do_not_make_it_grow() {
             );
         }
     }
+    assert_bounded(&magent, at_rest);
     wait_for("memory to fall", || {
         (magent.stat("bytes_in_flight") == 0).then_some(())
     });
@@ -168,7 +154,7 @@ fn without_descriptors_accepting_pauses_and_does_not_spin() {
     });
     assert_eq!(old.get("a").as_deref(), Some(&b"x"[..]));
     let before = ticks(&magent);
-    std::thread::sleep(Duration::from_secs(1));
+    measure_for(Duration::from_secs(1));
     let spent = ticks(&magent) - before;
     assert!(spent <= 20, "{spent}0 ms of processor time in a second");
     assert_eq!(

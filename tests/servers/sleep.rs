@@ -1,10 +1,9 @@
 //! Servers that hang: stopped ones that wake with old data and unread writes, answers that come
 //! late or never.
 
-use crate::common::{Client, Fake, FakeLink, Magent, Memcached, keys, wait_for};
+use crate::common::fake::empty;
+use crate::common::{Client, Fake, Gate, Magent, Memcached, keys, wait_for};
 use crate::{Farm, ask_until_down, get_all, quick, wait_back};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Rewrites the first 100 keys and deletes the next 50.
@@ -195,38 +194,21 @@ fn one_of_three_primaries_stopped_and_no_backup() {
     );
 }
 
-/// A gate that a test opens for a fake.
-fn gate() -> (Arc<AtomicBool>, impl Fn(&FakeLink) + Send + Sync + 'static) {
-    let open = Arc::new(AtomicBool::new(false));
-    let theirs = open.clone();
-    (open, move |link: &FakeLink| {
-        link.wait(|| theirs.load(Ordering::Relaxed))
-    })
-}
-
-fn plain(request: &[u8]) -> &'static [u8] {
-    match request.get(..3) {
-        Some(b"set" | b"add") => b"STORED\r\n",
-        Some(b"del") => b"DELETED\r\n",
-        Some(b"get") => b"END\r\n",
-        Some(b"mg ") => b"EN\r\n",
-        _ => b"ERROR\r\n",
-    }
-}
-
 /// Unacknowledged writes: a stopped server has a write in its socket that magent has long settled
 /// elsewhere. It reads it late; before that it must not be trusted, or the old write would stand.
 #[test]
 fn a_server_is_not_trusted_before_it_has_read_old_writes() {
-    let (open, wait) = gate();
+    let (gate, theirs) = Gate::new();
+    let (probed, probes) = Gate::new();
     let fake = Fake::start(move |link| {
         if link.number == 0 {
-            wait(link);
+            link.wait_open(&theirs);
             while link.request().is_some() {}
             return;
         }
+        probes.open();
         while let Some(request) = link.request() {
-            link.send(plain(&request));
+            link.send(empty(&request));
         }
     });
     let backup = Memcached::start();
@@ -236,9 +218,10 @@ fn a_server_is_not_trusted_before_it_has_read_old_writes() {
     client.set("k", "letter");
     magent.wait_state(&fake.name, "down");
     client.set("k", "newest");
-    // Many probes would fit in here.
-    let end = Instant::now() + Duration::from_millis(600);
-    while Instant::now() < end {
+    wait_for("a good answer to a probe", || {
+        probed.is_open().then_some(())
+    });
+    for _ in 0..200 {
         assert_eq!(magent.server(&fake.name)["state"], "down");
         assert_eq!(client.get("k").as_deref(), Some(&b"newest"[..]));
     }
@@ -248,7 +231,7 @@ fn a_server_is_not_trusted_before_it_has_read_old_writes() {
         "told before it had read: {:?}",
         fake.requests()
     );
-    open.store(true, Ordering::Relaxed);
+    gate.open();
     wait_back(&magent, &fake.name);
     let requests = fake.requests();
     let set = requests.iter().position(|r| r.starts_with(b"set k"));
@@ -259,15 +242,15 @@ fn a_server_is_not_trusted_before_it_has_read_old_writes() {
 
 #[test]
 fn a_write_that_timed_out_is_followed_by_a_delete() {
-    let (open, wait) = gate();
+    let (gate, theirs) = Gate::new();
     let fake = Fake::start(move |link| {
         let mut copied = false;
         while let Some(request) = link.request() {
-            wait(link);
+            link.wait_open(&theirs);
             copied |= request.starts_with(b"add");
             link.send(match copied && request.starts_with(b"get") {
-                true => b"VALUE k 0 3\r\nnew\r\nEND\r\n",
-                false => plain(&request),
+                true => "VALUE k 0 3\r\nnew\r\nEND\r\n",
+                false => empty(&request),
             });
         }
     });
@@ -281,7 +264,7 @@ fn a_write_that_timed_out_is_followed_by_a_delete() {
         "1",
         "it is not told yet"
     );
-    open.store(true, Ordering::Relaxed);
+    gate.open();
     fake.wait_count("delete k", 1);
     wait_back(&magent, &fake.name);
     magent.wait_state(&fake.name, "warming");
@@ -308,18 +291,12 @@ fn a_write_that_timed_out_is_followed_by_a_delete() {
 /// Without a backup nothing was written elsewhere: the late write stands.
 #[test]
 fn without_a_backup_nothing_is_deleted() {
-    let (open, wait) = gate();
-    let fake = Fake::start(move |link| {
-        while let Some(request) = link.request() {
-            wait(link);
-            link.send(plain(&request));
-        }
-    });
+    let (fake, gate) = Fake::holding("", empty);
     let magent = Magent::farm(&[&fake.name], &[], &quick(&[]));
     let mut client = magent.client();
     let line = client.ask_line("set k 0 0 1\r\nx\r\n");
     assert_eq!(line, format!("SERVER_ERROR {} timed out", fake.name));
-    open.store(true, Ordering::Relaxed);
+    gate.open();
     client.ask("get k\r\n", "END\r\n");
     assert_eq!(fake.count("delete"), 0);
 }
@@ -335,7 +312,7 @@ fn a_server_that_hangs_while_it_is_told_is_tried_again() {
         1 => link.silence(),
         _ => {
             while let Some(request) = link.request() {
-                link.send(plain(&request));
+                link.send(empty(&request));
             }
         }
     });

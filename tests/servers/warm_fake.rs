@@ -1,10 +1,9 @@
 //! Warming in an order of events that real servers show only by chance: the backup is a fake that
 //! answers when it is told to.
 
-use crate::common::{Fake, Magent, Memcached, wait_for};
+use crate::common::fake::empty;
+use crate::common::{Fake, Gate, Magent, Memcached, wait_for};
 use crate::quick;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A fresh primary and a backup that answers each fetch of `k` with `fetched` once it may, and
 /// everything else like an empty server.
@@ -12,29 +11,16 @@ struct Slow {
     magent: Magent,
     primary: Memcached,
     backup: Fake,
-    open: Arc<AtomicBool>,
+    gate: Gate,
 }
 
 fn slow(fetched: &'static str) -> Slow {
-    let open = Arc::new(AtomicBool::new(false));
-    let theirs = open.clone();
-    let backup = Fake::start(move |link| {
-        while let Some(request) = link.request() {
-            if request.starts_with(b"mg k u f t v c") {
-                link.wait(|| theirs.load(Ordering::Relaxed));
-                link.send(fetched);
-                continue;
-            }
-            link.send(match &request[..3] {
-                b"set" | b"add" => "STORED\r\n",
-                b"del" => "DELETED\r\n",
-                b"inc" => "6\r\n",
-                b"flu" => "OK\r\n",
-                b"mg " => "EN\r\n",
-                b"tou" => "NOT_FOUND\r\n",
-                _ => "ERROR\r\n",
-            });
-        }
+    const FETCH: &str = "mg k u f t v c";
+    let (backup, gate) = Fake::holding(FETCH, move |request| match request {
+        r if r.starts_with(FETCH.as_bytes()) => fetched,
+        [b'i', b'n', b'c', ..] => "6\r\n",
+        [b'd', b'e', b'l', ..] => "DELETED\r\n",
+        r => empty(r),
     });
     let primary = Memcached::start();
     let options = quick(&["--timeout", "3000"]);
@@ -43,13 +29,13 @@ fn slow(fetched: &'static str) -> Slow {
         magent,
         primary,
         backup,
-        open,
+        gate,
     }
 }
 
 impl Slow {
     fn open(&self) {
-        self.open.store(true, Ordering::Relaxed);
+        self.gate.open();
     }
 }
 
@@ -226,19 +212,12 @@ fn older_backups_answer_while_the_primary_is_down_and_nothing_is_copied() {
 /// time must not leave its key in the journal of a server that is up.
 #[test]
 fn a_delete_that_the_backup_answers_late_is_told_in_the_end() {
-    let open = Arc::new(AtomicBool::new(false));
-    let theirs = open.clone();
-    let backup = Fake::start(move |link| {
-        while let Some(request) = link.request() {
-            link.wait(|| theirs.load(Ordering::Relaxed) || !request.starts_with(b"delete"));
-            link.send("NOT_FOUND\r\n");
-        }
-    });
+    let (backup, gate) = Fake::holding("delete", |_| "NOT_FOUND\r\n");
     let primary = Memcached::start();
     let magent = Magent::farm(&[&primary.name], &[&backup.name], &quick(&[]));
     let mut client = magent.client();
     client.ask("delete k\r\n", "NOT_FOUND\r\n");
     assert_eq!(magent.server(&backup.name)["journal_keys"], "1");
-    open.store(true, Ordering::Relaxed);
+    gate.open();
     crate::wait_back(&magent, &backup.name);
 }

@@ -1,9 +1,7 @@
 //! What servers and operators can make large.
 
-use super::common::{Client, Fake, FakeLink, Magent, Memcached, wait_for};
+use super::common::{Client, Fake, FakeLink, Gate, Magent, Memcached, wait_for};
 use super::{assert_short_turns, memcacheds, names};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Keys that a server misses.
 const KEYS: usize = 1_000_000;
@@ -126,18 +124,15 @@ fn crowd(magent: &Magent, server: &str) -> Vec<Client> {
 
 #[test]
 fn a_server_that_dies_with_64_thousand_requests_in_flight() {
-    let over = Arc::new(AtomicBool::new(false));
-    let dies = over.clone();
-    let fake = Fake::start(move |link| {
-        // Nothing is answered, and then the link is closed.
-        link.wait(|| dies.load(Ordering::Relaxed));
-    });
+    let (gate, dies) = Gate::new();
+    // Nothing is answered, and then the link is closed.
+    let fake = Fake::start(move |link| link.wait_open(&dies));
     let backup = Memcached::start();
     let options = ["--timeout", "20000"];
     let magent = Magent::farm(&[&fake.name], &[&backup.name], &options);
     assert_short_turns(&magent, || {
         let mut clients = crowd(&magent, &fake.name);
-        over.store(true, Ordering::Relaxed);
+        gate.open();
         for client in &mut clients {
             client.expect("END\r\n".repeat(1024));
         }

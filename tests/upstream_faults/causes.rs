@@ -1,24 +1,15 @@
 //! The log and `stats servers` say why a server is away; a link that magent itself gave up was
 //! not lost.
 
-use super::{Fake, Magent, Memcached, good, wait_for};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use super::{Fake, Gate, Magent, Memcached, good, wait_for};
 
 /// Mirrors that a server is too full for go to its journal. When that overflows, the server is
 /// flushed before it is asked again, and so is away for that moment, by magent's own decision.
 #[test]
 fn a_server_that_has_to_be_flushed_has_lost_no_connection() {
-    let open = Arc::new(AtomicBool::new(false));
-    let theirs = open.clone();
-    let backup = Fake::start(move |link| {
-        while let Some(request) = link.request() {
-            link.wait(|| theirs.load(Ordering::Relaxed));
-            link.send(match request.starts_with(b"flush_all") {
-                true => b"OK\r\n".to_vec(),
-                false => good(&request),
-            });
-        }
+    let (backup, gate) = Fake::holding("", |request| match request.starts_with(b"flush_all") {
+        true => b"OK\r\n".to_vec(),
+        false => good(request),
     });
     let primary = Memcached::start();
     // A quarter of -m may be in flight to one server.
@@ -29,7 +20,7 @@ fn a_server_that_has_to_be_flushed_has_lost_no_connection() {
     for i in 0..60 {
         client.set(&format!("k{i}"), &value);
     }
-    open.store(true, Ordering::Relaxed);
+    gate.open();
     backup.wait_count("flush_all", 1);
     wait_for("the backup to be back", || {
         let s = magent.server(&backup.name);
@@ -51,13 +42,12 @@ fn a_server_that_has_to_be_flushed_has_lost_no_connection() {
 /// A server that refuses a delete of its journal is told again; its link was not lost.
 #[test]
 fn a_server_that_refuses_a_delete_has_lost_no_connection() {
-    let open = Arc::new(AtomicBool::new(false));
-    let theirs = open.clone();
+    let (gate, theirs) = Gate::new();
     let fake = Fake::start(move |link| match link.number {
         0 => link.silence(),
         _ => {
             while let Some(request) = link.request() {
-                let refuses = request.starts_with(b"delete") && !theirs.load(Ordering::Relaxed);
+                let refuses = request.starts_with(b"delete") && !theirs.is_open();
                 link.send(match refuses {
                     true => b"SERVER_ERROR out of memory\r\n".to_vec(),
                     false => good(&request),
@@ -79,7 +69,7 @@ fn a_server_that_refuses_a_delete_has_lost_no_connection() {
     assert_eq!(server["state"], "down");
     let error = &server["last_error"];
     assert!(error.ends_with(" refused delete"), "last_error {error:?}");
-    open.store(true, Ordering::Relaxed);
+    gate.open();
     wait_for("it to be back", || {
         (magent.server(&fake.name)["journal_keys"] == "0").then_some(())
     });

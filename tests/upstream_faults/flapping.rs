@@ -2,7 +2,7 @@
 //! byte now and then.
 
 use super::{before, expect_loss, good};
-use crate::common::{Client, Fake, Magent, Memcached, wait_for};
+use crate::common::{Client, Fake, Magent, Memcached, pause_of, wait_for};
 use std::time::{Duration, Instant};
 
 /// For so long a server flaps.
@@ -112,7 +112,7 @@ fn trickling(bytes: &'static [u8], pause: Duration) -> Fake {
     Fake::start(move |link| {
         while link.request().is_some() {
             for byte in bytes {
-                std::thread::sleep(pause);
+                pause_of(pause);
                 if !link.try_send([*byte]) {
                     return;
                 }
@@ -173,7 +173,7 @@ fn one_slow_answer_takes_nobody_down() {
             if request.starts_with(b"get slow") {
                 link.send("VALUE slow 0 500\r\n");
                 for _ in 0..5 {
-                    std::thread::sleep(Duration::from_millis(100));
+                    pause_of(Duration::from_millis(100));
                     link.send([b'x'; 100]);
                 }
                 link.send("\r\nEND\r\n");

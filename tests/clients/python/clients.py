@@ -5,9 +5,8 @@ Each adapter below gives a client the same few methods; what it lacks stays away
 
 import asyncio
 import sys
-import time
 
-from report import HUGE, LARGE, Lacks, equal, tell
+from report import HUGE, LARGE, Lacks, equal, eventually, tell
 
 name, host, port = sys.argv[1:]
 where = f"{host}:{port}"
@@ -366,10 +365,7 @@ class Checks:
             absent = False
         equal(absent, False)
         self.c.touch(self.at + "t", 1)
-        end = time.monotonic() + 5
-        while self.c.get(self.at + "t") is not None and time.monotonic() < end:
-            time.sleep(0.05)
-        equal(self.c.get(self.at + "t"), None)
+        eventually(lambda: self.c.get(self.at + "t"), None)
 
     def gat(self):
         gat = self.method("gat")
@@ -420,11 +416,7 @@ class Checks:
 
     def noreply(self):
         self.method("noreply")(self.at + "q", "one")
-        # By another connection, perhaps, so that it may come a moment later.
-        end = time.monotonic() + 5
-        while self.c.get(self.at + "q") != "one!" and time.monotonic() < end:
-            time.sleep(0.01)
-        equal(self.c.get(self.at + "q"), "one!")
+        eventually(lambda: self.c.get(self.at + "q"), "one!")
 
     def meta(self):
         self.method("meta")(self.at + "meta", "hello")

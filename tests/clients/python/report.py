@@ -1,5 +1,7 @@
 """What the client scripts print."""
 
+import time
+
 LARGE = "x" * 100_000
 HUGE = "y" * 1_000_000
 
@@ -11,6 +13,14 @@ class Lacks(Exception):
 def equal(got, want):
     if got != want:
         raise AssertionError(f"{str(got)[:100]!r} instead of {str(want)[:100]!r}")
+
+
+def eventually(get, want):
+    """What a server does by its own clock, or on another connection, may come a moment later."""
+    end = time.monotonic() + 5
+    while (got := get()) != want and time.monotonic() < end:
+        time.sleep(0.01)
+    equal(got, want)
 
 
 def tell(feature, check):
