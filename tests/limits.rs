@@ -283,6 +283,27 @@ fn a_server_that_owes_a_quarter_of_the_memory_stops_nobody_else_and_is_down_in_t
     }
 }
 
+/// One request that does not go out whole, and has timed out, is all that its link may hold: nothing
+/// else will time out there, and still the server is found to hang.
+#[test]
+fn a_link_that_one_request_fills_for_ever_is_given_up() {
+    let mut core = World::new(&["-s", "127.0.0.1:1", "-m", "8m", "-i", "4"]);
+    core.link_room = 64 * KB;
+    let (writer, reader) = (core.client(), core.client());
+    assert!(core.ask(&writer, "get k1\r\n").ends_with("END\r\n"));
+    core.become_state(1, State::Hung);
+    let value = "v".repeat(1_000_000);
+    core.send(&writer, format!("set k1 0 0 1000000\r\n{value}\r\n"));
+    core.advance(Duration::from_millis(2500));
+    let refused = core.take_text(&writer);
+    assert_eq!(refused, "SERVER_ERROR 127.0.0.1:1 timed out\r\n");
+    core.send(&reader, "get k1\r\n");
+    assert_eq!(core.take_text(&reader), "", "its link is full");
+    core.advance(Duration::from_secs(3));
+    let answer = core.take_text(&reader);
+    assert_eq!(answer, "SERVER_ERROR 127.0.0.1:1 down\r\n");
+}
+
 /// However little that is for each of many links.
 #[test]
 fn with_next_to_no_memory_and_many_links_requests_are_served() {

@@ -73,6 +73,8 @@ impl<S: Socket> Pools<S> {
             return true;
         }
         link.waiting.push_back(client);
+        // All that it owes may be late already: then nothing else looks at it.
+        link.alarm = link.alarm.min(self.now.plus(server.timeout));
         self.counters.limit_server_paused += 1;
         clients.wait_for_server(client);
         false

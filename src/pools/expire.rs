@@ -159,18 +159,15 @@ impl<S: Socket> Pools<S> {
         all.min().unwrap_or(Time::NEVER)
     }
 
-    /// When a link is given up though its server goes on sending: the link is full, and its oldest
-    /// request was asked so long ago that a silent server would be down.
+    /// When a full link is given up though nothing on it may be late any more, or its server goes on
+    /// sending: its oldest request was asked so long ago that a silent server would be down.
     fn clogged_at(&self, id: usize) -> Option<Time> {
         let link = self.links.get(id)?;
         let first = link.pending.front().filter(|_| link.is_full())?;
         let server = self.servers.get(link.server)?;
-        let limit = server.failure_limit;
-        Some(
-            first
-                .sent
-                .plus(server.timeout.saturating_mul(u64::from(limit))),
-        )
+        let asked = first.sent.min(link.stuck_since);
+        let limit = u64::from(server.failure_limit);
+        Some(asked.plus(server.timeout.saturating_mul(limit)))
     }
 
     fn expire_link(&mut self, id: usize, work: &mut Work) {

@@ -107,6 +107,8 @@ pub struct Link<S> {
     pub alarm: Time,
     /// Since when something on it is due.
     pub due_since: Time,
+    /// Since when its oldest request does not go out whole.
+    pub stuck_since: Time,
     /// When it last answered something old.
     lagged: Option<Time>,
     /// It was read because something on it is due; nothing has come since.
@@ -170,6 +172,7 @@ impl<S: Socket> Link<S> {
             uptime: None,
             alarm: Time::NEVER,
             due_since: Time::NEVER,
+            stuck_since: Time::NEVER,
             lagged: None,
             read_in_vain: false,
             dirty: false,
@@ -222,6 +225,7 @@ impl<S: Socket> Link<S> {
             self.pending = VecDeque::new();
         }
         self.first_seq += 1;
+        self.stuck_since = Time::NEVER;
         match self.sent_count {
             0 => self.sent_end += u64::from(p.len),
             n => self.sent_count = n - 1,
@@ -310,6 +314,10 @@ impl<S: Socket> Link<S> {
             self.sent_count += 1;
             self.alarm = self.alarm.min(p.late_at());
         }
+        self.stuck_since = match self.sent_count == 0 && !self.pending.is_empty() {
+            true => self.stuck_since.min(now),
+            false => Time::NEVER,
+        };
         Ok((bytes, calls))
     }
 
@@ -379,7 +387,7 @@ impl<S: Socket> Link<S> {
         self.first_seq += pending.len() as u64;
         (self.written, self.settled, self.sent_end) = (0, 0, 0);
         self.sent_count = 0;
-        self.alarm = Time::NEVER;
+        (self.alarm, self.stuck_since) = (Time::NEVER, Time::NEVER);
         (pending, queue, at, written)
     }
 }
