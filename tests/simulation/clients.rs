@@ -383,9 +383,9 @@ impl Sim {
         };
         // Behind those who ask for more than a server answers at once, a request is taken up when half
         // of that is answered or has timed out.
-        let queued = match self.plan.crowd + self.plan.leavers {
-            0 => 0,
-            _ => self.plan.timeout * MS,
+        let queued = match self.plan.has_greedy_clients() {
+            true => self.plan.timeout * MS,
+            false => 0,
         };
         // A link that goes on when an answer is due is read for 0.1 s more, at either server.
         let late = since + queued + portions * (self.plan.deadline() + 230 * MS) + 20 * MS;

@@ -244,10 +244,15 @@ impl Plan {
         // come late, a value of many windows would wait for one after each of them.
         let many_large = self.habits.large && self.habits.many_keys;
         let has_large = self.habits.large || self.habits.bulky || self.deaf > 0;
-        let late_edges = self.tardy && has_large;
+        let late_edges = self.tardy && (has_large || self.habits.many_keys);
         let crowded = self.crowd + self.leavers > 0;
         let wide = self.pace > 1_000_000 || crowded || many_large || late_edges;
         if wide { 1 << 20 } else { 4096 }
+    }
+
+    /// Some clients ask for more than servers answer at once.
+    pub fn has_greedy_clients(&self) -> bool {
+        self.crowd + self.leavers + self.deaf > 0
     }
 
     /// All servers.

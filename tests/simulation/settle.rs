@@ -161,7 +161,7 @@ impl Sim {
         );
         // Where memory is short requests are asked one by one, and so they are behind those who ask
         // for more than a server answers at once.
-        let one_by_one = self.plan.memory < 16 << 20 || self.plan.crowd + self.plan.leavers > 0;
+        let one_by_one = self.plan.memory < 16 << 20 || self.plan.has_greedy_clients();
         if waits || one_by_one {
             self.clients[i].not_before = self.world.now;
         }
