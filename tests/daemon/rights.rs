@@ -71,7 +71,7 @@ fn root_stays_root_where_recipes_say_so() {
     assert_eq!(daemon.status("Uid"), four(0));
 }
 
-/// A pid file in a folder that `-u`'s user may not change: emptied, and the log says why.
+/// A pid file in a folder that `-u`'s user may not change: it names no process, and the log says why.
 #[test]
 fn what_cannot_be_removed_at_the_end_is_logged() {
     if !is_root("a folder that the daemon may not write to") {
@@ -82,7 +82,11 @@ fn what_cannot_be_removed_at_the_end_is_logged() {
     fs::set_permissions(daemon.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     daemon.terminate();
     let log = daemon.log();
-    assert_eq!(fs::read_to_string(daemon.file("pid")).unwrap(), "");
+    let pid = fs::read_to_string(daemon.file("pid")).unwrap();
+    assert_eq!(pid, "4194304\n");
+    // The kernel never gives this number to anybody.
+    let highest = fs::read_to_string("/proc/sys/kernel/pid_max").unwrap();
+    assert!(highest.trim_end().parse::<u32>().unwrap() <= 4_194_304);
     assert!(daemon.file("s").exists());
     for name in ["pid", "s"] {
         let path = daemon.file(name);
