@@ -6,7 +6,7 @@ use magent::config::{Action, Config, LogTarget};
 use magent::event_loop::{self, Bound, EventLoop};
 use magent::files::Owner;
 use magent::logger;
-use magent::sys::{self, Readiness, Signals, State, reason};
+use magent::sys::{self, Readiness, Signals, reason};
 use pid_file::PidFile;
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -118,7 +118,7 @@ fn serve(config: Config, prepared: Prepared, readiness: Readiness) -> ExitCode {
         }
     };
     readiness.ready();
-    event_loop::tell_systemd(State::Ready);
+    event_loop.tell_ready();
     log::info!("serving, process {}", std::process::id());
     let outcome = event_loop.run();
     drop(pid_file);
