@@ -143,7 +143,7 @@ impl EventLoop {
     /// # Errors
     /// What the system says.
     pub fn new(
-        config: Config,
+        prepared: Prepared,
         bound: Bound,
         mut signals: Signals,
         owner: Owner,
@@ -157,10 +157,10 @@ impl EventLoop {
             .register(signals.source(), SIGNALS, Interest::READABLE)?;
         listeners.apply(plan, poll.registry())?;
         let reading = Reading::new(poll.registry(), READING)?;
-        let proxy = Proxy::new(&config, read_clock());
+        let config = prepared.config.clone();
         Ok(EventLoop {
             poll,
-            proxy,
+            proxy: Proxy::prepared(prepared, read_clock()),
             config,
             owner,
             listeners,
@@ -460,8 +460,9 @@ mod tests {
             panic!("{args:?}");
         };
         let bound = bind(&config, None).unwrap();
+        let prepared = Prepared::new(config);
         let thread =
-            std::thread::spawn(move || EventLoop::new(config, bound, signals, None)?.run());
+            std::thread::spawn(move || EventLoop::new(prepared, bound, signals, None)?.run());
         Running {
             dir,
             signals: writer,

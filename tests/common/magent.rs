@@ -1,6 +1,6 @@
 //! The real magent, in the foreground.
 
-use super::process::{finish, status_line};
+use super::process::status_line;
 use super::{Client, DEADLINE, Memcached, TempDir, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -282,16 +282,6 @@ pub fn farm(backup: bool, options: &[&str]) -> (Magent, Vec<Memcached>) {
     let servers: Vec<Memcached> = (0..count).map(|_| Memcached::start()).collect();
     let names: Vec<&str> = servers.iter().map(|s| s.name.as_str()).collect();
     (Magent::farm(&names[..3], &names[3..], options), servers)
-}
-
-/// Runs magent to its end: for command lines that must fail. Its status and its stderr.
-#[track_caller]
-pub fn run(options: &[&str]) -> (ExitStatus, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_magent"));
-    command.args(options);
-    let output = finish(command);
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    (output.status, text)
 }
 
 /// A port that is free now.
