@@ -109,6 +109,7 @@ fuzz:
 	MAGENT_FUZZ_SECONDS=$(SECONDS) $(CARGO) test --locked --test fuzz -- --nocapture
 
 # Where twemproxy puts keys, there magent looks for them: 20,000 for each hash and distribution.
+# What dist/ holds, under the programs that read it.
 interop:
-	@.ci/need memcached nutcracker
-	$(CARGO) test --locked --test interop
+	@.ci/need memcached nutcracker logrotate
+	$(CARGO) test --locked --test interop --test dist
