@@ -151,6 +151,52 @@ fn what_is_installed_goes_again() {
     assert_eq!(files(&root), []);
 }
 
+/// What would be published holds the program and what `make install` needs, and no tests.
+#[test]
+fn the_package_is_whole() {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["package", "--list", "--allow-dirty", "--offline"]);
+    cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
+    let output = finish(cargo);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let listed = text(&output.stdout);
+    let listed: BTreeSet<&str> = listed.lines().collect();
+    let sources = files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
+    let sources: Vec<String> = sources
+        .iter()
+        .map(|(name, _)| format!("src/{name}"))
+        .collect();
+    let others = [
+        "Cargo.toml",
+        "Cargo.lock",
+        "Makefile",
+        "README.md",
+        "CHANGELOG.md",
+        "LICENSE",
+    ];
+    let installed = [
+        "man/magent.1",
+        "dist/magent.service",
+        "dist/magent.env",
+        "dist/magent.bash-completion",
+    ];
+    let needed = sources
+        .iter()
+        .map(String::as_str)
+        .chain(others)
+        .chain(installed);
+    for name in needed {
+        assert!(listed.contains(name), "{name} is missing");
+    }
+    for name in &listed {
+        let part = name.split('/').next().unwrap_or_default();
+        assert!(
+            !["tests", "benches", "magent", "target"].contains(&part),
+            "{name}"
+        );
+    }
+}
+
 /// What bash offers for `word`, which stands behind the word `before`, in a folder with a file.
 fn offered(before: &str, word: &str) -> BTreeSet<String> {
     let dir = TempDir::new();
