@@ -3,11 +3,13 @@
 PREFIX  ?= /usr/local
 DESTDIR ?=
 CARGO   ?= cargo
+STRIP   ?= strip
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 BIN    := $(TARGET)/release/magent
 UNITS  := $(PREFIX)/lib/systemd/system
 MAN    := $(PREFIX)/share/man/man1
+COMPLETIONS := $(PREFIX)/share/bash-completion/completions
 
 # Debian keeps nutcracker where users do not look.
 export PATH := $(PATH):/usr/sbin:/sbin
@@ -16,6 +18,13 @@ export PATH := $(PATH):/usr/sbin:/sbin
 
 all:
 	$(CARGO) build --release --locked
+	@$(MAKE) --no-print-directory magent
+	@echo "The program is ./magent; make install puts it into $(PREFIX)/bin."
+
+# What is run and installed; $(BIN) has what debuggers and profilers want to know.
+magent: $(BIN)
+	@$(STRIP) -o $(BIN).stripped $(BIN)
+	@mv -f $(BIN).stripped magent
 
 # Two primaries, a backup and magent on loopback; see tests/demo.sh.
 demo: all
@@ -39,7 +48,7 @@ soak:
 check: man-page unit layers
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
-	bash -n .ci/need .ci/run .ci/layers tests/demo.sh tests/clients/run
+	bash -n .ci/need .ci/run .ci/layers dist/magent.bash-completion tests/demo.sh tests/clients/run
 
 man-page:
 	@if command -v mandoc >/dev/null; then \
@@ -63,21 +72,25 @@ layers:
 $(BIN):
 	$(CARGO) build --release --locked
 
-install: $(BIN)
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(MAN) $(DESTDIR)$(UNITS) $(DESTDIR)/etc/default
-	install -m 755 $(BIN) $(DESTDIR)$(PREFIX)/bin/magent
+install: magent
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(MAN) $(DESTDIR)$(COMPLETIONS) $(DESTDIR)$(UNITS) \
+		$(DESTDIR)/etc/default
+	install -m 755 magent $(DESTDIR)$(PREFIX)/bin/magent
 	install -m 644 man/magent.1 $(DESTDIR)$(MAN)/magent.1
+	install -m 644 dist/magent.bash-completion $(DESTDIR)$(COMPLETIONS)/magent
 	sed 's|/usr/local/bin/|$(PREFIX)/bin/|' dist/magent.service > $(DESTDIR)$(UNITS)/magent.service
 	chmod 644 $(DESTDIR)$(UNITS)/magent.service
 	[ -e $(DESTDIR)/etc/default/magent ] || install -m 644 dist/magent.env $(DESTDIR)/etc/default/magent
 
 # Options that somebody changed stay.
 uninstall:
-	rm -f $(DESTDIR)$(PREFIX)/bin/magent $(DESTDIR)$(MAN)/magent.1 $(DESTDIR)$(UNITS)/magent.service
+	rm -f $(DESTDIR)$(PREFIX)/bin/magent $(DESTDIR)$(MAN)/magent.1 $(DESTDIR)$(UNITS)/magent.service \
+		$(DESTDIR)$(COMPLETIONS)/magent
 	! cmp -s dist/magent.env $(DESTDIR)/etc/default/magent || rm -f $(DESTDIR)/etc/default/magent
 
 clean:
 	$(CARGO) clean
+	rm -f magent
 
 # make bench QUICK=1 takes under 2 minutes.
 bench:
@@ -96,6 +109,7 @@ fuzz:
 	MAGENT_FUZZ_SECONDS=$(SECONDS) $(CARGO) test --locked --test fuzz -- --nocapture
 
 # Where twemproxy puts keys, there magent looks for them: 20,000 for each hash and distribution.
+# What dist/ holds, under the programs that read it.
 interop:
-	@.ci/need memcached nutcracker
-	$(CARGO) test --locked --test interop
+	@.ci/need memcached nutcracker logrotate
+	$(CARGO) test --locked --test interop --test dist

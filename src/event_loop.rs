@@ -143,7 +143,7 @@ impl EventLoop {
     /// # Errors
     /// What the system says.
     pub fn new(
-        config: Config,
+        prepared: Prepared,
         bound: Bound,
         mut signals: Signals,
         owner: Owner,
@@ -157,10 +157,10 @@ impl EventLoop {
             .register(signals.source(), SIGNALS, Interest::READABLE)?;
         listeners.apply(plan, poll.registry())?;
         let reading = Reading::new(poll.registry(), READING)?;
-        let proxy = Proxy::new(&config, read_clock());
+        let config = prepared.config.clone();
         Ok(EventLoop {
             poll,
-            proxy,
+            proxy: Proxy::prepared(prepared, read_clock()),
             config,
             owner,
             listeners,
@@ -170,6 +170,13 @@ impl EventLoop {
             more_connects: true,
             phase: Phase::Serving,
         })
+    }
+
+    /// Tells systemd that it serves.
+    pub fn tell_ready(&self) {
+        let configuration = self.config.fingerprint();
+        let status = format!("serving, configuration {configuration}");
+        tell_systemd(State::Ready, &status);
     }
 
     /// Serves until it is told to stop and nothing is owed to clients any more.
@@ -319,7 +326,7 @@ impl EventLoop {
 
     fn stop(&mut self, now: Now) {
         log::info!("stopping");
-        tell_systemd(State::Stopping);
+        tell_systemd(State::Stopping, "finishing what clients are owed");
         self.accept_all(now);
         self.listeners.close();
         self.proxy.drain(now);
@@ -344,10 +351,14 @@ impl EventLoop {
         if let Err(e) = logger::reopen() {
             log::warn!("the log can't be reopened: {}", sys::reason(&e));
         }
-        if self.config.file.is_none() || self.phase != Phase::Serving {
+        let Some(file) = &self.config.file else {
+            return;
+        };
+        if self.phase != Phase::Serving {
             return;
         }
-        tell_systemd(State::Reloading);
+        let status = format!("reading {} again", file.display());
+        tell_systemd(State::Reloading, &status);
         self.read_configuration(now);
     }
 
@@ -373,18 +384,24 @@ impl EventLoop {
             self.take_over(&prepared.config, now)?;
             Ok(prepared)
         });
+        // While it is read once more it is not ready yet.
+        let is_done = !self.reading.is_under_way();
         match listened {
             Ok(prepared) => {
                 log::info!("the configuration was reloaded");
                 self.proxy.take_over(prepared, now);
+                if is_done {
+                    self.tell_ready();
+                }
             }
             Err(why) => {
-                log::error!("the configuration stays as it was: {why}");
+                let line = format!("the configuration stays as it was: {why}");
+                log::error!("{line}");
                 self.proxy.reload_failed(&why, now);
+                if is_done {
+                    tell_systemd(State::Ready, &line);
+                }
             }
-        }
-        if !self.reading.is_under_way() {
-            tell_systemd(State::Ready);
         }
     }
 
@@ -404,8 +421,8 @@ impl EventLoop {
 }
 
 /// A service manager that does not listen is no reason to stop.
-pub fn tell_systemd(state: State) {
-    if let Err(e) = sys::notify(state) {
+fn tell_systemd(state: State, status: &str) {
+    if let Err(e) = sys::notify(state, status) {
         log::warn!("NOTIFY_SOCKET: {}", sys::reason(&e));
     }
 }
@@ -443,8 +460,9 @@ mod tests {
             panic!("{args:?}");
         };
         let bound = bind(&config, None).unwrap();
+        let prepared = Prepared::new(config);
         let thread =
-            std::thread::spawn(move || EventLoop::new(config, bound, signals, None)?.run());
+            std::thread::spawn(move || EventLoop::new(prepared, bound, signals, None)?.run());
         Running {
             dir,
             signals: writer,

@@ -2,30 +2,38 @@
 
 mod pid_file;
 
-use magent::config::{Action, Config, LogTarget};
+use magent::config::{Action, Config, LogTarget, Prepared};
 use magent::event_loop::{self, Bound, EventLoop};
 use magent::files::Owner;
 use magent::logger;
-use magent::sys::{self, Readiness, Signals, State, reason};
+use magent::sys::{self, Identity, Readiness, Signals, reason};
 use pid_file::PidFile;
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let text = match Config::from_args(&args) {
-        Ok(Action::Run(config)) => return run(config),
-        Ok(Action::Help(text) | Action::Version(text) | Action::Check(text)) => text,
+    match Config::from_args(&args) {
+        Ok(Action::Run(config)) => run(config),
+        Ok(Action::Check { config, subject }) => match verdict(config, &subject) {
+            Ok(text) => print(&text),
+            Err(line) => fail(&line),
+        },
+        Ok(Action::Help(text) | Action::Version(text)) => print(&text),
         Err(e) => {
             complain(&e.line);
-            return ExitCode::from(u8::try_from(e.status).unwrap_or(1));
+            ExitCode::from(u8::try_from(e.status).unwrap_or(1))
         }
-    };
-    let end = if text.ends_with('\n') { "" } else { "\n" };
-    // A reader like `head` may be gone already.
-    let _ = write!(io::stdout(), "{text}{end}");
-    ExitCode::SUCCESS
+    }
+}
+
+fn print(text: &str) -> ExitCode {
+    match io::stdout().write_all(text.as_bytes()) {
+        // A reader like `head` may be gone already.
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => fail(&format!("stdout: {}", reason(&e))),
+        _ => ExitCode::SUCCESS,
+    }
 }
 
 /// A stderr that is closed changes nothing.
@@ -33,38 +41,69 @@ fn complain(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
+fn fail(line: &str) -> ExitCode {
+    complain(&format!("magent: {line}"));
+    ExitCode::FAILURE
+}
+
+/// What `-t` says of what can run: its warnings, and that it is valid. Nothing is opened or bound.
+fn verdict(config: Config, subject: &str) -> Result<String, String> {
+    let identity = sys::identity(config.user.as_deref(), config.group.as_deref())?;
+    let doubts = doubts(&config, identity.as_ref());
+    let Prepared {
+        config, warnings, ..
+    } = Prepared::new(config);
+    let mut text = String::new();
+    for warning in warnings.iter().chain(&doubts) {
+        text.push_str(&format!("magent: warning: {warning}\n"));
+    }
+    let pools: Vec<&str> = config.pools.iter().map(|p| p.name.as_str()).collect();
+    text.push_str(&format!(
+        "magent: {subject}: valid; pools: {}\n",
+        pools.join(" ")
+    ));
+    Ok(text)
+}
+
 fn run(config: Config) -> ExitCode {
-    let prepared = match prepare(&config) {
-        Ok(prepared) => prepared,
-        Err(line) => {
-            complain(&format!("magent: {line}"));
-            return ExitCode::FAILURE;
-        }
+    let made = match prepare(config) {
+        Ok(made) => made,
+        Err(line) => return fail(&line),
     };
+    let config = &made.prepared.config;
+    // The log says them too, and in the foreground without -L it is stderr.
+    if config.log != LogTarget::Stderr {
+        for warning in &made.prepared.warnings {
+            complain(&format!("magent: warning: {warning}"));
+        }
+    }
     let readiness = if config.daemon {
         match sys::daemonise() {
             Ok(readiness) => readiness,
-            Err(e) => {
-                complain(&format!("magent: going to the background: {}", reason(&e)));
-                return ExitCode::FAILURE;
-            }
+            Err(e) => return fail(&format!("going to the background: {}", reason(&e))),
         }
     } else {
         Readiness::foreground()
     };
-    serve(config, prepared, readiness)
+    serve(made, readiness)
 }
 
 /// What was made while the shell still waits and the process may still do as root does.
-struct Prepared {
+struct Made {
+    prepared: Prepared,
     bound: Bound,
     owner: Owner,
     pid_file: Option<PidFile>,
 }
 
 /// Everything that can fail, in an order that leaves nothing behind if it does.
-fn prepare(config: &Config) -> Result<Prepared, String> {
+fn prepare(config: Config) -> Result<Made, String> {
     let identity = sys::identity(config.user.as_deref(), config.group.as_deref())?;
+    let mut prepared = Prepared::new(config);
+    prepared
+        .warnings
+        .extend(doubts(&prepared.config, identity.as_ref()));
+    let config = &prepared.config;
     // As with memcached, -u means something to root only.
     let identity = identity.filter(|_| sys::is_root());
     let owner = identity.as_ref().map(|i| (i.uid, i.gid));
@@ -85,11 +124,39 @@ fn prepare(config: &Config) -> Result<Prepared, String> {
             format!("-u {user}: {why}")
         })?;
     }
-    Ok(Prepared {
+    Ok(Made {
+        prepared,
         bound,
         owner,
         pid_file,
     })
+}
+
+/// What of the command line has no effect, or leaves more rights than are needed; a line each.
+fn doubts(config: &Config, identity: Option<&Identity>) -> Vec<String> {
+    let mut all = config.unused.clone();
+    if sys::is_root() {
+        if config.user.is_none() {
+            let advice = "add -u USER, or -u root if that is meant";
+            all.push(format!("no -u: it runs as root; {advice}"));
+        }
+        return all;
+    }
+    let why = |who| {
+        format!(
+            "has no effect, since only root can change its {who}; start it as root or leave it out"
+        )
+    };
+    match &config.user {
+        Some(user) if identity.is_none_or(|i| i.uid != sys::user()) => {
+            all.push(format!("-u {user}: {}", why("user")));
+        }
+        _ => {}
+    }
+    if let Some(group) = &config.group {
+        all.push(format!("-g {group}: {}", why("group")));
+    }
+    all
 }
 
 fn start_log(config: &Config, owner: Owner) -> Result<(), String> {
@@ -103,13 +170,14 @@ fn start_log(config: &Config, owner: Owner) -> Result<(), String> {
 }
 
 /// The loop's whole life, in the process that runs it.
-fn serve(config: Config, prepared: Prepared, readiness: Readiness) -> ExitCode {
-    let Prepared {
+fn serve(made: Made, readiness: Readiness) -> ExitCode {
+    let Made {
+        prepared,
         bound,
         owner,
         mut pid_file,
-    } = prepared;
-    let started = start(config, bound, owner, pid_file.as_mut());
+    } = made;
+    let started = start(prepared, bound, owner, pid_file.as_mut());
     let event_loop = match started {
         Ok(event_loop) => event_loop,
         Err(line) => {
@@ -118,7 +186,7 @@ fn serve(config: Config, prepared: Prepared, readiness: Readiness) -> ExitCode {
         }
     };
     readiness.ready();
-    event_loop::tell_systemd(State::Ready);
+    event_loop.tell_ready();
     log::info!("serving, process {}", std::process::id());
     let outcome = event_loop.run();
     drop(pid_file);
@@ -135,7 +203,7 @@ fn serve(config: Config, prepared: Prepared, readiness: Readiness) -> ExitCode {
 }
 
 fn start(
-    config: Config,
+    prepared: Prepared,
     bound: Bound,
     owner: Owner,
     pid_file: Option<&mut PidFile>,
@@ -145,6 +213,6 @@ fn start(
         file.write()
             .map_err(|e| format!("-P {}: {}", file.path().display(), reason(&e)))?;
     }
-    EventLoop::new(config, bound, signals, owner)
+    EventLoop::new(prepared, bound, signals, owner)
         .map_err(|e| format!("waiting for events: {}", reason(&e)))
 }

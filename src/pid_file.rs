@@ -7,7 +7,11 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-/// The pid file, kept open: where it can't be removed any more it can still be emptied.
+/// Where the file can't be removed at the end, it is left with this: kill finds no such process, now or
+/// later, since Linux numbers processes below 2^22.
+const NO_PROCESS: u32 = 1 << 22;
+
+/// The pid file, kept open: where it can't be removed any more it can still be written.
 pub struct PidFile {
     path: PathBuf,
     file: File,
@@ -29,7 +33,7 @@ impl PidFile {
         };
         files::give(&pid_file.file, owner)?;
         if made {
-            pid_file.put()?;
+            pid_file.put(std::process::id())?;
         }
         Ok(pid_file)
     }
@@ -41,13 +45,13 @@ impl PidFile {
     /// Writes the pid of this process.
     pub fn write(&mut self) -> io::Result<()> {
         self.written = true;
-        self.put()
+        self.put(std::process::id())
     }
 
     /// In one call over what is there, and then the rest is cut: whoever reads meanwhile finds
     /// a number in the first line.
-    fn put(&self) -> io::Result<()> {
-        let line = format!("{}\n", std::process::id());
+    fn put(&self, pid: u32) -> io::Result<()> {
+        let line = format!("{pid}\n");
         self.file.write_all_at(line.as_bytes(), 0)?;
         self.file.set_len(line.len() as u64)
     }
@@ -69,9 +73,9 @@ impl Drop for PidFile {
         if let Err(e) = fs::remove_file(&self.path) {
             let path = self.path.display();
             log::warn!("the pid file {path} can't be removed: {}", reason(&e));
-            // An empty one misleads nobody into sending signals to a stranger.
-            if let Err(e) = self.file.set_len(0) {
-                log::warn!("the pid file {path} can't be emptied: {}", reason(&e));
+            // Nobody is misled into sending signals to a stranger.
+            if let Err(e) = self.put(NO_PROCESS) {
+                log::warn!("the pid file {path} can't be written: {}", reason(&e));
             }
         }
     }

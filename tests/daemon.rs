@@ -13,13 +13,12 @@ mod signals;
 mod start;
 
 use common::magent::free_port;
-use common::process::{finish, status_line};
+use common::process::{finish, is_gone, is_root, own_uid, public_copy, status_line, text};
 use common::{Client, TempDir, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output};
 
 const MAGENT: &str = env!("CARGO_BIN_EXE_magent");
@@ -28,10 +27,6 @@ fn magent(options: &[&str]) -> Command {
     let mut command = Command::new(MAGENT);
     command.args(options);
     command
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// A magent in the background, with pid file and log; it ends with its value.
@@ -54,6 +49,10 @@ impl Daemon {
             let port = free_port();
             let mut command = magent(&["-s", "127.0.0.1:1", "-l", "127.0.0.1", "-p"]);
             command.arg(port.to_string()).args(options);
+            // Root is warned that it stays root.
+            if own_uid() == 0 && !options.contains(&"-u") {
+                command.args(["-u", "root"]);
+            }
             command.arg("-P").arg(dir.path().join("pid"));
             command.arg("-L").arg(dir.path().join("log"));
             command.arg("-f").arg(dir.path().join("s"));
@@ -114,37 +113,4 @@ impl Drop for Daemon {
             eprintln!("--- daemon {}; its log:\n{log}---", self.pid);
         }
     }
-}
-
-/// True once a process has ended, whether or not somebody asked for its status.
-fn is_gone(pid: u32) -> bool {
-    match fs::read_to_string(format!("/proc/{pid}/stat")) {
-        Ok(stat) => stat
-            .rsplit(") ")
-            .next()
-            .is_some_and(|s| s.starts_with(['Z', 'X'])),
-        Err(_) => true,
-    }
-}
-
-fn own_uid() -> u32 {
-    fs::metadata("/proc/self").expect("this process").uid()
-}
-
-/// Says what a test leaves out because it does not run as root.
-fn is_root(left_out: &str) -> bool {
-    let root = own_uid() == 0;
-    if !root {
-        eprintln!("not root, so this was not tested: {left_out}");
-    }
-    root
-}
-
-/// The program where every user can reach it. Copied by another process: while this one has the
-/// copy open to write, a child that another thread starts has it too, and it can't be run.
-fn public_copy(dir: &Path) -> PathBuf {
-    let copy = dir.join("magent");
-    let done = Command::new("cp").arg(MAGENT).arg(&copy).status();
-    assert!(done.expect("cp").success());
-    copy
 }

@@ -14,12 +14,14 @@ const SERVICE_OPTIONS: &str = include_str!("../dist/magent.env");
 /// What a document says of one option.
 #[derive(PartialEq, Debug)]
 struct Told {
+    long: Option<String>,
     argument: Option<String>,
     default: Option<String>,
 }
 
 fn told_by_table(o: &Opt) -> Told {
     Told {
+        long: o.long.map(str::to_string),
         argument: o.argument().map(str::to_string),
         default: o.default.map(str::to_string),
     }
@@ -67,12 +69,17 @@ fn compare(document: &str, told: BTreeMap<String, Told>) {
 fn the_readme_has_each_option_and_no_other() {
     let mut told = BTreeMap::new();
     for row in rows(section(README, "## Options", "## ")) {
-        let (name, argument) = match row[0].trim_matches('`').split_once(' ') {
+        let spellings = quoted(row[0]);
+        let (name, argument) = match spellings[0].split_once(' ') {
             Some((name, argument)) => (name, Some(argument.to_string())),
-            None => (row[0].trim_matches('`'), None),
+            None => (spellings[0], None),
         };
-        let default = quoted(row[2]).first().map(|d| d.to_string());
-        let old = told.insert(name.to_string(), Told { argument, default });
+        let what = Told {
+            long: spellings.get(1).map(|long| long.to_string()),
+            argument,
+            default: quoted(row[2]).first().map(|d| d.to_string()),
+        };
+        let old = told.insert(name.to_string(), what);
         assert_eq!(old, None, "{name} twice");
     }
     compare("README.md", told);
@@ -84,13 +91,22 @@ fn the_man_page_has_each_option_and_no_other() {
     let options = section(MAN, ".Sh OPTIONS", ".Sh ");
     for item in options.split("\n.It Fl ").skip(1) {
         let (head, text) = item.split_once('\n').expect("an item has a text");
-        let (letter, argument) = match head.split_once(" Ar ") {
-            Some((letter, argument)) => (letter, Some(argument.to_string())),
+        let (names, argument) = match head.split_once(" Ar ") {
+            Some((names, argument)) => (names, Some(argument.to_string())),
             None => (head, None),
+        };
+        let (name, long) = match names.split_once(" , Fl ") {
+            Some((name, long)) => (name, Some(format!("-{long}"))),
+            None => (names, None),
         };
         let default = text.lines().find_map(|l| l.strip_prefix("Default: "));
         let default = default.map(|d| d.strip_suffix('.').unwrap_or(d).to_string());
-        let old = told.insert(format!("-{letter}"), Told { argument, default });
+        let what = Told {
+            long,
+            argument,
+            default,
+        };
+        let old = told.insert(format!("-{name}"), what);
         assert_eq!(old, None, "{head} twice");
     }
     compare("man/magent.1", told);
@@ -99,7 +115,8 @@ fn the_man_page_has_each_option_and_no_other() {
 /// Also outside the list of options the man page names none that is not there.
 #[test]
 fn the_man_page_speaks_of_no_other_option() {
-    let names: BTreeSet<&str> = OPTIONS.iter().map(|o| &o.name[1..]).collect();
+    let spellings = OPTIONS.iter().flat_map(|o| [Some(o.name), o.long]);
+    let names: BTreeSet<&str> = spellings.flatten().map(|name| &name[1..]).collect();
     for line in MAN.lines().filter(|l| l.starts_with('.')) {
         let words: Vec<&str> = line.split_whitespace().collect();
         for pair in words
@@ -170,7 +187,10 @@ fn the_configuration_files_shown_are_valid() {
         std::fs::write(&path, format!("{text}\n")).expect("the directory for temporary files");
         let result = parse(&format!("-t -c {}", path.display()));
         std::fs::remove_file(&path).expect("the file just written");
-        assert!(matches!(result, Ok(Action::Check(_))), "{text}\n{result:?}");
+        assert!(
+            matches!(result, Ok(Action::Check { .. })),
+            "{text}\n{result:?}"
+        );
     }
 }
 

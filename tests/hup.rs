@@ -9,6 +9,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use std::fs;
 use std::io::Write;
+use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Open descriptors of a process.
@@ -298,4 +299,42 @@ fn a_reload_that_hangs_does_not_prevent_the_next_one() {
     assert!(magent.reload(&text));
     let log = magent.log();
     assert!(log.contains("it is read anew"), "{log}");
+}
+
+/// systemd shows why a reload failed until one does not.
+#[test]
+fn systemd_is_told_why_a_reload_failed() {
+    let server = Memcached::start();
+    let dir = common::TempDir::new();
+    let path = dir.path().join("notify");
+    let systemd = UnixDatagram::bind(&path).expect("a socket");
+    systemd
+        .set_read_timeout(Some(common::DEADLINE))
+        .expect("a timeout");
+    let hear = || {
+        let mut said = [0; 1000];
+        let n = systemd.recv(&mut said).expect("a datagram");
+        String::from_utf8_lossy(&said[..n]).into_owned()
+    };
+    let text = one_pool(&server);
+    let magent = Magent::with_file_under(&text, &[("NOTIFY_SOCKET", &path)]);
+    let serving = hear();
+    assert!(
+        serving.starts_with("READY=1\nSTATUS=serving, configuration "),
+        "{serving}"
+    );
+    let file = magent.dir().join("pools.yml").display().to_string();
+    let reload = |text: &str| {
+        let is_good = magent.reload(text);
+        let said = hear();
+        let (begun, status) = said.rsplit_once('\n').expect("two lines");
+        assert!(begun.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{said}");
+        assert_eq!(status, format!("STATUS=reading {file} again"));
+        (is_good, hear())
+    };
+    let wrong = text.replace("servers", "severs");
+    let why = format!("{file}:3: pool alpha: severs: unknown key");
+    let told = format!("READY=1\nSTATUS=the configuration stays as it was: {why}");
+    assert_eq!(reload(&wrong), (false, told));
+    assert_eq!(reload(&text), (true, serving));
 }

@@ -3,8 +3,9 @@
 use super::options::{JOURNAL, MAX_MS, MAX_SECONDS, VALUE};
 use super::values::{self, Bad, Written};
 use super::yaml::{self, Entry, Item, Value};
-use super::{Address, ListenSpec, PoolConfig, ServerSpec};
+use super::{Address, ListenSpec, PoolConfig, ServerSpec, check};
 use crate::placement::{Distribution, Hash};
+use crate::sys::reason;
 use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
@@ -133,15 +134,16 @@ fn redis(_: &mut Draft, item: &Item) -> Result<(), Bad> {
 }
 
 /// The pools of the file at `path`, which messages call `shown`; what a pool does not say is
-/// taken from `template`. Errors are whole lines.
+/// taken from `template`, and `memory` (`-m`) bounds its values. Errors are whole lines.
 pub(super) fn load(
     path: &Path,
     shown: &str,
     template: &PoolConfig,
+    memory: usize,
 ) -> Result<Vec<PoolConfig>, Bad> {
     match std::fs::read(path) {
-        Ok(bytes) => parse(&bytes, shown, template),
-        Err(e) => Err(Bad::World(format!("-c {shown}: {e}"))),
+        Ok(bytes) => parse(&bytes, shown, template, memory),
+        Err(e) => Err(Bad::World(format!("-c {shown}: {}", reason(&e)))),
     }
 }
 
@@ -150,6 +152,7 @@ pub(super) fn parse(
     bytes: &[u8],
     shown: &str,
     template: &PoolConfig,
+    memory: usize,
 ) -> Result<Vec<PoolConfig>, Bad> {
     let at = |line: usize, what: String| format!("{shown}:{line}: {what}");
     let written = yaml::read(bytes).map_err(|e| Bad::Value(at(e.line, e.what)))?;
@@ -176,9 +179,35 @@ pub(super) fn parse(
                 return Err(name(*line, Bad::Value(why)));
             }
         }
-        pools.push(finish(w, draft).map_err(|(line, why)| name(line, why))?);
+        let pool = finish(w, draft).map_err(|(line, why)| name(line, why))?;
+        fits(w, &pool, memory).map_err(|(line, why)| name(line, why))?;
+        pools.push(pool);
     }
-    Ok(pools)
+    match check::circle(&pools) {
+        Some(own) => {
+            let (pool, server) = (&written[own.pool], &own.server(&pools).name);
+            let (key, listener) = (own.role.key(), &written[own.listener].name);
+            let why = "so a request would go round for ever; name the memcached";
+            let what = format!(
+                "pool {}: {key}: {server}: pool {listener} listens there, {why}",
+                pool.name
+            );
+            Err(Bad::Value(at(pool.line_of(key, own.number), what)))
+        }
+        None => Ok(pools),
+    }
+}
+
+/// A `max_value` of its own against `-m`; what `-I` says is not the file's.
+fn fits(written: &yaml::Pool, pool: &PoolConfig, memory: usize) -> Result<(), (usize, Bad)> {
+    let own = written.entries.iter().find(|e| e.key == "max_value");
+    let needed = check::memory_needed(pool.max_value, memory);
+    let (Some(entry), Some(need)) = (own, needed) else {
+        return Ok(());
+    };
+    let [value, memory] = [pool.max_value, memory].map(values::show_size);
+    let why = format!("max_value: {value}: too large for -m {memory}; start with -m {need}");
+    Err((entry.line, Bad::Value(why)))
 }
 
 /// Reads the keys of one pool.

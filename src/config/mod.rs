@@ -10,10 +10,12 @@
 //! Everything that can be wrong is said here, before anything starts: names are resolved, paths
 //! absolute, numbers within their bounds.
 
+mod check;
 mod file;
 mod options;
 mod prepared;
 mod report;
+mod typed;
 mod values;
 mod yaml;
 
@@ -205,16 +207,14 @@ pub struct Config {
     pub log: LogTarget,
     /// `--memcached-stats`.
     pub memcached_stats: bool,
+    /// Warnings of options that were typed and have no effect.
+    pub unused: Vec<String>,
     /// What the command line says of every pool of the file; no name, listeners or servers.
     template: PoolConfig,
 }
 
 /// What the command line asks for.
 #[derive(Clone, PartialEq, Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one is made in the life of a process"
-)]
 pub enum Action {
     /// Run with this.
     Run(Config),
@@ -222,8 +222,13 @@ pub enum Action {
     Help(String),
     /// Print the version, status 0.
     Version(String),
-    /// The file is good: print that, with its warnings, status 0.
-    Check(String),
+    /// Say that this would run, with its warnings, status 0.
+    Check {
+        /// What would run.
+        config: Config,
+        /// What was checked, in words.
+        subject: String,
+    },
 }
 
 /// Why it cannot run.
@@ -271,32 +276,22 @@ impl Config {
             return Err("there is no configuration file (-c) to read again".to_string());
         };
         let shown = path.display().to_string();
-        let pools = file::load(path, &shown, &self.template).map_err(|bad| match bad {
+        let pools = file::load(path, &shown, &self.template, self.memory);
+        let pools = pools.map_err(|bad| match bad {
             values::Bad::Value(why) | values::Bad::World(why) => why,
         })?;
-        let config = Config {
+        for pool in &pools {
+            if let Some(need) = check::memory_needed(pool.max_value, self.memory) {
+                let [value, memory] = [pool.max_value, self.memory].map(values::show_size);
+                let why = format!("-I {value} is too large for -m {memory}; start with -m {need}");
+                return Err(format!("{shown}: pool {}: {why}", pool.name));
+            }
+        }
+        Ok(Config {
             pools,
             ..self.clone()
-        };
-        check(&config)?;
-        Ok(config)
+        })
     }
-}
-
-/// What must hold between the process and its pools.
-fn check(config: &Config) -> Result<(), String> {
-    for pool in &config.pools {
-        // A value is held with its request and once more as a copy, and others need room too.
-        if config.memory / 4 < pool.max_value {
-            let value = values::show_size(pool.max_value);
-            return Err(format!(
-                "-m {}: must be at least 4 times the largest value, {value} in pool {}",
-                values::show_size(config.memory),
-                pool.name
-            ));
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,12 +1,12 @@
-//! The command line: one table of options, from which parsing, the help text, and the tests of
-//! man page and README are made.
+//! The command line: one table of options, from which parsing, the help text, completion, and the tests
+//! of man page and README are made.
 
+use super::check;
+use super::typed::{Typed, wrong};
 use super::values::{self, Bad};
-use super::{Action, Address, Config, ListenSpec, LogTarget, PoolConfig, UsageError, check, file};
+use super::{Action, Address, Config, ListenSpec, LogTarget, PoolConfig, UsageError, file};
 use crate::placement::{Distribution, Hash};
-use getopts::{Fail, HasArg, Matches, Occur, Options};
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
 
 /// How often an option may stand on a command line, and whether it takes a value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,25 +22,29 @@ pub enum Takes {
 /// One option.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Opt {
-    /// As typed: `-s` or `--timeout`. Every option has one spelling.
+    /// As typed: `-s` or `--timeout`.
     pub name: &'static str,
+    /// A second spelling, for what is typed by whoever does not know the program yet.
+    pub long: Option<&'static str>,
     /// Its value.
     pub takes: Takes,
     /// What it means, for `-h`.
     help: &'static str,
     /// The value in force without it, as it would be typed.
     pub default: Option<&'static str>,
-    /// It describes the one pool of the command line, so it has no place beside `-c`.
-    pub pool: bool,
+    /// It describes the one pool of the command line, so it has no place beside `-c`: the key of the
+    /// file that says the same.
+    key: Option<&'static str>,
 }
 
 const fn opt(name: &'static str, takes: Takes, help: &'static str) -> Opt {
     Opt {
         name,
+        long: None,
         takes,
         help,
         default: None,
-        pool: false,
+        key: None,
     }
 }
 
@@ -52,8 +56,18 @@ impl Opt {
         }
     }
 
-    const fn pool(self) -> Opt {
-        Opt { pool: true, ..self }
+    const fn long(self, name: &'static str) -> Opt {
+        Opt {
+            long: Some(name),
+            ..self
+        }
+    }
+
+    const fn key(self, name: &'static str) -> Opt {
+        Opt {
+            key: Some(name),
+            ..self
+        }
     }
 
     /// The name without its dashes.
@@ -75,19 +89,19 @@ use Takes::{Many, Nothing, One};
 /// Every option there is, in the order of the help text.
 #[rustfmt::skip]
 pub const OPTIONS: &[Opt] = &[
-    opt("-h", Nothing, "this help"),
-    opt("-V", Nothing, "the version"),
-    opt("-s", Many("HOST[:PORT][:WEIGHT]"), "a primary; also [V6]:PORT or /PATH.sock; repeat; port 11211, weight 1").pool(),
-    opt("-b", Many("HOST[:PORT][:WEIGHT]"), "a backup, written like a primary; repeat").pool(),
-    opt("-l", Many("ADDR"), "listen address, IPv4 or IPv6; repeat").default("0.0.0.0").pool(),
-    opt("-p", One("PORT"), "listen port; 0: no TCP, then -f is needed").default("11211").pool(),
-    opt("-f", One("PATH"), "listen on a Unix socket too").pool(),
-    opt("-a", One("MODE"), "octal mode of the Unix socket").default("0700").pool(),
+    opt("-h", Nothing, "this help").long("--help"),
+    opt("-V", Nothing, "the version").long("--version"),
+    opt("-s", Many("HOST[:PORT][:WEIGHT]"), "a primary; also [V6]:PORT or /PATH.sock; repeat; port 11211, weight 1").key("servers"),
+    opt("-b", Many("HOST[:PORT][:WEIGHT]"), "a backup, written like a primary; repeat").key("backups"),
+    opt("-l", Many("ADDR"), "listen address, IPv4 or IPv6; repeat").default("0.0.0.0").key("listen"),
+    opt("-p", One("PORT"), "listen port; 0: no TCP, then -f is needed").default("11211").key("listen"),
+    opt("-f", One("PATH"), "listen on a Unix socket too").key("listen"),
+    opt("-a", One("MODE"), "octal mode of the Unix socket").default("0700").key("listen"),
     opt("-u", One("USER"), "user to run as, name or number"),
     opt("-g", One("GROUP"), "group to run as, name or number"),
     opt("-n", One("N"), "client connections").default("4096"),
     opt("-i", One("N"), "connections kept open to one server").default("1"),
-    opt("-k", Nothing, "ketama instead of modulo").pool(),
+    opt("-k", Nothing, "ketama instead of modulo").key("distribution"),
     opt("-D", Nothing, "stay in the foreground"),
     opt("-v", Nothing, "verbose, implies -D; -vv logs every request"),
     opt("-P", One("FILE"), "pid file"),
@@ -104,11 +118,11 @@ pub const OPTIONS: &[Opt] = &[
     opt("--idle-timeout", One("SECONDS"), "close a client that is silent for so long; 0: never").default("0"),
     opt("--memcached-stats", Nothing, "answer stats as memcached does"),
     opt("-c", One("FILE"), "pools of a configuration file, twemproxy's or magent's own"),
-    opt("-t", Nothing, "check the file of -c and exit"),
-    opt("--hash", One("NAME"), "hash of the keys").default("magent").pool(),
-    opt("--distribution", One("NAME"), "how a hash becomes a server").default("magent").pool(),
-    opt("--hash-tag", One("XY"), "hash only the key's part between these two characters").pool(),
-    opt("--auto-eject", Nothing, "a failing server leaves the ring; not with -b").pool(),
+    opt("-t", Nothing, "check the options, and the file of -c, and exit"),
+    opt("--hash", One("NAME"), "hash of the keys").default("magent").key("hash"),
+    opt("--distribution", One("NAME"), "how a hash becomes a server").default("magent").key("distribution"),
+    opt("--hash-tag", One("XY"), "hash only the key's part between these two characters").key("hash_tag"),
+    opt("--auto-eject", Nothing, "a failing server leaves the ring; not with -b").key("auto_eject_hosts"),
 ];
 
 /// The help text of `-h`.
@@ -118,9 +132,13 @@ pub fn help() -> String {
          usage: magent -s HOST[:PORT][:WEIGHT] ... [options]\n\
          \x20      magent -c FILE [options]\n\n",
     );
-    let left = |o: &Opt| match o.argument() {
-        Some(argument) => format!("{} {argument}", o.name),
-        None => o.name.to_string(),
+    let left = |o: &Opt| {
+        let long = o.long.map(|long| format!(", {long}"));
+        let argument = o.argument().map(|argument| format!(" {argument}"));
+        [Some(o.name.to_string()), long, argument]
+            .into_iter()
+            .flatten()
+            .collect::<String>()
     };
     let width = OPTIONS.iter().map(|o| left(o).len()).max().unwrap_or(0);
     for o in OPTIONS {
@@ -144,123 +162,9 @@ pub(super) fn names(all: impl Iterator<Item = &'static str>) -> String {
     all.collect::<Vec<_>>().join(" ")
 }
 
-/// What was typed, and the table to look it up with.
-struct Typed {
-    matches: Matches,
-}
-
-impl Typed {
-    fn flag(&self, option: &str) -> bool {
-        self.matches.opt_present(option.trim_start_matches('-'))
-    }
-
-    /// The value typed, or the table's default.
-    fn text(&self, option: &str) -> Option<String> {
-        let typed = self.matches.opt_str(option.trim_start_matches('-'));
-        let default = || OPTIONS.iter().find(|o| o.name == option)?.default;
-        typed.or_else(|| default().map(str::to_string))
-    }
-
-    fn texts(&self, option: &str) -> Vec<String> {
-        self.matches.opt_strs(option.trim_start_matches('-'))
-    }
-
-    /// The option's value through `read`; an error names option and value.
-    fn value<T>(
-        &self,
-        option: &str,
-        read: impl Fn(&str) -> Result<T, Bad>,
-    ) -> Result<T, UsageError> {
-        let text = self.text(option).unwrap_or_default();
-        read(&text).map_err(|bad| wrong(option, &text, bad))
-    }
-
-    fn number(
-        &self,
-        option: &str,
-        range: std::ops::RangeInclusive<u64>,
-    ) -> Result<u64, UsageError> {
-        self.value(option, |text| values::number(text, range.clone()))
-    }
-
-    fn path(&self, option: &str) -> Result<Option<PathBuf>, UsageError> {
-        let Some(text) = self.text(option) else {
-            return Ok(None);
-        };
-        if text.is_empty() {
-            return Err(UsageError::usage(format!("{option}: the path is empty")));
-        }
-        match std::path::absolute(Path::new(&text)) {
-            Ok(path) => Ok(Some(path)),
-            Err(e) => Err(UsageError::other(format!("{option} {text}: {e}"))),
-        }
-    }
-}
-
-/// The error of a value that does not do.
-fn wrong(option: &str, text: &str, bad: Bad) -> UsageError {
-    match bad {
-        Bad::Value(why) => UsageError::usage(format!("{option} {text}: {why}")),
-        Bad::World(why) => UsageError::other(format!("{option} {text}: {why}")),
-    }
-}
-
-fn parse(args: &[OsString]) -> Result<Typed, UsageError> {
-    let mut options = Options::new();
-    for o in OPTIONS {
-        let (short, long) = match o.name.strip_prefix("--") {
-            Some(long) => ("", long),
-            None => (o.bare(), ""),
-        };
-        let (has, occurs) = match o.takes {
-            Nothing => (HasArg::No, Occur::Multi),
-            One(_) => (HasArg::Yes, Occur::Optional),
-            Many(_) => (HasArg::Yes, Occur::Multi),
-        };
-        options.opt(short, long, "", "", has, occurs);
-    }
-    let matches = options
-        .parse(args)
-        .map_err(|fail| UsageError::usage(explain(fail, args)))?;
-    if let Some(bare) = matches.free.first() {
-        return Err(UsageError::usage(format!("{bare:?}: not an option")));
-    }
-    Ok(Typed { matches })
-}
-
-/// What was wrong, in words that name the option as it was typed.
-fn explain(fail: Fail, args: &[OsString]) -> String {
-    let dashed = |name: &str| match name.chars().count() {
-        // What is not UTF-8 comes as a quoted whole.
-        _ if name.starts_with('"') => name.to_string(),
-        1 => format!("-{name}"),
-        _ => format!("--{name}"),
-    };
-    match fail {
-        Fail::ArgumentMissing(name) => {
-            let option = dashed(&name);
-            let table = OPTIONS.iter().find(|o| o.name == option);
-            let what = table.and_then(Opt::argument).unwrap_or("value");
-            format!("{option}: needs a value: {what}")
-        }
-        Fail::UnrecognizedOption(name) if args.iter().any(|a| a == "-c") => {
-            format!("{}: unknown option; {ONLY_THE_FILE}", dashed(&name))
-        }
-        Fail::UnrecognizedOption(name) => {
-            format!("{}: unknown option, magent -h lists all", dashed(&name))
-        }
-        Fail::OptionMissing(name) => format!("{}: is needed", dashed(&name)),
-        Fail::OptionDuplicated(name) => format!("{}: given twice", dashed(&name)),
-        Fail::UnexpectedArgument(name) => format!("{}: takes no value", dashed(&name)),
-    }
-}
-
-const ONLY_THE_FILE: &str =
-    "of twemproxy only the configuration file is compatible, not the command line";
-
 /// Reads a whole command line, without the program's name.
 pub(super) fn from_args(args: &[OsString]) -> Result<Action, UsageError> {
-    let typed = parse(args)?;
+    let typed = Typed::parse(args)?;
     if typed.flag("-h") {
         return Ok(Action::Help(help()));
     }
@@ -271,61 +175,106 @@ pub(super) fn from_args(args: &[OsString]) -> Result<Action, UsageError> {
         )));
     }
     let shown = typed.text("-c");
-    if shown.is_none() && typed.flag("-t") {
-        return Err(UsageError::usage("-t: needs -c FILE".to_string()));
-    }
     if shown.is_some() {
         no_pool_options(&typed)?;
     }
     let mut config = process(&typed)?;
+    no_file_twice(&typed)?;
     config.template = template(&typed)?;
-    let Some(shown) = shown else {
-        config.pools = vec![pool(&typed, &config.template)?];
-        check(&config).map_err(UsageError::usage)?;
-        return Ok(Action::Run(config));
-    };
-    let path = config.file.clone().unwrap_or_default();
     let check_only = typed.flag("-t");
-    let status = |bad: Bad| match bad {
-        Bad::World(why) if !check_only => UsageError::other(why),
-        Bad::World(why) | Bad::Value(why) => UsageError::usage(why),
+    let subject = match shown {
+        Some(shown) => {
+            let status = |bad: Bad| match bad {
+                Bad::World(why) if !check_only => UsageError::other(why),
+                Bad::World(why) | Bad::Value(why) => UsageError::usage(why),
+            };
+            let path = config.file.clone().unwrap_or_default();
+            config.pools =
+                file::load(&path, &shown, &config.template, config.memory).map_err(status)?;
+            shown
+        }
+        None => {
+            config.pools = vec![pool(&typed, &config.template)?];
+            no_circle(&config)?;
+            if typed.flag("-a") && !typed.flag("-f") {
+                let mode = typed.text("-a").unwrap_or_default();
+                let why = "has no effect without a Unix socket; add -f PATH or leave it out";
+                config.unused.push(format!("-a {mode}: {why}"));
+            }
+            "command line".to_string()
+        }
     };
-    config.pools = file::load(&path, &shown, &config.template).map_err(status)?;
-    check(&config).map_err(UsageError::usage)?;
-    if check_only {
-        return Ok(Action::Check(verdict(&config, &shown)));
+    memory_holds_values(&typed, &config)?;
+    match check_only {
+        true => Ok(Action::Check { config, subject }),
+        false => Ok(Action::Run(config)),
     }
-    Ok(Action::Run(config))
-}
-
-/// What `-t` says of a good file.
-fn verdict(config: &Config, shown: &str) -> String {
-    let mut text = String::new();
-    for warning in config.warnings() {
-        text.push_str(&format!("magent: {shown}: warning: {warning}\n"));
-    }
-    let pools: Vec<&str> = config.pools.iter().map(|p| p.name.as_str()).collect();
-    text.push_str(&format!(
-        "magent: {shown}: valid; pools: {}\n",
-        pools.join(" ")
-    ));
-    text
 }
 
 /// The options that describe a pool have no place beside a file of pools.
 fn no_pool_options(typed: &Typed) -> Result<(), UsageError> {
-    let Some(o) = OPTIONS.iter().find(|o| o.pool && typed.flag(o.name)) else {
+    let mut all = OPTIONS.iter().filter(|o| typed.flag(o.name));
+    let Some((o, key)) = all.find_map(|o| Some((o, o.key?))) else {
         return Ok(());
     };
-    let text = typed.matches.opt_str(o.bare());
-    let value = text.map(|t| format!(" {t}")).unwrap_or_default();
-    let line = format!("{}{value}: not together with -c: {ONLY_THE_FILE}", o.name);
+    let value = typed.texts(o.name).into_iter().next();
+    let value = value.map(|t| format!(" {t}")).unwrap_or_default();
+    let why = format!("not together with -c; its place is `{key}` in the file");
+    let line = format!("{}{value}: {why}{}", o.name, typed.hint(o.name));
     Err(UsageError::usage(line))
+}
+
+/// Each file has one use: a log would grow into the configuration, a pid would be written over it.
+fn no_file_twice(typed: &Typed) -> Result<(), UsageError> {
+    let mut seen = Vec::new();
+    for option in ["-c", "-f", "-P", "-L"] {
+        let Some(path) = typed.path(option)? else {
+            continue;
+        };
+        if let Some((other, _)) = seen.iter().find(|(_, p)| *p == path) {
+            let line = format!("{option} {}: is the file of {other} too", path.display());
+            return Err(UsageError::usage(line));
+        }
+        seen.push((option, path));
+    }
+    Ok(())
+}
+
+/// `-m` against `-I`, where a pool has it from there; the error names the one that was typed.
+fn memory_holds_values(typed: &Typed, config: &Config) -> Result<(), UsageError> {
+    let needed = |p: &PoolConfig| check::memory_needed(p.max_value, config.memory);
+    let Some(need) = config.pools.iter().find_map(needed) else {
+        return Ok(());
+    };
+    let [m, i] = ["-m", "-I"].map(|option| typed.text(option).unwrap_or_default());
+    let line = match typed.flag("-m") {
+        false => format!("-I {i}: too large for the default -m of {m}; add -m {need}"),
+        true => format!(
+            "-m {m}: must be at least {} times the largest value, {i} (-I); write -m {need} or more{}",
+            check::VALUES_IN_MEMORY,
+            typed.hint("-m")
+        ),
+    };
+    Err(UsageError::usage(line))
+}
+
+/// No server of the command line is magent itself.
+fn no_circle(config: &Config) -> Result<(), UsageError> {
+    match check::circle(&config.pools) {
+        Some(circle) => {
+            let option = circle.role.option();
+            let server = &circle.server(&config.pools).name;
+            let why = "magent itself listens there, so a request would go round for ever; \
+                       give magent another port (-p) or name the memcached";
+            Err(UsageError::usage(format!("{option} {server}: {why}")))
+        }
+        None => Ok(()),
+    }
 }
 
 /// What holds for the whole process; the pools come later.
 fn process(typed: &Typed) -> Result<Config, UsageError> {
-    let verbose = typed.matches.opt_count("v").min(2) as u8;
+    let verbose = typed.count("-v").min(2) as u8;
     let daemon = !typed.flag("-D") && verbose == 0;
     let log = match typed.path("-L")? {
         Some(path) => LogTarget::File(path),
@@ -350,6 +299,7 @@ fn process(typed: &Typed) -> Result<Config, UsageError> {
         pid_file: typed.path("-P")?,
         log,
         memcached_stats: typed.flag("--memcached-stats"),
+        unused: Vec::new(),
         template: PoolConfig::default(),
     };
     Ok(config)

@@ -1,7 +1,7 @@
 //! A configuration with all that takes long to make of it: rings of thousands of points, which no
 //! turn of the loop has time for. A reload makes them beside it.
 
-use super::{Config, PoolConfig, ServerSpec};
+use super::{Config, PoolConfig, ServerSpec, check};
 use crate::placement::Farm;
 
 /// The farms of one pool.
@@ -30,7 +30,7 @@ pub struct Prepared {
     pub config: Config,
     /// Of each pool, in its order.
     pub farms: Vec<Farms>,
-    /// See [`Config::warnings`].
+    /// What is allowed and yet likely not meant; one line each.
     pub warnings: Vec<String>,
 }
 
@@ -38,12 +38,10 @@ impl Prepared {
     /// Prepares a configuration. Takes long if its rings are large.
     pub fn new(config: Config) -> Prepared {
         let farms: Vec<Farms> = config.pools.iter().map(Farms::new).collect();
-        let pools = config.pools.iter().zip(&farms);
-        let warnings = pools.flat_map(|(p, f)| p.warnings(f)).collect();
         Prepared {
+            warnings: check::warnings(&config.pools, &farms),
             config,
             farms,
-            warnings,
         }
     }
 }

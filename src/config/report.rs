@@ -1,7 +1,7 @@
-//! What a configuration says of itself: `stats settings`, its fingerprint, its warnings.
+//! What a configuration says of itself: `stats settings` and its fingerprint.
 
 use super::values::show_size;
-use super::{Address, Config, Farms, LogTarget, PoolConfig, Prepared, ServerSpec};
+use super::{Address, Config, LogTarget, PoolConfig, ServerSpec};
 use std::path::PathBuf;
 
 impl Config {
@@ -55,37 +55,6 @@ impl Config {
         let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325, step);
         format!("{hash:016x}")
     }
-
-    /// What is allowed and yet likely not meant; one line each.
-    pub fn warnings(&self) -> Vec<String> {
-        Prepared::new(self.clone()).warnings
-    }
-}
-
-impl PoolConfig {
-    /// What is said of one pool with these farms; see [`Config::warnings`].
-    pub(super) fn warnings(&self, farms: &Farms) -> Vec<String> {
-        let mut all = Vec::new();
-        let both = [
-            ("servers", Some(&farms.primaries)),
-            ("backups", farms.backups.as_ref()),
-        ];
-        for (role, farm) in both {
-            let of_farm = farm.into_iter().flat_map(|f| f.warnings());
-            all.extend(of_farm.map(|w| format!("pool {}: {role}: {w}", self.name)));
-        }
-        all.extend(no_backup(self).map(|w| format!("pool {}: {w}", self.name)));
-        all
-    }
-}
-
-/// Where the only backup is a primary too: its own keys have no backup then.
-fn no_backup(pool: &PoolConfig) -> Option<String> {
-    let first = pool.backups.first()?;
-    let alone = pool.backups.iter().all(|b| b.address == first.address);
-    let primary = pool.primaries.iter().any(|p| p.address == first.address);
-    let text = "is a primary too and the only backup: its own keys have no backup";
-    (alone && primary).then(|| format!("{} {text}", first.name))
 }
 
 fn none() -> String {

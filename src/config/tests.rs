@@ -49,12 +49,16 @@ fn the_published_recipe() {
 /// documentation.
 #[test]
 fn the_tables_defaults_are_the_defaults() {
-    let plain = config("-s 127.0.0.1");
+    let plain = config("-s 192.0.2.1");
     let mut seen = 0;
     for o in OPTIONS {
         if let Some(default) = o.default {
-            let line = format!("-s 127.0.0.1 {} {default}", o.name);
-            assert_eq!(config(&line), plain, "{line}");
+            let line = format!("-s 192.0.2.1 {} {default}", o.name);
+            let typed = Config {
+                unused: Vec::new(),
+                ..config(&line)
+            };
+            assert_eq!(typed, plain, "{line}");
             seen += 1;
         }
     }
@@ -82,16 +86,26 @@ fn the_tables_defaults_are_the_defaults() {
 fn every_option_is_in_the_help_once() {
     let help = help();
     for o in OPTIONS {
-        let lines = help
+        let words = help
             .lines()
-            .filter(|l| l.split_whitespace().next() == Some(o.name));
+            .map(|l| l.split([' ', ',']).filter(|w| !w.is_empty()));
+        let lines = words.filter(|w| w.clone().next() == Some(o.name));
         assert_eq!(lines.count(), 1, "{}", o.name);
         assert!(o.bare().len() == 1 || o.name.starts_with("--"));
+        assert!(
+            o.long
+                .is_none_or(|long| help.contains(&format!("  {}, {long}  ", o.name)))
+        );
     }
     assert!(help.lines().all(|l| l.len() <= 132), "{help}");
-    assert_eq!(Config::from_args(&args("-h")), Ok(Action::Help(help)));
     let version = format!("magent {}\n", env!("CARGO_PKG_VERSION"));
-    assert_eq!(Config::from_args(&args("-V")), Ok(Action::Version(version)));
+    for [h, v] in [["-h", "-V"], ["--help", "--version"]] {
+        assert_eq!(Config::from_args(&args(h)), Ok(Action::Help(help.clone())));
+        assert_eq!(
+            Config::from_args(&args(v)),
+            Ok(Action::Version(version.clone()))
+        );
+    }
 }
 
 #[test]
@@ -109,7 +123,7 @@ fn servers_in_every_spelling() {
     ];
     for (text, name, hash_name, weight) in table {
         for option in ["-s", "-s 10.9.9.9 -b"] {
-            let pool = config(&format!("{option} {text}")).pools.remove(0);
+            let pool = config(&format!("-p 4 {option} {text}")).pools.remove(0);
             let s = pool.backups.first().unwrap_or(&pool.primaries[0]);
             assert_eq!(
                 (s.name.as_str(), s.hash_name.as_str(), s.weight),
@@ -126,7 +140,7 @@ fn servers_in_every_spelling() {
 
 #[test]
 fn names_of_twemproxy_on_the_command_line() {
-    let line = "--distribution ketama --hash fnv1a_64 --hash-tag {} --auto-eject \
+    let line = "-p 4 --distribution ketama --hash fnv1a_64 --hash-tag {} --auto-eject \
                 -s 127.0.0.1 -s 127.0.0.1:12 -s [::1]:13 -s /a.sock";
     let pool = &config(line).pools[0];
     let names: Vec<&str> = pool
@@ -145,7 +159,7 @@ fn names_of_twemproxy_on_the_command_line() {
 #[test]
 fn every_option_is_heard() {
     let c = config(
-        "-s 127.0.0.1 -l 127.0.0.1 -l ::1 -l [::2] -p 12 -f m.sock -a 0660 -u 33 -g www -n 9 -i 4 -k -vv \
+        "-s 192.0.2.1 -l 127.0.0.1 -l ::1 -l [::2] -p 12 -f m.sock -a 0660 -u 33 -g www -n 9 -i 4 -k -vv \
          -P m.pid -L m.log -I 64k -m 1g -F --timeout 5 --connect-timeout 6 --failure-limit 7 --retry 8 \
          --warm 0 --journal 2M --idle-timeout 9 --memcached-stats",
     );
@@ -185,9 +199,9 @@ fn every_option_is_heard() {
         (7, Duration::ZERO, 2 << 20)
     );
     assert_eq!(p.idle_timeout, Some(Duration::from_secs(9)));
-    assert_eq!(config("-s 127.0.0.1 -D").log, LogTarget::Stderr);
-    assert!(!config("-s 127.0.0.1 -v").daemon);
-    let unix = config("-s 127.0.0.1 -p 0 -f /m.sock");
+    assert_eq!(config("-s 192.0.2.1 -D").log, LogTarget::Stderr);
+    assert!(!config("-s 192.0.2.1 -v").daemon);
+    let unix = config("-s 192.0.2.1 -p 0 -f /m.sock");
     assert_eq!(unix.pools[0].listen.len(), 1);
     assert_eq!(
         config("-s127.0.0.1 -p12 --timeout=7").pools[0]
@@ -206,10 +220,10 @@ const MISTAKES: &[(&str, &str)] = &[
     ("--timeout", "--timeout: needs a value: MS"),
     ("-x", "-x: unknown option, magent -h lists all"),
     ("--weird", "--weird: unknown option, magent -h lists all"),
-    ("-s 127.0.0.1 stray", "\"stray\": not an option"),
-    ("-s 127.0.0.1 -v 5", "\"5\": not an option"),
-    ("-s 127.0.0.1 -p 1 -p 2", "-p: given twice"),
-    ("-s 127.0.0.1 --auto-eject=1", "--auto-eject: takes no value"),
+    ("-s 192.0.2.1 stray", "\"stray\": not an option"),
+    ("-s 192.0.2.1 -v 5", "\"5\": not an option"),
+    ("-s 192.0.2.1 -p 1 -p 2", "-p: given twice"),
+    ("-s 192.0.2.1 --auto-eject=1", "--auto-eject: takes no value"),
     ("-s 127.0.0.1:99999", "-s 127.0.0.1:99999: port must be 1 to 65535"),
     ("-s 127.0.0.1:0", "-s 127.0.0.1:0: port must be 1 to 65535"),
     ("-s 127.0.0.1:", "-s 127.0.0.1:: port must be 1 to 65535"),
@@ -217,42 +231,54 @@ const MISTAKES: &[(&str, &str)] = &[
     ("-s 127.0.0.1:1:0", "-s 127.0.0.1:1:0: weight must be 1 to 2147483647"),
     ("-s 127.0.0.1:1:2:3", "-s 127.0.0.1:1:2:3: must be HOST[:PORT][:WEIGHT]; an IPv6 address is written in brackets"),
     ("-s /m.sock:x", "-s /m.sock:x: weight must be 1 to 2147483647"),
-    ("-s ::1", "-s ::1: an IPv6 address is written in brackets, [::1] or [::1]:11211"),
+    ("-s ::1", "-s ::1: an IPv6 address is written in brackets: [::1]:11211"),
+    ("-s ::1:11211", "-s ::1:11211: an IPv6 address is written in brackets: [::1]:11211"),
+    ("-s ::1:11211:2", "-s ::1:11211:2: an IPv6 address is written in brackets: [::1]:11211:2"),
+    ("-s fe80::1:1121", "-s fe80::1:1121: an IPv6 address is written in brackets: [fe80::1]:1121 or [fe80::1:1121]:11211"),
     ("-s [::1", "-s [::1: port must be 1 to 65535"),
     ("-s [::1]x", "-s [::1]x: must be HOST[:PORT][:WEIGHT]"),
     ("-s :1", "-s :1: the host is missing"),
-    ("-s 127.0.0.1 -s 127.0.0.1:11211", "-s 127.0.0.1:11211: given twice; HOST:PORT:2 gives a server twice the keys"),
-    ("-s 127.0.0.1 -b 10.0.0.1 -b 10.0.0.1", "-b 10.0.0.1:11211: given twice; HOST:PORT:2 gives a server twice the keys"),
-    ("-s 127.0.0.1 -l 127.0.0.1:1", "-l 127.0.0.1:1: must be an address without a port; the port is -p"),
-    ("-s 127.0.0.1 -l ::1 -l [::1]", "-l [::1]: given twice"),
-    ("-s 127.0.0.1 -p 65536", "-p 65536: port must be 0 to 65535"),
-    ("-s 127.0.0.1 -p -1", "-p -1: port must be 0 to 65535"),
-    ("-s 127.0.0.1 -p 0", "-p 0: no TCP, so -f PATH is needed"),
-    ("-s 127.0.0.1 -a 0888", "-a 0888: must be an octal mode, 0 to 0777"),
-    ("-s 127.0.0.1 -a 1777", "-a 1777: must be an octal mode, 0 to 0777"),
-    ("-s 127.0.0.1 -n 0", "-n 0: must be a number, 1 to 10000000"),
-    ("-s 127.0.0.1 -n many", "-n many: must be a number, 1 to 10000000"),
-    ("-s 127.0.0.1 -i 0", "-i 0: must be a number, 1 to 1024"),
-    ("-s 127.0.0.1 -I 0", "-I 0: must be a size, 1k to 1g"),
-    ("-s 127.0.0.1 -I 1x", "-I 1x: must be a size, 1k to 1g"),
-    ("-s 127.0.0.1 -I m", "-I m: must be a size, 1k to 1g"),
-    ("-s 127.0.0.1 -I 99999999999999999999g", "-I 99999999999999999999g: must be a size, 1k to 1g"),
-    ("-s 127.0.0.1 -m 64", "-m 64: must be at least 4 times the largest value, 1m in pool default"),
-    ("-s 127.0.0.1 -m 4m -I 1025k", "-m 4m: must be at least 4 times the largest value, 1025k in pool default"),
-    ("-s 127.0.0.1 --timeout 0", "--timeout 0: must be a number, 1 to 86400000"),
-    ("-s 127.0.0.1 --retry 1s", "--retry 1s: must be a number, 1 to 86400000"),
-    ("-s 127.0.0.1 --warm -1", "--warm -1: must be a number, 0 to 4294967295"),
-    ("-s 127.0.0.1 --failure-limit 0", "--failure-limit 0: must be a number, 1 to 1000000"),
-    ("-s 127.0.0.1 --hash sha", "--hash sha: must be one of magent one_at_a_time md5"),
-    ("-s 127.0.0.1 --distribution x", "--distribution x: must be one of magent magent-ketama ketama modula random"),
-    ("-s 127.0.0.1 --hash-tag {", "--hash-tag {: must be two characters"),
-    ("-s 127.0.0.1 -k --distribution modula", "-k: not together with --distribution modula"),
-    ("-s 127.0.0.1 -b 10.0.0.1 --auto-eject", "-b 10.0.0.1:11211: not together with --auto-eject"),
-    ("-s 127.0.0.1 -b 10.0.0.1 --distribution random", "-b 10.0.0.1:11211: not together with --distribution random"),
-    ("-s 127.0.0.1 -t", "-t: needs -c FILE"),
-    ("-c no.yml -s 22222", "-s 22222: not together with -c: of twemproxy only the configuration file is compatible, not the command line"),
-    ("-c no.yml -k", "-k: not together with -c: of twemproxy"),
-    ("-d -c no.yml", "-d: unknown option; of twemproxy only the configuration file is compatible"),
+    ("-s 192.0.2.1 -s 192.0.2.1:11211", "-s 192.0.2.1:11211: given twice; HOST:PORT:2 gives a server twice the keys"),
+    ("-s 192.0.2.1 -b 10.0.0.1 -b 10.0.0.1", "-b 10.0.0.1:11211: given twice; HOST:PORT:2 gives a server twice the keys"),
+    ("-s 192.0.2.1 -l 127.0.0.1:1", "-l 127.0.0.1:1: must be an address without a port; the port is -p"),
+    ("-s 192.0.2.1 -l ::1 -l [::1]", "-l [::1]: given twice"),
+    ("-s 192.0.2.1 -p 65536", "-p 65536: port must be 0 to 65535"),
+    ("-s 192.0.2.1 -p -1", "-p -1: port must be 0 to 65535"),
+    ("-s 192.0.2.1 -p 0", "-p 0: no TCP, so -f PATH is needed"),
+    ("-s 192.0.2.1 -a 0888", "-a 0888: must be an octal mode, 0 to 0777"),
+    ("-s 192.0.2.1 -a 1777", "-a 1777: must be an octal mode, 0 to 0777"),
+    ("-s 192.0.2.1 -n 0", "-n 0: must be a number, 1 to 10000000"),
+    ("-s 192.0.2.1 -n many", "-n many: must be a number, 1 to 10000000"),
+    ("-s 192.0.2.1 -i 0", "-i 0: must be a number, 1 to 1024"),
+    ("-s 192.0.2.1 -I 0", "-I 0: must be a size, 1k to 1g"),
+    ("-s 192.0.2.1 -I 1x", "-I 1x: must be a size, 1k to 1g"),
+    ("-s 192.0.2.1 -I m", "-I m: must be a size, 1k to 1g"),
+    ("-s 192.0.2.1 -I 99999999999999999999g", "-I 99999999999999999999g: must be a size, 1k to 1g"),
+    ("-s 192.0.2.1 -m 64", "-m 64: must be at least 4 times the largest value, 1m (-I); write -m 4m or more"),
+    ("-s 192.0.2.1 -m 4m -I 1025k", "-m 4m: must be at least 4 times the largest value, 1025k (-I); write -m 4100k or more"),
+    ("-s 192.0.2.1 --timeout 0", "--timeout 0: must be a number, 1 to 86400000"),
+    ("-s 192.0.2.1 --retry 1s", "--retry 1s: must be a number, 1 to 86400000"),
+    ("-s 192.0.2.1 --warm -1", "--warm -1: must be a number, 0 to 4294967295"),
+    ("-s 192.0.2.1 --failure-limit 0", "--failure-limit 0: must be a number, 1 to 1000000"),
+    ("-s 192.0.2.1 --hash sha", "--hash sha: must be one of magent one_at_a_time md5"),
+    ("-s 192.0.2.1 --distribution x", "--distribution x: must be one of magent magent-ketama ketama modula random"),
+    ("-s 192.0.2.1 --hash-tag {", "--hash-tag {: must be two characters"),
+    ("-s 192.0.2.1 -k --distribution modula", "-k: not together with --distribution modula"),
+    ("-s 192.0.2.1 -b 10.0.0.1 --auto-eject", "-b 10.0.0.1:11211: not together with --auto-eject"),
+    ("-s 192.0.2.1 -b 10.0.0.1 --distribution random", "-b 10.0.0.1:11211: not together with --distribution random"),
+    ("-s 192.0.2.1 -I 65m", "-I 65m: too large for the default -m of 256m; add -m 260m"),
+    ("-s 192.0.2.1 -s 127.0.0.1 -b 10.0.0.1", "-s 127.0.0.1:11211: magent itself listens there, so a request would go round for ever; give"),
+    ("-s 10.0.0.1 -b 0.0.0.0 -l 127.0.0.1", "-b 0.0.0.0:11211: magent itself listens there"),
+    ("-s [::ffff:127.0.0.1]:7 -p 7", "-s [::ffff:127.0.0.1]:7: magent itself listens there"),
+    ("-s [::1]:7 -p 7 -l ::", "-s [::1]:7: magent itself listens there"),
+    ("-s /proc/self/../magent.sock -f /proc/magent.sock", "-s /proc/self/../magent.sock: magent itself listens there"),
+    ("-c no.yml -s 22222", "-s 22222: not together with -c; its place is `servers` in the file; of twemproxy only the configuration file is compatible, not the command line: there is no port"),
+    ("-c no.yml -k", "-k: not together with -c; its place is `distribution` in the file"),
+    ("-c no.yml -i 30000", "-i 30000: must be a number, 1 to 1024; of twemproxy only the configuration file is compatible, not the command line: there is no interval"),
+    ("-c no.yml -v 6", "\"6\": not an option; of twemproxy only the configuration file is compatible, not the command line: write -v or -vv"),
+    ("-d -c no.yml", "-d: unknown option; of twemproxy only the configuration file is compatible, not the command line: leave it out"),
+    ("--stats-port=22222", "--stats-port: unknown option; of twemproxy only"),
+    ("-d -s 192.0.2.1", "-d: unknown option; leave it out, magent goes to the background by itself"),
 ];
 
 #[test]
@@ -275,10 +301,13 @@ fn every_mistake_is_one_line_that_names_option_and_value() {
     ];
     let e = Config::from_args(&with_empty[..2]).expect_err("no such port");
     assert_eq!(e.line, "magent: -s a?b:x: port must be 1 to 65535");
-    let mut good = args("-s 127.0.0.1");
+    let mut good = args("-s 192.0.2.1");
     good.extend_from_slice(&with_empty[2..]);
     let e = Config::from_args(&good).expect_err("no path");
     assert_eq!(e.line, "magent: -f: the path is empty");
+    good[2] = "-p".into();
+    let e = Config::from_args(&good).expect_err("no port");
+    assert_eq!(e.line, "magent: -p : port must be 0 to 65535");
 }
 
 #[test]
@@ -301,7 +330,7 @@ fn what_the_world_lacks_is_status_1() {
 
 #[test]
 fn the_summary_names_every_key_of_a_pool_and_the_hash_follows_it() {
-    let c = config("-s 127.0.0.1 -s [::1]:12:3 -b /b.sock --hash-tag {}");
+    let c = config("-s 192.0.2.1 -s [::1]:12:3 -b /b.sock --hash-tag {}");
     let lines = c.summary();
     let get = |name: &str| {
         let line = lines.iter().find(|l| l.0 == name);
@@ -312,7 +341,7 @@ fn the_summary_names_every_key_of_a_pool_and_the_hash_follows_it() {
     }
     assert_eq!(
         get("default:servers"),
-        "127.0.0.1:11211:1 127.0.0.1-11211, [::1]:12:3 [::1]-12"
+        "192.0.2.1:11211:1 192.0.2.1-11211, [::1]:12:3 [::1]-12"
     );
     assert_eq!(get("default:backups"), "/b.sock:1 /b.sock-0");
     assert_eq!(get("default:hash_tag"), "{}");
@@ -320,30 +349,41 @@ fn the_summary_names_every_key_of_a_pool_and_the_hash_follows_it() {
     assert_eq!(get("memory"), "256m");
     assert_eq!(get("configuration"), c.fingerprint());
     assert_eq!(c.fingerprint().len(), 16);
-    let same = |line: &str| config(line).fingerprint() == config("-s 127.0.0.1").fingerprint();
-    assert!(same("-s 127.0.0.1 -D -P /x.pid -u root"));
+    let same = |line: &str| config(line).fingerprint() == config("-s 192.0.2.1").fingerprint();
+    assert!(same("-s 192.0.2.1 -D -P /x.pid -u root"));
     assert!(!same("-s 127.0.0.1:11212"));
-    assert!(!same("-s 127.0.0.1:11211:2"));
-    assert!(!same("-s 127.0.0.1 --timeout 999"));
-    assert!(!same("-s 127.0.0.1 -m 255m"));
+    assert!(!same("-s 192.0.2.1:11211:2"));
+    assert!(!same("-s 192.0.2.1 --timeout 999"));
+    assert!(!same("-s 192.0.2.1 -m 255m"));
 }
 
 #[test]
 fn warnings_of_what_is_allowed() {
-    assert!(
-        config("-s 127.0.0.1 -b 127.0.0.1:11212")
-            .warnings()
-            .is_empty()
-    );
-    assert_eq!(
-        config("-s 127.0.0.1 -s 127.0.0.1:11212 -b 127.0.0.1:11212").warnings(),
-        [
-            "pool default: 127.0.0.1:11212 is a primary too and the only backup: its own keys have no backup"
-        ]
-    );
-    let tiny = config("-k -s 127.0.0.1:1:100000 -s 127.0.0.1:2").warnings();
+    let warnings = |line: &str| Prepared::new(config(line)).warnings;
+    assert!(warnings("-s 192.0.2.1 -b 127.0.0.1:12").is_empty());
+    // Two of them: each is the other one's backup.
+    assert!(warnings("-s 127.0.0.1:1 -s 127.0.0.1:2 -b 127.0.0.1:1 -b 127.0.0.1:2").is_empty());
+    for other in ["127.0.0.1:12", "0.0.0.0:12", "[::ffff:127.0.0.1]:12"] {
+        let line =
+            "is a primary and the only backup, so its own keys have no backup; add another backup";
+        assert_eq!(
+            warnings(&format!("-s 192.0.2.1 -s 127.0.0.1:12 -b {other}")),
+            [format!("pool default: {other} {line}")]
+        );
+        let line =
+            "is the only primary and the only backup, so no key has a backup; add another backup";
+        assert_eq!(
+            warnings(&format!("-s 127.0.0.1:12 -b {other}")),
+            [format!("pool default: {other} {line}")]
+        );
+    }
+    let tiny = warnings("-k -s 127.0.0.1:1:100000 -s 127.0.0.1:2");
     assert_eq!(tiny.len(), 1);
     assert!(tiny[0].starts_with("pool default: servers: 127.0.0.1-2: weight 1 of 100001"));
+    let unused = config("-s 192.0.2.1 -a 0770").unused;
+    let line = "-a 0770: has no effect without a Unix socket; add -f PATH or leave it out";
+    assert_eq!(unused, [line]);
+    assert!(config("-s 192.0.2.1 -a 0770 -f /m.sock").unused.is_empty());
 }
 
 #[test]
@@ -364,6 +404,13 @@ fn a_reload_reads_the_file_again_under_the_same_options() {
     assert_eq!(second.pools[0].primaries[0].name, "127.0.0.1:3");
     assert_eq!(second.pools[0].retry.as_millis(), 77);
     assert_ne!(second.fingerprint(), first.fingerprint());
+    // Nothing said before that a value must be that small.
+    let small = format!("{line} -m 2m");
+    std::fs::write(&path, text(3) + "  max_value: 64k\n").expect("a file");
+    let small = config(&small);
+    std::fs::write(&path, text(3)).expect("a file");
+    let why = "pool a: -I 1m is too large for -m 2m; start with -m 4m";
+    assert_eq!(small.reload(), Err(format!("{}: {why}", path.display())));
     std::fs::write(&path, text(0)).expect("a file");
     let shown = path.display().to_string();
     let expected = format!("{shown}:4: pool a: servers: 127.0.0.1:0:1: port must be 1 to 65535");
@@ -372,10 +419,17 @@ fn a_reload_reads_the_file_again_under_the_same_options() {
     assert_eq!((e.status, e.line), (2, format!("magent: {expected}")));
     std::fs::write(&path, text(4)).expect("a file");
     let check = Config::from_args(&args(&format!("-t {line}")));
+    let Ok(Action::Check {
+        config: checked,
+        subject,
+    }) = check
+    else {
+        panic!("{check:?}");
+    };
     assert_eq!(
-        check,
-        Ok(Action::Check(format!("magent: {shown}: valid; pools: a\n")))
+        (subject, checked.pools[0].primaries[0].name.as_str()),
+        (shown, "127.0.0.1:4")
     );
     std::fs::remove_dir_all(&dir).expect("removed");
-    assert!(config("-s 127.0.0.1").reload().is_err());
+    assert!(config("-s 192.0.2.1").reload().is_err());
 }

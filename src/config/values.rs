@@ -205,8 +205,8 @@ pub(super) fn server(text: &str, distribution: Distribution) -> Result<ServerSpe
         Some(end) if text.starts_with('[') => text.split_at(end + 1),
         _ => text.split_at(text.find(':').unwrap_or(text.len())),
     };
-    if text.parse::<Ipv6Addr>().is_ok() {
-        return bad("an IPv6 address is written in brackets, [::1] or [::1]:11211");
+    if let Some(forms) = bracketed(text) {
+        return bad(format!("an IPv6 address is written in brackets: {forms}"));
     }
     let mut parts = rest.split(':');
     if parts.next() != Some("") {
@@ -224,6 +224,24 @@ pub(super) fn server(text: &str, distribution: Distribution) -> Result<ServerSpe
         return bad("must be HOST[:PORT][:WEIGHT]; an IPv6 address is written in brackets");
     }
     written.spec(distribution)
+}
+
+/// What may be meant by an IPv6 address without brackets; `None` if it is none.
+fn bracketed(text: &str) -> Option<String> {
+    let is_v6 = |host: &str| host.parse::<Ipv6Addr>().is_ok();
+    let parts = |n| text.rsplitn(n, ':').collect::<Vec<_>>();
+    let one = match parts(2)[..] {
+        [port, host] if is_v6(host) && digits(port).is_some() => Some(format!("[{host}]:{port}")),
+        _ => None,
+    };
+    let whole = is_v6(text).then(|| format!("[{text}]:{PORT}"));
+    match (one, whole, &parts(3)[..]) {
+        (Some(one), Some(whole), _) => Some(format!("{one} or {whole}")),
+        (None, None, [weight, port, host]) if is_v6(host) => {
+            Some(format!("[{host}]:{port}:{weight}"))
+        }
+        (one, whole, _) => one.or(whole),
+    }
 }
 
 /// A server of the file: `host:port:weight [name]` or `/path:weight [name]`, taken apart from its

@@ -32,6 +32,17 @@ pub(super) struct Entry {
     pub value: Value,
 }
 
+impl Pool {
+    /// The line of an item of a list, counted from 0; of the pool if there is none.
+    pub fn line_of(&self, key: &str, item: usize) -> usize {
+        let entry = self.entries.iter().find(|e| e.key == key);
+        match entry.map(|e| &e.value) {
+            Some(Value::List(items)) => items.get(item).map_or(self.line, |i| i.line),
+            _ => self.line,
+        }
+    }
+}
+
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Value {
     Empty,

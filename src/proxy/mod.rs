@@ -80,13 +80,18 @@ fn listeners(config: &Config) -> impl Iterator<Item = (&Address, &PoolConfig)> {
 impl<S: Socket> Proxy<S> {
     /// A proxy for a validated configuration. Nothing is connected yet.
     pub fn new(config: &Config, now: Now) -> Proxy<S> {
-        let budget = Budget::new(config.memory);
-        let chunk = budget.chunks().take();
+        Proxy::prepared(Prepared::new(config.clone()), now)
+    }
+
+    /// [`Proxy::new`] with what takes long already done.
+    pub fn prepared(prepared: Prepared, now: Now) -> Proxy<S> {
         let Prepared {
             config,
             farms,
             warnings,
-        } = Prepared::new(config.clone());
+        } = prepared;
+        let budget = Budget::new(config.memory);
+        let chunk = budget.chunks().take();
         let mut proxy = Proxy {
             start: now.at,
             now: Time(0),

@@ -1,4 +1,4 @@
-//! Tells systemd about the service, in its own small protocol: one datagram a line.
+//! Tells systemd about the service, in its own small protocol: one datagram for each change.
 
 use super::process::monotonic_us;
 use std::ffi::OsStr;
@@ -22,32 +22,35 @@ pub enum State {
 /// How long systemd may take to take a line.
 const NOTIFY_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Tells systemd, if it asked to be told (`NOTIFY_SOCKET`).
+/// Tells systemd, if it asked to be told (`NOTIFY_SOCKET`); `status` is what `systemctl status` shows.
 ///
 /// # Errors
 /// What the system says; a service that can't report may be stopped by systemd, so log it.
-pub fn notify(state: State) -> io::Result<()> {
+pub fn notify(state: State, status: &str) -> io::Result<()> {
     match std::env::var_os("NOTIFY_SOCKET") {
-        Some(socket) if !socket.is_empty() => notify_at(&socket, state),
+        Some(socket) if !socket.is_empty() => notify_at(&socket, state, status),
         _ => Ok(()),
     }
 }
 
-fn notify_at(socket: &OsStr, state: State) -> io::Result<()> {
+fn notify_at(socket: &OsStr, state: State, status: &str) -> io::Result<()> {
     let address = match socket.as_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
         path => SocketAddr::from_pathname(OsStr::from_bytes(path))?,
     };
-    let line = match state {
+    let mut text = match state {
         State::Ready => "READY=1".to_string(),
         // The time is what Type=notify-reload wants, to tell this reload from an older one.
         State::Reloading => format!("RELOADING=1\nMONOTONIC_USEC={}", monotonic_us()),
         State::Stopping => "STOPPING=1".to_string(),
     };
+    text.push_str("\nSTATUS=");
+    // A line end would begin another assignment.
+    text.extend(status.chars().map(|c| if c.is_control() { '?' } else { c }));
     let socket = UnixDatagram::unbound()?;
     socket.set_write_timeout(Some(NOTIFY_PATIENCE))?;
     loop {
-        match socket.send_to_addr(line.as_bytes(), &address) {
+        match socket.send_to_addr(text.as_bytes(), &address) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             sent => return sent.map(|_| ()),
         }
@@ -70,13 +73,14 @@ mod tests {
             let n = socket.recv(&mut bytes).unwrap();
             String::from_utf8_lossy(&bytes[..n]).into_owned()
         };
-        notify_at(OsStr::new(&format!("@{name}")), State::Ready).unwrap();
-        assert_eq!(receive(&abstract_end), "READY=1");
-        notify_at(path.as_os_str(), State::Reloading).unwrap();
-        assert!(receive(&path_end).starts_with("RELOADING=1\nMONOTONIC_USEC="));
-        notify_at(path.as_os_str(), State::Stopping).unwrap();
-        assert_eq!(receive(&path_end), "STOPPING=1");
+        notify_at(OsStr::new(&format!("@{name}")), State::Ready, "a\nb").unwrap();
+        assert_eq!(receive(&abstract_end), "READY=1\nSTATUS=a?b");
+        notify_at(path.as_os_str(), State::Reloading, "c").unwrap();
+        let said = receive(&path_end);
+        assert!(said.starts_with("RELOADING=1\nMONOTONIC_USEC=") && said.ends_with("\nSTATUS=c"));
+        notify_at(path.as_os_str(), State::Stopping, "").unwrap();
+        assert_eq!(receive(&path_end), "STOPPING=1\nSTATUS=");
         std::fs::remove_file(&path).unwrap();
-        assert!(notify_at(path.as_os_str(), State::Ready).is_err());
+        assert!(notify_at(path.as_os_str(), State::Ready, "").is_err());
     }
 }

@@ -1,6 +1,6 @@
 //! The real magent, in the foreground.
 
-use super::process::{finish, status_line};
+use super::process::status_line;
 use super::{Client, DEADLINE, Memcached, TempDir, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -53,17 +53,22 @@ impl Magent {
         let port_text = port.to_string();
         let mut args = vec!["-l", "127.0.0.1", "-p", &port_text, "-f", &socket];
         args.extend(options);
-        Magent::spawn(&args, port, dir)
+        Magent::spawn(&args, &[], port, dir)
     }
 
     /// One that serves the pools of a file (`-c`). `PORT` in the text is where
     /// [`Magent::client`] will connect to, `DIR` a folder for sockets.
     pub fn with_file(text: &str) -> Magent {
+        Magent::with_file_under(text, &[])
+    }
+
+    /// The same under more variables of the environment.
+    pub fn with_file_under(text: &str, environment: &[(&str, &Path)]) -> Magent {
         for _ in 0..TRIES {
             let (port, dir) = (free_port(), TempDir::new());
             let file = dir.path().join("pools.yml").display().to_string();
             write_file(&dir, port, text);
-            if let Some(magent) = Magent::spawn(&["-c", &file], port, dir) {
+            if let Some(magent) = Magent::spawn(&["-c", &file], environment, port, dir) {
                 return magent;
             }
         }
@@ -91,12 +96,18 @@ impl Magent {
         self.dir.path()
     }
 
-    fn spawn(args: &[&str], port: u16, dir: TempDir) -> Option<Magent> {
+    fn spawn(
+        args: &[&str],
+        environment: &[(&str, &Path)],
+        port: u16,
+        dir: TempDir,
+    ) -> Option<Magent> {
         // A file and no pipe: what was logged before an answer is there when the answer is.
         let log = fs::File::create(dir.path().join(LOG)).expect("a log");
         let child = Command::new(env!("CARGO_BIN_EXE_magent"))
             .arg("-D")
             .args(args)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -271,16 +282,6 @@ pub fn farm(backup: bool, options: &[&str]) -> (Magent, Vec<Memcached>) {
     let servers: Vec<Memcached> = (0..count).map(|_| Memcached::start()).collect();
     let names: Vec<&str> = servers.iter().map(|s| s.name.as_str()).collect();
     (Magent::farm(&names[..3], &names[3..], options), servers)
-}
-
-/// Runs magent to its end: for command lines that must fail. Its status and its stderr.
-#[track_caller]
-pub fn run(options: &[&str]) -> (ExitStatus, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_magent"));
-    command.args(options);
-    let output = finish(command);
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    (output.status, text)
 }
 
 /// A port that is free now.

@@ -212,11 +212,14 @@ fn systemd_is_told_when_it_serves_and_when_it_stops() {
         .env("NOTIFY_SOCKET", &path)
         .spawn()
         .unwrap();
-    assert_eq!(hear(), "READY=1");
+    let ready = hear();
+    let configuration = ready.strip_prefix("READY=1\nSTATUS=serving, configuration ");
     let mut client = Client::tcp(port.parse().unwrap());
-    assert!(client.ask_line("version\r\n").starts_with("VERSION"));
+    let settings = client.stats("stats settings\r\n");
+    assert_eq!(configuration, Some(settings["configuration"].as_str()));
     let pid = nix::unistd::Pid::from_raw(child.id() as i32);
     nix::sys::signal::kill(pid, Signal::SIGTERM).unwrap();
-    assert_eq!(hear(), "STOPPING=1");
+    let stopping = "STOPPING=1\nSTATUS=finishing what clients are owed";
+    assert_eq!(hear(), stopping);
     assert!(child.wait().unwrap().success());
 }

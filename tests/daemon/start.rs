@@ -4,7 +4,6 @@ use super::common::{TempDir, wait_for};
 use super::{Daemon, MAGENT, finish, free_port, is_root, magent, public_copy, text};
 use std::fs;
 use std::net::TcpListener;
-use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -63,96 +62,6 @@ fn relative_paths_survive_the_change_of_folder() {
     fs::rename(daemon.file("l"), daemon.file("log")).unwrap();
 }
 
-/// Everything that can be wrong: options, status, and what the one line must name.
-#[test]
-fn what_is_wrong_is_said_before_the_shell_goes_on() {
-    let dir = TempDir::new();
-    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_string();
-    let holder = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    let held = holder.local_addr().unwrap().port().to_string();
-    let (plain, live) = (path("plain"), path("live"));
-    fs::write(&plain, "precious").unwrap();
-    let _live = UnixListener::bind(&live).unwrap();
-    let ours = ["-l", "127.0.0.1", "-s", "127.0.0.1:1"];
-    let free = free_port().to_string();
-    let nowhere = path("no/such/folder");
-    let in_use = format!("-p {held}");
-    #[rustfmt::skip]
-    let wrong: &[(&[&str], i32, &[&str])] = &[
-        (&["-p", &held], 1, &["127.0.0.1", &in_use, "in use"]),
-        (&["-p", &free, "-u", "no-such-user"], 1, &["-u no-such-user"]),
-        (&["-p", &free, "-u", "nobody", "-g", "no-such-group"], 1, &["-g no-such-group"]),
-        (&["-p", &free, "-s", "no-such-host.invalid:11211"], 1, &["-s no-such-host.invalid", "resolve"]),
-        (&["-p", &free, "-b", "no-such-host.invalid"], 1, &["-b no-such-host.invalid", "resolve"]),
-        (&["-p", &free, "-l", "no-such-host.invalid"], 1, &["-l no-such-host.invalid", "resolve"]),
-        (&["-p", &free, "-l", "192.0.2.1"], 1, &["192.0.2.1", &free]),
-        (&["-p", &free, "-P", &nowhere], 1, &["-P", &nowhere]),
-        (&["-p", &free, "-L", &nowhere], 1, &["-L", &nowhere]),
-        (&["-p", &free, "-f", &nowhere], 1, &["-f", &nowhere]),
-        (&["-p", &free, "-f", &plain], 1, &["-f", &plain, "not a socket"]),
-        (&["-p", &free, "-f", &live], 1, &["-f", &live, "in use"]),
-        (&["-p", "70000"], 2, &["-p 70000"]),
-        (&["-p", "x"], 2, &["-p x"]),
-        (&["-p", ""], 2, &["-p"]),
-        (&["-p", "0"], 2, &["-p 0", "-f"]),
-        (&["-p", &free, "-n", "0"], 2, &["-n 0"]),
-        (&["-p", &free, "-n", "-5"], 2, &["-n -5"]),
-        (&["-p", &free, "-n", "12x"], 2, &["-n 12x"]),
-        (&["-p", &free, "-n", "99999999999999999999"], 2, &["-n 99999999999999999999"]),
-        (&["-p", &free, "-i", "0"], 2, &["-i 0"]),
-        (&["-p", &free, "-a", "999"], 2, &["-a 999"]),
-        (&["-p", &free, "-I", "1q"], 2, &["-I 1q"]),
-        (&["-p", &free, "-I", "0"], 2, &["-I 0"]),
-        (&["-p", &free, "-m", "lots"], 2, &["-m lots"]),
-        (&["-p", &free, "-m", "3m", "-I", "1m"], 2, &["-m 3m", "1m"]),
-        (&["-p", &free, "--timeout", "0"], 2, &["--timeout 0"]),
-        (&["-p", &free, "--timeout", "1.5"], 2, &["--timeout 1.5"]),
-        (&["-p", &free, "--connect-timeout", "soon"], 2, &["--connect-timeout soon"]),
-        (&["-p", &free, "--failure-limit", "0"], 2, &["--failure-limit 0"]),
-        (&["-p", &free, "--retry", "-1"], 2, &["--retry -1"]),
-        (&["-p", &free, "--warm", "x"], 2, &["--warm x"]),
-        (&["-p", &free, "--journal", "1"], 2, &["--journal 1"]),
-        (&["-p", &free, "--idle-timeout", "x"], 2, &["--idle-timeout x"]),
-        (&["-p", &free, "-s", "127.0.0.1:0"], 2, &["-s 127.0.0.1:0", "port"]),
-        (&["-p", &free, "-s", "127.0.0.1:2:0"], 2, &["-s 127.0.0.1:2:0", "weight"]),
-        (&["-p", &free, "-s", "::1"], 2, &["-s ::1", "brackets"]),
-        (&["-p", &free, "--hash", "sha"], 2, &["--hash sha"]),
-        (&["-p", &free, "--no-such-option"], 2, &["no-such-option"]),
-        (&["-p", &free, "-Z"], 2, &["Z"]),
-        (&["-p", &free, "stray"], 2, &["stray"]),
-        (&["-p", &free, "-c", &plain], 2, &["-c"]),
-    ];
-    for (options, status, named) in wrong {
-        for foreground in [&["-D"][..], &[]] {
-            let options = [&ours[..], options, foreground].concat();
-            let output = finish(magent(&options));
-            let said = text(&output.stderr);
-            assert_eq!(output.status.code(), Some(*status), "{options:?}: {said}");
-            assert!(
-                said.starts_with("magent: ") && said.ends_with('\n'),
-                "{said:?}"
-            );
-            assert_eq!(said.lines().count(), 1, "{options:?}: {said}");
-            for name in *named {
-                assert!(
-                    said.contains(name),
-                    "{options:?} does not name {name}: {said}"
-                );
-            }
-            assert_eq!(output.stdout, b"");
-        }
-    }
-    let output = finish(magent(&["-p", &free]));
-    assert_eq!(output.status.code(), Some(2));
-    assert!(
-        text(&output.stderr).contains("-s"),
-        "{}",
-        text(&output.stderr)
-    );
-    assert_eq!(fs::read_to_string(&plain).unwrap(), "precious");
-    assert!(fs::symlink_metadata(&live).is_ok());
-}
-
 #[test]
 fn a_start_that_fails_leaves_nothing_behind() {
     let dir = TempDir::new();
@@ -179,15 +88,40 @@ fn a_start_that_fails_leaves_nothing_behind() {
 
 #[test]
 fn help_and_version_go_to_stdout_with_status_0() {
-    let help = finish(magent(&["-h"]));
-    assert!(help.status.success() && help.stderr.is_empty());
-    for option in magent::config::OPTIONS {
-        assert!(text(&help.stdout).contains(&format!("  {}", option.name)));
+    for [h, v] in [["-h", "-V"], ["--help", "--version"]] {
+        let help = finish(magent(&[h]));
+        assert!(help.status.success() && help.stderr.is_empty());
+        for option in magent::config::OPTIONS {
+            assert!(text(&help.stdout).contains(&format!("  {}", option.name)));
+        }
+        let version = finish(magent(&[v]));
+        assert!(version.status.success() && version.stderr.is_empty());
+        let wanted = concat!("magent ", env!("CARGO_PKG_VERSION"), "\n");
+        assert_eq!(text(&version.stdout), wanted);
     }
-    let version = finish(magent(&["-V"]));
-    assert!(version.status.success() && version.stderr.is_empty());
-    let wanted = concat!("magent ", env!("CARGO_PKG_VERSION"), "\n");
-    assert_eq!(text(&version.stdout), wanted);
+}
+
+#[test]
+fn what_cannot_be_printed_is_no_success() {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "exec \"$0\" -h >/dev/full", MAGENT]);
+    let output = finish(shell);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        text(&output.stderr),
+        "magent: stdout: No space left on device\n"
+    );
+    // A reader that has seen enough is none of magent's business.
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "\"$0\" -h; echo $? >&2", MAGENT]);
+    let (read, write) = std::io::pipe().unwrap();
+    drop(read);
+    let child = shell
+        .stdout(write)
+        .stderr(std::process::Stdio::piped())
+        .spawn();
+    let output = child.unwrap().wait_with_output().unwrap();
+    assert_eq!(text(&output.stderr), "0\n");
 }
 
 /// The soft and the hard limit of descriptors of a process.

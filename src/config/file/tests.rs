@@ -1,7 +1,10 @@
 use super::*;
 
+/// `-m`'s default.
+const MEMORY: usize = 256 << 20;
+
 fn load_text(text: &str) -> Result<Vec<PoolConfig>, Bad> {
-    parse(text.as_bytes(), "f.yml", &PoolConfig::default())
+    parse(text.as_bytes(), "f.yml", &PoolConfig::default(), MEMORY)
 }
 
 fn pools(text: &str) -> Vec<PoolConfig> {
@@ -274,7 +277,12 @@ fn what_yaml_has_beyond_is_refused_by_name() {
         assert_eq!(why, expected, "{line}");
     }
     assert_eq!(
-        parse(b"a:\n  listen: \xff\n", "f.yml", &PoolConfig::default()),
+        parse(
+            b"a:\n  listen: \xff\n",
+            "f.yml",
+            &PoolConfig::default(),
+            MEMORY
+        ),
         Err(Bad::Value("f.yml:2: not UTF-8 text".to_string()))
     );
     let nested = load_text("a:\n  servers:\n  - - x\n");
@@ -340,7 +348,7 @@ fn mutated_files_never_panic() {
             Ok(pools) if asks_dns(&pools) => continue,
             _ => {}
         }
-        match parse(&bytes, "f.yml", &PoolConfig::default()) {
+        match parse(&bytes, "f.yml", &PoolConfig::default(), MEMORY) {
             Ok(pools) => good += usize::from(!pools.is_empty()),
             Err(Bad::Value(why) | Bad::World(why)) => {
                 assert!(why.starts_with("f.yml:"), "{why}");
@@ -370,4 +378,46 @@ fn items(entry: &Entry) -> Vec<&str> {
         Value::Scalar(text) => vec![text],
         Value::List(items) => items.iter().map(|i| i.text.as_str()).collect(),
     }
+}
+
+/// A pool of this name that listens at the first port and has its server at the second.
+fn chained(name: &str, listen: u16, server: u16) -> String {
+    format!(
+        "{name}:\n  listen: 127.0.0.1:{listen}\n  servers:\n  - 10.0.0.1:1:1\n  - 127.0.0.1:{server}:1\n"
+    )
+}
+
+#[test]
+fn no_pool_asks_itself() {
+    let error = |text: &str| match load_text(text) {
+        Err(Bad::Value(why)) => why,
+        other => panic!("{other:?}"),
+    };
+    let why = "listens there, so a request would go round for ever; name the memcached";
+    let own = error(&chained("a", 1, 1));
+    assert_eq!(
+        own,
+        format!("f.yml:5: pool a: servers: 127.0.0.1:1: pool a {why}")
+    );
+    let text = chained("a", 1, 2) + &chained("b", 2, 3) + &chained("c", 3, 2);
+    // What leads into the circle is no part of it.
+    let round = error(&text);
+    assert_eq!(
+        round,
+        format!("f.yml:10: pool b: servers: 127.0.0.1:3: pool c {why}")
+    );
+    // A chain has an end.
+    let chain = pools(&(chained("a", 1, 2) + &chained("b", 2, 3)));
+    let warnings = check::warnings(&chain, &[]);
+    let why =
+        "pool b listens there, so a request passes magent twice; name that pool's servers instead";
+    assert_eq!(warnings, [format!("pool a: servers: 127.0.0.1:2: {why}")]);
+}
+
+#[test]
+fn a_value_fits_into_memory() {
+    let text = "a:\n  listen: 127.0.0.1:1\n  max_value: 65m\n  servers:\n  - 127.0.0.1:2:1\n";
+    let why = "f.yml:3: pool a: max_value: 65m: too large for -m 256m; start with -m 260m";
+    assert_eq!(load_text(text), Err(Bad::Value(why.to_string())));
+    assert!(load_text(&text.replace("65m", "64m")).is_ok());
 }
