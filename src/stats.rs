@@ -1,6 +1,6 @@
 //! Counters and latency histograms.
 
-use crate::protocol::{Reply, Status, Traits, Verb};
+use crate::protocol::{Status, Traits, Verb, forms};
 
 /// Declares a struct of counters whose names are what `stats proxy` calls them.
 macro_rules! counters {
@@ -13,6 +13,11 @@ macro_rules! counters {
             /// Calls `f` with each counter's name and value.
             pub fn each(&self, mut f: impl FnMut(&'static str, u64)) {
                 $(f(stringify!($field), self.$field);)*
+            }
+
+            /// Adds the numbers of another one.
+            pub fn add(&mut self, other: &$name) {
+                $(self.$field += other.$field;)*
             }
         }
     };
@@ -33,30 +38,61 @@ counters! {
 }
 
 counters! {
-    /// What clients asked and got since the start or the last `stats reset`.
-    ClientCounters {
+    /// What the clients of one pool asked and got since the start or the last `stats reset`: memcached's
+    /// names, each counted where memcached counts it.
+    CommandCounters {
         /// Clients accepted.
         total_connections,
         /// Clients over `-n`, told so and closed.
         rejected_connections,
-        /// Keys asked for by get and its sisters.
+        /// Keys asked for by get, gets and `mg`.
         cmd_get,
         /// Values stored or tried to.
         cmd_set,
         /// `flush_all`.
         cmd_flush,
-        /// touch, gat and `mg` with `T`.
+        /// Keys of touch, gat, gats and `mg` with `T`.
         cmd_touch,
         /// Meta commands.
         cmd_meta,
-        /// Keys found.
+        /// Of `cmd_get` those found.
         get_hits,
-        /// Keys not found.
+        /// Of `cmd_get` those not found, or asked of several keys and lost.
         get_misses,
+        /// Keys to be deleted that were not there.
+        delete_misses,
+        /// Keys deleted.
+        delete_hits,
+        /// Keys to be incremented that were not there.
+        incr_misses,
+        /// Keys incremented.
+        incr_hits,
+        /// Keys to be decremented that were not there.
+        decr_misses,
+        /// Keys decremented.
+        decr_hits,
+        /// Keys to be compared and set that were not there.
+        cas_misses,
+        /// Keys compared and set.
+        cas_hits,
+        /// Keys that had changed meanwhile.
+        cas_badval,
+        /// Of `cmd_touch` those found.
+        touch_hits,
+        /// Of `cmd_touch` those not found.
+        touch_misses,
+        /// Values over `-I`.
+        store_too_large,
         /// Bytes from clients.
         bytes_read,
         /// Bytes to clients.
         bytes_written,
+    }
+}
+
+counters! {
+    /// What was done for the clients of all pools since the start or the last `stats reset`.
+    ClientCounters {
         /// Requests of clients, magent's own answers included.
         requests,
         /// Reads from clients.
@@ -124,44 +160,96 @@ counters! {
     }
 }
 
-impl ClientCounters {
-    /// Counts what a client's reply says of hits. Misses are what was asked for and not found.
+/// What a request counts as.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Get,
+    Touch,
+    Store,
+    /// A store that compares.
+    Cas,
+    Delete,
+    Incr,
+    Decr,
+    Other,
+}
+
+impl Kind {
+    /// `line` is what a server is asked; it tells what `ma` does.
     #[inline]
-    pub fn count_reply(&mut self, verb: Verb, reply: &Reply<'_>) {
+    fn of(verb: Verb, traits: Traits, line: &[u8]) -> Kind {
         match verb {
-            Verb::Get | Verb::Gets | Verb::Gat | Verb::Gats => {
-                self.get_hits += reply.items.len() as u64;
+            Verb::Get | Verb::Gets => Kind::Get,
+            // memcached counts what finds a key and touches it as a touch.
+            Verb::Gat | Verb::Gats | Verb::Touch => Kind::Touch,
+            Verb::MetaGet if traits.has(Traits::WRITES) && !traits.has(Traits::CREATES) => {
+                Kind::Touch
             }
-            Verb::MetaGet => self.get_hits += u64::from(reply.status == Status::Done),
-            _ => {}
+            Verb::MetaGet => Kind::Get,
+            Verb::Cas => Kind::Cas,
+            Verb::MetaSet if traits.has(Traits(Traits::SETS.0 | Traits::SENDS_CAS.0)) => Kind::Cas,
+            Verb::Set | Verb::Add | Verb::Replace | Verb::Append | Verb::Prepend => Kind::Store,
+            Verb::MetaSet => Kind::Store,
+            Verb::Delete => Kind::Delete,
+            // With `I` it makes the key stale.
+            Verb::MetaDelete if traits.has(Traits::DELETES) => Kind::Delete,
+            Verb::Incr => Kind::Incr,
+            Verb::Decr => Kind::Decr,
+            Verb::MetaArithmetic if forms::is_decrement(line) => Kind::Decr,
+            Verb::MetaArithmetic => Kind::Incr,
+            Verb::MetaDelete | Verb::MetaDebug => Kind::Other,
+            Verb::FlushAll | Verb::Version | Verb::Stats => Kind::Other,
         }
     }
+}
 
+impl CommandCounters {
     /// Counts a client's request for so many keys.
     #[inline]
     pub fn count_command(&mut self, verb: Verb, traits: Traits, keys: u64) {
-        match verb {
-            Verb::Get | Verb::Gets => self.cmd_get += keys,
-            Verb::Gat | Verb::Gats => {
-                self.cmd_get += keys;
-                self.cmd_touch += keys;
-            }
-            Verb::Touch => self.cmd_touch += 1,
-            Verb::Set | Verb::Add | Verb::Replace | Verb::Append | Verb::Prepend | Verb::Cas => {
-                self.cmd_set += 1;
-            }
-            Verb::MetaGet => {
-                self.cmd_meta += 1;
-                self.cmd_get += 1;
-                self.cmd_touch += u64::from(traits.has(Traits::WRITES));
-            }
-            Verb::MetaSet => {
-                self.cmd_meta += 1;
-                self.cmd_set += 1;
-            }
-            Verb::MetaDelete | Verb::MetaArithmetic | Verb::MetaDebug => self.cmd_meta += 1,
-            Verb::Incr | Verb::Decr | Verb::Delete => {}
-            Verb::FlushAll | Verb::Version | Verb::Stats => {}
+        match Kind::of(verb, traits, b"") {
+            Kind::Get => self.cmd_get += keys,
+            Kind::Touch => self.cmd_touch += keys,
+            Kind::Store | Kind::Cas => self.cmd_set += 1,
+            Kind::Delete | Kind::Incr | Kind::Decr | Kind::Other => {}
+        }
+        self.cmd_meta += u64::from(verb.is_meta());
+    }
+
+    /// Counts what became of a request with one key; `line` is what was asked. An error is neither a hit
+    /// nor a miss.
+    #[inline]
+    pub fn count_reply(&mut self, verb: Verb, traits: Traits, line: &[u8], status: Status) {
+        let kind = Kind::of(verb, traits, line);
+        let counter = match (kind, status) {
+            (Kind::Get | Kind::Touch, Status::Done) => return self.count_keys(kind, 1, 0),
+            (Kind::Get | Kind::Touch, Status::Absent) => return self.count_keys(kind, 0, 1),
+            (Kind::Cas, Status::Done) => &mut self.cas_hits,
+            (Kind::Cas, Status::Absent) => &mut self.cas_misses,
+            (Kind::Cas, Status::Exists) => &mut self.cas_badval,
+            (Kind::Delete, Status::Done) => &mut self.delete_hits,
+            (Kind::Delete, Status::Absent | Status::Exists) => &mut self.delete_misses,
+            (Kind::Incr, Status::Done | Status::Number(_)) => &mut self.incr_hits,
+            (Kind::Incr, Status::Absent) => &mut self.incr_misses,
+            (Kind::Decr, Status::Done | Status::Number(_)) => &mut self.decr_hits,
+            (Kind::Decr, Status::Absent) => &mut self.decr_misses,
+            _ => return,
+        };
+        *counter += 1;
+    }
+
+    /// Counts what became of some keys of a request with several.
+    pub fn count_found(&mut self, verb: Verb, traits: Traits, found: u64, missing: u64) {
+        self.count_keys(Kind::of(verb, traits, b""), found, missing);
+    }
+
+    fn count_keys(&mut self, kind: Kind, found: u64, missing: u64) {
+        if kind == Kind::Touch {
+            self.touch_hits += found;
+            self.touch_misses += missing;
+        } else {
+            self.get_hits += found;
+            self.get_misses += missing;
         }
     }
 }
@@ -183,6 +271,8 @@ pub struct Holdings {
     pub fetches: usize,
     /// `flush_all`s on their way.
     pub flushes: usize,
+    /// `stats` of servers on their way.
+    pub reports: usize,
     /// Bytes of all connections.
     pub bytes: usize,
     /// Servers that are not up.
@@ -284,6 +374,69 @@ mod tests {
         assert!((500..=640).contains(&median), "{median}");
         assert!((990..=1100).contains(&high), "{high}");
         assert_eq!(Histogram::default().quantile(500), 0);
+    }
+
+    /// What memcached 1.6.18 does is in `tests/monitors.rs`; this is what magent's lines are.
+    #[test]
+    fn replies_count_as_what_was_asked() {
+        let both = Traits(Traits::SETS.0 | Traits::SENDS_CAS.0);
+        let touches = Traits::WRITES;
+        let none = Traits::default();
+        for (verb, traits, line, status, counter) in [
+            (Verb::Get, none, "get a", Status::Absent, "get_misses"),
+            (
+                Verb::MetaGet,
+                touches,
+                "mg a T1",
+                Status::Done,
+                "touch_hits",
+            ),
+            (
+                Verb::MetaSet,
+                both,
+                "ms a 1 C7",
+                Status::Exists,
+                "cas_badval",
+            ),
+            (Verb::MetaSet, both, "ms a 1 C7", Status::Done, "cas_hits"),
+            (
+                Verb::MetaDelete,
+                Traits::DELETES,
+                "md a",
+                Status::Absent,
+                "delete_misses",
+            ),
+            (
+                Verb::MetaArithmetic,
+                none,
+                "ma a N0 v",
+                Status::Number(1),
+                "incr_hits",
+            ),
+            (
+                Verb::MetaArithmetic,
+                none,
+                "ma a MD v",
+                Status::Number(1),
+                "decr_hits",
+            ),
+            (
+                Verb::MetaArithmetic,
+                none,
+                "ma a M- v",
+                Status::Absent,
+                "decr_misses",
+            ),
+            (Verb::MetaDelete, none, "md a I", Status::Done, ""),
+            (Verb::MetaSet, Traits::SETS, "ms a 1", Status::Done, ""),
+            (Verb::Incr, none, "incr a 1", Status::ClientError, ""),
+        ] {
+            let mut c = CommandCounters::default();
+            c.count_reply(verb, traits, line.as_bytes(), status);
+            let mut counted = Vec::new();
+            c.each(|name, value| (0..value).for_each(|_| counted.push(name)));
+            assert_eq!(counted.join(" "), counter, "{line}");
+        }
     }
 
     #[test]

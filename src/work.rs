@@ -68,6 +68,8 @@ pub const CLOSE: usize = 10;
 pub const REQUEST: usize = 1;
 /// One answer of `stats`, which is text made for people, without its lines.
 pub const REPORT: usize = 50;
+/// So many bytes of what a server says to `stats` are merged in one unit.
+pub const REPORT_BYTES: usize = 64;
 /// So many of its lines are made in one unit.
 pub const REPORT_LINES: usize = 2;
 

@@ -24,6 +24,8 @@ const OF_MEMCACHED: &[&str] = &[
     "pid", "uptime", "time", "version", "pointer_size", "rusage_user", "rusage_system",
     "max_connections", "curr_connections", "total_connections", "rejected_connections",
     "cmd_get", "cmd_set", "cmd_flush", "cmd_touch", "cmd_meta", "get_hits", "get_misses",
+    "delete_hits", "delete_misses", "incr_hits", "incr_misses", "decr_hits", "decr_misses",
+    "cas_hits", "cas_misses", "cas_badval", "touch_hits", "touch_misses", "store_too_large",
     "bytes_read", "bytes_written", "limit_maxbytes", "threads",
 ];
 
@@ -87,11 +89,12 @@ fn stats_proxy_counts_what_clients_did() {
     let all = client.stats("stats proxy\r\n");
     for (name, value) in [
         ("cmd_set", 3),
-        ("cmd_get", 8),
-        ("get_hits", 5),
+        ("cmd_get", 7),
+        ("get_hits", 4),
         ("get_misses", 3),
         ("cmd_meta", 3),
         ("cmd_touch", 2),
+        ("touch_hits", 2),
         ("cmd_flush", 1),
         ("total_connections", 0),
         ("server_errors", 0),

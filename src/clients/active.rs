@@ -3,7 +3,7 @@
 use super::Ticket;
 use super::multi::Multi;
 use crate::buffer::Queue;
-use crate::protocol::{Format, Request, Verb};
+use crate::protocol::{Format, Request, Traits, Verb};
 use std::collections::VecDeque;
 
 /// What a client is in the middle of sending.
@@ -100,6 +100,8 @@ pub struct Slot {
     pub format: Format,
     /// What was asked.
     pub verb: Verb,
+    /// What it does.
+    pub traits: Traits,
     /// The answer is complete.
     pub done: bool,
     /// Bytes of the request, as long as it is at its server.
@@ -116,6 +118,7 @@ impl Slot {
         Slot {
             format,
             verb,
+            traits: Traits::default(),
             done: false,
             asked: 0,
             held: None,

@@ -60,6 +60,25 @@ pub fn write_success(format: Format, text: &[u8], body: &[u8], out: &mut Queue) 
     }
 }
 
+/// Names and values, as every `stats` answers.
+pub fn write_stats<T: AsRef<[u8]>, U: AsRef<[u8]>>(
+    format: Format,
+    lines: &[(T, U)],
+    out: &mut Queue,
+) {
+    if let Format::Binary(d) = format {
+        for (name, value) in lines {
+            binary::stat(&d, name.as_ref(), value.as_ref(), out);
+        }
+        return binary::stat_end(&d, out);
+    }
+    for (name, value) in lines {
+        let parts = [&b"STAT "[..], name.as_ref(), b" ", value.as_ref(), b"\r\n"];
+        parts.iter().for_each(|part| out.push_slice(part));
+    }
+    out.push_slice(b"END\r\n");
+}
+
 /// A reply that is one line.
 pub fn line_reply(line: &[u8], status: Status) -> Reply<'_> {
     Reply {

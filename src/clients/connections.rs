@@ -1,7 +1,7 @@
 //! Clients that come and go: admission, events of their sockets, the end.
 
-use super::Clients;
 use super::client::{Client, Ending};
+use super::{Clients, Pool};
 use crate::net::Socket;
 use crate::work::{CLOSE, Work};
 
@@ -10,10 +10,13 @@ impl<S: Socket> Clients<S> {
     /// pools in the order of the configuration.
     pub fn admit(&mut self, listener: usize) -> Result<usize, &'static [u8]> {
         let pool = self.listeners.get(listener);
-        let pool = pool.and_then(|p| self.pools.get(*p as usize));
-        let is_full = pool.is_none_or(|p| p.most.is_some_and(|n| p.connected >= n));
+        let pool = pool.and_then(|p| self.pools.get_mut(*p as usize));
+        let has_room = |p: &Pool| p.most.is_none_or(|n| p.connected < n);
+        let is_full = !pool.as_ref().is_some_and(|p| has_room(p));
         if self.closed || self.table.len() >= self.most || is_full {
-            self.counters.rejected_connections += 1;
+            if let Some(pool) = pool {
+                pool.counts.rejected_connections += 1;
+            }
             return Err(b"SERVER_ERROR OUT OF CONNECTION\r\n");
         }
         Ok(self.table.next_key())
@@ -24,11 +27,12 @@ impl<S: Socket> Clients<S> {
         let Some(pool) = self.listeners.get(listener).copied() else {
             return;
         };
-        self.counters.total_connections += 1;
         let client = Client::new(stream, pool, listener as u16, self.now);
         let key = self.table.insert(client);
         debug_assert_eq!(key, token);
-        self.pools[pool as usize].connected += 1;
+        let pool = &mut self.pools[pool as usize];
+        pool.connected += 1;
+        pool.counts.total_connections += 1;
         self.list(key);
     }
 

@@ -1,8 +1,9 @@
 //! What the pools tell clients: an answer, a part of one, a failure.
 
 use super::active::Slot;
-use super::multi::Multi;
+use super::multi::{Lacks, Multi};
 use super::{Clients, Ticket, answer, has_values};
+use crate::buffer::Queue;
 use crate::net::Socket;
 use crate::protocol::{Format, Reply, Request, Traits, Verb};
 
@@ -18,9 +19,11 @@ impl<S: Socket> Clients<S> {
         bytes: usize,
     ) -> Option<Ticket> {
         self.counters.requests += 1;
-        self.counters.count_command(verb, traits, 1);
         let client = self.table.get_mut(key)?;
+        let counts = &mut self.pools[client.pool as usize].counts;
+        counts.count_command(verb, traits, 1);
         let slot = Slot {
+            traits,
             asked: bytes as u32,
             ..Slot::new(format, verb)
         };
@@ -37,13 +40,12 @@ impl<S: Socket> Clients<S> {
     /// Adds a slot for the answer to a request with several keys.
     pub fn owe_keys(&mut self, key: usize, request: &Request, keys: usize) -> Option<Ticket> {
         self.counters.requests += 1;
-        self.counters
-            .count_command(request.verb, request.traits, keys as u64);
         let client = self.table.get_mut(key)?;
-        let mut multi = self.spares.multi();
-        multi.set_traits(request.traits);
+        let counts = &mut self.pools[client.pool as usize].counts;
+        counts.count_command(request.verb, request.traits, keys as u64);
         let slot = Slot {
-            multi: Some(multi),
+            traits: request.traits,
+            multi: Some(self.spares.multi()),
             ..Slot::new(request.format, request.verb)
         };
         let slot = client.owe(&mut self.spares, slot);
@@ -58,20 +60,21 @@ impl<S: Socket> Clients<S> {
     /// The server's answer to `line`.
     #[inline]
     pub fn answer(&mut self, ticket: Ticket, verb: Verb, line: &[u8], reply: &Reply<'_>) {
-        self.counters.count_reply(verb, reply);
         let Some(client) = self.table.get_mut(ticket.client) else {
             return;
         };
         let pool = client.pool as usize;
-        let is_part = client
-            .active
-            .as_mut()
-            .and_then(|a| a.slot(ticket.slot))
-            .is_some_and(|slot| slot.multi.is_some());
+        let slot = client.active.as_mut().and_then(|a| a.slot(ticket.slot));
+        let (is_part, traits) = slot.map_or((false, Traits::default()), |slot| {
+            (slot.multi.is_some(), slot.traits)
+        });
         if is_part {
-            let lost = self.change(ticket, |multi| multi.answer(ticket.part, line, reply));
-            self.counters.multi_get_keys_lost += lost.unwrap_or(0);
+            let lacks = self.change(ticket, |multi| multi.answer(ticket.part, line, reply));
+            let lacks = lacks.unwrap_or_default();
+            self.count_part((pool, verb, traits), reply.items.len(), lacks);
         } else {
+            let counts = &mut self.pools[pool].counts;
+            counts.count_reply(verb, traits, line, reply.status);
             client.deliver(&mut self.spares, ticket.slot, |out, slot| {
                 answer::write_reply(slot.format, verb, line, reply, out);
             });
@@ -87,12 +90,13 @@ impl<S: Socket> Clients<S> {
     pub fn answer_found(
         &mut self,
         ticket: Ticket,
-        verb: Verb,
         line: &[u8],
         reply: &Reply<'_>,
         mut ask: impl FnMut(Ticket, &[u8]),
     ) {
-        self.counters.count_reply(verb, reply);
+        if let Some(asked) = self.asked_of(ticket) {
+            self.count_part(asked, reply.items.len(), Lacks::default());
+        }
         self.change(ticket, |multi| {
             multi.answer_found(ticket.part, line, reply, |part, key| {
                 ask(Ticket { part, ..ticket }, key);
@@ -141,10 +145,10 @@ impl<S: Socket> Clients<S> {
     /// Nobody can answer: the client gets an error, and the keys of a request with several keys
     /// become misses. `failure` is the whole line without its end.
     pub fn fail(&mut self, ticket: Ticket, failure: &[u8]) {
-        let lost = self.change(ticket, |multi| multi.fail(ticket.part, failure));
-        if let Some(lost) = lost {
-            self.counters.multi_get_keys_lost += lost;
-            return;
+        let asked = self.asked_of(ticket);
+        let lacks = self.change(ticket, |multi| multi.fail(ticket.part, failure));
+        if let (Some(asked), Some(lacks)) = (asked, lacks) {
+            return self.count_part(asked, 0, lacks);
         }
         let Some(client) = self.table.get_mut(ticket.client) else {
             return;
@@ -156,21 +160,51 @@ impl<S: Socket> Clients<S> {
         self.changed(ticket.client);
     }
 
-    /// Stops reading a client until all that it is owed is answered.
-    pub fn hold_order(&mut self, key: usize) {
-        if let Some(client) = self.table.get_mut(key) {
-            client.pause.add(super::Pause::ORDER);
-        }
+    /// What a client asked, and in which pool.
+    fn asked_of(&mut self, ticket: Ticket) -> Option<(usize, Verb, Traits)> {
+        let client = self.table.get_mut(ticket.client)?;
+        let slot = client.active.as_mut()?.slot(ticket.slot)?;
+        Some((client.pool as usize, slot.verb, slot.traits))
+    }
+
+    /// Counts what became of the keys of a part: so many were found.
+    fn count_part(&mut self, asked: (usize, Verb, Traits), found: usize, lacks: Lacks) {
+        let (pool, verb, traits) = asked;
+        self.counters.multi_get_keys_lost += lacks.lost;
+        let counts = &mut self.pools[pool].counts;
+        counts.count_found(verb, traits, found as u64, lacks.missing + lacks.lost);
+    }
+
+    /// A client is owed the answer to a request for several servers, and is not read until all that it
+    /// is owed is answered.
+    pub fn owe_alone(&mut self, key: usize, format: Format, verb: Verb) -> Option<Ticket> {
+        let client = self.table.get_mut(key)?;
+        client.pause.add(super::Pause::ORDER);
+        let slot = client.owe(&mut self.spares, Slot::new(format, verb));
+        Some(Ticket {
+            client: key,
+            slot,
+            part: 0,
+        })
     }
 
     /// Completes a request that magent carried out itself: with `OK`, or with `failure`.
     pub fn conclude(&mut self, ticket: Ticket, failure: Option<&[u8]>) {
+        self.report(ticket, 0, |out, format| match failure {
+            None => answer::write_success(format, b"OK\r\n", b"", out),
+            Some(line) => answer::write_line(format, line, out),
+        });
+    }
+
+    /// Answers with what magent made of the answers of several servers, about so many bytes.
+    pub fn report(&mut self, ticket: Ticket, bytes: usize, write: impl FnOnce(&mut Queue, Format)) {
         let Some(client) = self.table.get_mut(ticket.client) else {
             return;
         };
-        client.deliver(&mut self.spares, ticket.slot, |out, slot| match failure {
-            None => answer::write_success(slot.format, b"OK\r\n", b"", out),
-            Some(line) => answer::write_line(slot.format, line, out),
+        let has_room = self.budget.admits(client.holds(), bytes);
+        client.deliver(&mut self.spares, ticket.slot, |out, slot| match has_room {
+            true => write(out, slot.format),
+            false => answer::write_error(slot.format, b"out of memory writing stats", out),
         });
         self.changed(ticket.client);
         self.list(ticket.client);
@@ -194,7 +228,7 @@ impl<S: Socket> Clients<S> {
         let active = self.table.get_mut(key)?.active.as_mut()?;
         let found = active.slot(slot)?;
         let multi = found.multi.as_ref()?;
-        let (prefix, traits) = (multi.prefix().to_vec(), multi.traits());
+        let (prefix, traits) = (multi.prefix().to_vec(), found.traits);
         let ticket = Ticket {
             client: key,
             slot,

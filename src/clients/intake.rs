@@ -144,7 +144,7 @@ impl<S: Socket> Clients<S> {
             }
         };
         client.last_moved = self.now;
-        self.counters.bytes_read += n as u64;
+        self.pools[client.pool as usize].counts.bytes_read += n as u64;
         match &mut client.active {
             Some(a) if a.partial.len() > SMALL_PARTIAL => {
                 a.partial.extend_from_slice(&input.chunk.bytes()[..n]);
@@ -295,6 +295,8 @@ impl<S: Socket> Clients<S> {
                 drop_key,
             } => {
                 self.counters.requests += 1;
+                let pool = &mut self.pools[client.pool as usize];
+                pool.counts.store_too_large += u64::from(swallow > pool.max_value);
                 log_own(input, used);
                 input.at += used;
                 if !input.scratch.answer.is_empty() {

@@ -41,7 +41,9 @@ mod value;
 mod write;
 
 pub use active::{Arriving, Portions};
-pub use answer::{has_values, is_error, line_reply, write_error, write_line, write_success};
+pub use answer::{
+    has_values, is_error, line_reply, write_error, write_line, write_stats, write_success,
+};
 pub use client::Client;
 pub use input::Input;
 pub use intake::Next;
@@ -51,7 +53,7 @@ pub use value::needs_line_end;
 use crate::budget::Budget;
 use crate::net::Socket;
 use crate::slab::Slab;
-use crate::stats::ClientCounters;
+use crate::stats::{ClientCounters, CommandCounters};
 use crate::time::Time;
 use crate::work::WorkList;
 use client::{Ending, Pause};
@@ -91,6 +93,8 @@ struct Pool {
     idle_timeout: u64,
     most: Option<usize>,
     connected: usize,
+    /// What its clients did.
+    counts: CommandCounters,
     /// Typical size of the answer for one key, in bytes; falls slowly. 0 before the first.
     typical: usize,
 }
@@ -118,7 +122,7 @@ pub struct Clients<S> {
     closed: bool,
     /// Clients left to which servers owe something.
     abandoned: bool,
-    /// What clients did.
+    /// What was done for clients, whatever their pool.
     pub counters: ClientCounters,
 }
 
@@ -171,6 +175,41 @@ impl<S: Socket> Clients<S> {
     /// How many the pool with this number has.
     pub fn in_pool(&self, pool: usize) -> usize {
         self.pools.get(pool).map_or(0, |p| p.connected)
+    }
+
+    /// What the clients of the pool with this number did.
+    pub fn counts(&self, pool: usize) -> CommandCounters {
+        self.pools
+            .get(pool)
+            .map_or_else(Default::default, |p| p.counts.clone())
+    }
+
+    /// What the clients of all pools did.
+    pub fn all_counts(&self) -> CommandCounters {
+        let mut all = CommandCounters::default();
+        self.pools.iter().for_each(|p| all.add(&p.counts));
+        all
+    }
+
+    /// How many clients the pool with this number may have.
+    pub fn most_of(&self, pool: usize) -> usize {
+        let most = self.pools.get(pool).and_then(|p| p.most);
+        most.map_or(self.most, |n| n.min(self.most))
+    }
+
+    /// Forgets what was counted.
+    pub fn reset_counters(&mut self) {
+        self.counters = Default::default();
+        self.pools
+            .iter_mut()
+            .for_each(|p| p.counts = Default::default());
+    }
+
+    /// A client asked for a `flush_all`.
+    pub fn count_flush(&mut self, key: usize) {
+        if let Some(pool) = self.pool_of(key) {
+            self.pools[pool].counts.cmd_flush += 1;
+        }
     }
 
     /// How many answers are owed.

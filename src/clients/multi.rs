@@ -13,7 +13,7 @@
 //! portion before has gone out.
 
 use crate::buffer::{Queue, SHARE, Source};
-use crate::protocol::{Format, Item, Reply, Status, Traits, forms};
+use crate::protocol::{Format, Item, Reply, Status, forms};
 
 /// No key.
 const NONE: u32 = u32::MAX;
@@ -58,6 +58,15 @@ struct Taken {
     is_small: bool,
 }
 
+/// Keys of a part for which there is no value.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Lacks {
+    /// Their server has none.
+    pub missing: u64,
+    /// No server has answered.
+    pub lost: u64,
+}
+
 /// An answer that comes in parts.
 #[derive(Default, Debug)]
 pub struct Multi {
@@ -81,8 +90,6 @@ pub struct Multi {
     again: Vec<(u32, Box<[u8]>)>,
     /// The command and what comes before the keys.
     prefix: Vec<u8>,
-    /// What the request does.
-    traits: Traits,
     /// Some server has answered.
     answered: bool,
     /// The whole line of the last error.
@@ -111,16 +118,6 @@ impl Multi {
             + self.keys.capacity() * size_of::<Key>()
             + self.parts.capacity() * size_of::<Part>()
             + self.store.capacity()
-    }
-
-    /// What the request does.
-    pub fn set_traits(&mut self, traits: Traits) {
-        self.traits = traits;
-    }
-
-    /// What the request does.
-    pub fn traits(&self) -> Traits {
-        self.traits
     }
 
     /// Begins another portion; the one before has gone out. `more`: it is not the last.
@@ -167,9 +164,8 @@ impl Multi {
         self.keys[number as usize].next = NONE;
     }
 
-    /// A part was answered. `line` is what the server was asked. Returns how many keys are lost if
-    /// the answer is an error.
-    pub fn answer(&mut self, part: u32, line: &[u8], reply: &Reply<'_>) -> u64 {
+    /// A part was answered. `line` is what the server was asked.
+    pub fn answer(&mut self, part: u32, line: &[u8], reply: &Reply<'_>) -> Lacks {
         self.take(part, line, reply, |_, _| false)
     }
 
@@ -226,8 +222,8 @@ impl Multi {
     }
 
     /// A part failed: its keys are misses. `failure` is the line for a client that gets nothing at
-    /// all. Returns how many keys these were.
-    pub fn fail(&mut self, part: u32, failure: &[u8]) -> u64 {
+    /// all.
+    pub fn fail(&mut self, part: u32, failure: &[u8]) -> Lacks {
         self.open -= 1;
         self.failure.clear();
         self.failure.extend_from_slice(failure);
@@ -237,7 +233,7 @@ impl Multi {
             number = key.next;
             lost += 1;
         }
-        lost
+        Lacks { missing: 0, lost }
     }
 
     /// Takes over the values of a part; `keep` decides for each missing key whether it stays open.
@@ -247,7 +243,7 @@ impl Multi {
         line: &'a [u8],
         reply: &Reply<'_>,
         mut keep: impl FnMut(u32, &'a [u8]) -> bool,
-    ) -> u64 {
+    ) -> Lacks {
         self.open -= 1;
         if !matches!(reply.status, Status::Done | Status::Absent) {
             let first = reply.source.slice(reply.at..reply.at + reply.line).to_vec();
@@ -255,6 +251,7 @@ impl Multi {
             return self.fail(part, &first);
         }
         self.answered = true;
+        let mut missing = 0;
         let Part { first, keys, .. } = self.parts[part as usize];
         let values = reply.values();
         let store = Taken {
@@ -272,7 +269,7 @@ impl Multi {
             for item in reply.items {
                 number = self.take_value(number, item, reply, &store);
             }
-            return 0;
+            return Lacks::default();
         }
         forms::multi_keys(line, reply, |key, item| {
             if let Some(item) = item {
@@ -281,10 +278,11 @@ impl Multi {
                 let this = std::mem::replace(&mut number, known.next);
                 if !keep(this, key) {
                     known.value = Value::Absent;
+                    missing += 1;
                 }
             }
         });
-        0
+        Lacks { missing, lost: 0 }
     }
 
     /// The value of one key. Returns the number of the next key of its part.
@@ -532,7 +530,7 @@ mod tests {
             ("SERVER_ERROR x\r\n", "SERVER_ERROR x\r\n"),
         ] {
             let mut multi = two_parts(3);
-            assert_eq!(multi.fail(0, b"SERVER_ERROR down\r\n"), 2);
+            assert_eq!(multi.fail(0, b"SERVER_ERROR down\r\n").lost, 2);
             answer(&mut multi, 1, "get b\r\n", other);
             assert!(multi.is_done());
             let mut queue = Queue::new();

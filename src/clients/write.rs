@@ -57,7 +57,7 @@ impl<S: Socket> Clients<S> {
             active.out.release(at + bytes as u64);
             work.count_write(bytes);
             self.counters.writes += calls as u64;
-            self.counters.bytes_written += bytes as u64;
+            self.pools[client.pool as usize].counts.bytes_written += bytes as u64;
             if bytes > 0 {
                 client.last_moved = self.now;
             }

@@ -282,7 +282,7 @@ impl<S: Socket> Pools<S> {
         };
         match p.to {
             To::Mirror(_) | To::Delete(_) | To::Flush(_) | To::Copy | To::Nobody => return,
-            To::Client(_) | To::Step(_) | To::FlushAll(_) => {}
+            To::Client(_) | To::Step(_) | To::FlushAll(_) | To::Monitor(_) => {}
         }
         let lost = p.clone();
         p.to = To::Nobody;

@@ -13,19 +13,19 @@
 //! The files of this folder are layers; each calls those below it only:
 //!
 //! ```text
-//!  turn reload report         what the proxy calls
-//!  expire                     what time does
-//!  eject                      rings that servers leave
-//!  ask                        requests of clients
-//!  replies connect            bytes of servers, links that open
-//!  settle                     what becomes of a request, by a reply or by its loss
-//!  flush_all steps warm       requests with several steps
-//!  failover mirror            the other farm
-//!  sync                       journals: what servers missed
-//!  down                       links and servers that go
-//!  send                       requests onto links
-//!  flows link server recent   data
-//!  pending                    one request
+//!  turn reload report                what the proxy calls
+//!  expire                            what time does
+//!  eject                             rings that servers leave
+//!  ask                               requests of clients
+//!  replies connect                   bytes of servers, links that open
+//!  settle                            what becomes of a request, by a reply or by its loss
+//!  flush_all monitors steps warm     requests with several steps or servers
+//!  failover mirror                   the other farm
+//!  sync                              journals: what servers missed
+//!  down                              links and servers that go
+//!  send                              requests onto links
+//!  flows link server recent totals   data
+//!  pending                           one request
 //! ```
 //!
 //! A request that cannot be asked where it should be, or whose link is lost, becomes a *loss*: it
@@ -41,6 +41,7 @@ mod flows;
 mod flush_all;
 mod link;
 mod mirror;
+mod monitors;
 mod pending;
 mod recent;
 mod reload;
@@ -51,6 +52,7 @@ mod server;
 mod settle;
 mod steps;
 mod sync;
+mod totals;
 mod turn;
 mod warm;
 
@@ -58,6 +60,7 @@ pub use ask::Split;
 pub use pending::Ask;
 pub use report::{Lines, line};
 pub use server::Place;
+pub use totals::{Names, Totals, Value};
 pub use turn::Connect;
 
 use crate::budget::Budget;
@@ -117,6 +120,7 @@ pub struct Pools<S> {
     losses: VecDeque<Losses>,
     flows: flows::Flows,
     flushes: Slab<flush_all::FlushAll>,
+    monitors: Slab<monitors::Monitor>,
     recent: RecentWrites,
     readable: WorkList<usize>,
     dirty: WorkList<usize>,

@@ -27,6 +27,8 @@ pub enum To {
     Copy,
     /// One server's part of a client's `flush_all`.
     FlushAll(usize),
+    /// One server's part of what a monitor asked.
+    Monitor(usize),
 }
 
 /// Which of its attempts a request is on.

@@ -46,6 +46,7 @@ impl<S: Socket> Pools<S> {
             losses: VecDeque::new(),
             flows: flows::Flows::default(),
             flushes: Slab::<flush_all::FlushAll>::default(),
+            monitors: Slab::default(),
             recent: recent::RecentWrites::default(),
             readable: WorkList::default(),
             dirty: WorkList::default(),

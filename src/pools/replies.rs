@@ -9,7 +9,7 @@ use crate::health::Cause;
 use crate::net::Socket;
 use crate::protocol::reply::Progress;
 use crate::protocol::{Reply, Status, Verb};
-use crate::work::{REQUEST, Work};
+use crate::work::{REPORT_BYTES, REQUEST, Work};
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -239,6 +239,9 @@ impl<S: Socket> Pools<S> {
                         greeting,
                     };
                     work.count(REQUEST + arriving.scan.items.len() / 4);
+                    if verb == Verb::Stats && greeting.is_none() {
+                        work.count(arriving.scan.seen() / REPORT_BYTES);
+                    }
                     self.take_whole(id, arriving, chunk, at..at + used, whole, clients);
                     at += used;
                 }
@@ -344,6 +347,9 @@ impl<S: Socket> Pools<S> {
         more: usize,
         clients: &mut Clients<S>,
     ) -> bool {
+        if verb == Verb::Stats {
+            return self.has_room_for_stats(id, earlier, more);
+        }
         if more == 0 || !has_values(verb) {
             return true;
         }
@@ -352,6 +358,17 @@ impl<S: Socket> Pools<S> {
         };
         // A discarded read that is a write too (gat) must reach the backup, whoever has left.
         (writes && !clients.is_here(ticket.client)) || clients.has_room_for(ticket, earlier, more)
+    }
+
+    /// The same of an answer to `stats`, but for that of the handshake, which has a bound of its own.
+    fn has_room_for_stats(&self, id: usize, earlier: usize, more: usize) -> bool {
+        let Some(link) = self.links.get(id).filter(|l| l.is_up()) else {
+            return true;
+        };
+        match link.pending.front().map(|p| p.to) {
+            Some(To::Monitor(op)) => self.has_room_for_part(op, earlier, more),
+            _ => false,
+        }
     }
 
     /// The ticket of the oldest request of a link, if it is a client's, and whether it writes.

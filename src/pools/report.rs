@@ -3,6 +3,7 @@
 use super::link::LinkState;
 use super::{NOBODY, Pools, ServerId};
 use crate::clients::Clients;
+use crate::config::PoolConfig;
 use crate::health::State;
 use crate::net::Socket;
 use crate::time::{SECOND, Time, nanos};
@@ -16,6 +17,11 @@ pub fn line(name: impl ToString, value: impl ToString) -> (String, String) {
 }
 
 impl<S: Socket> Pools<S> {
+    /// The settings of a pool.
+    pub fn config(&self, pool: usize) -> &PoolConfig {
+        &self.pools[pool].config
+    }
+
     /// `stats` as every magent session ever published shows it.
     pub fn matrix(&self, pool: usize) -> String {
         let mut text = format!("memcached agent v{}\r\n", env!("CARGO_PKG_VERSION"));

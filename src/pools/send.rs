@@ -245,5 +245,6 @@ fn whose(to: &To) -> String {
         To::Step(_) => "look or fetch".into(),
         To::Copy => "copy".into(),
         To::FlushAll(_) => "flush_all".into(),
+        To::Monitor(_) => "stats".into(),
     }
 }

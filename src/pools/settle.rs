@@ -61,6 +61,7 @@ impl<S: Socket> Pools<S> {
             To::Step(key) => self.step_answered(key, id, reply, clients),
             To::Copy => self.settle_copy(server, reply.status),
             To::FlushAll(op) => self.flush_answered(op, reply, clients),
+            To::Monitor(op) => self.monitor_answered(op, is_kept.then_some(reply), clients),
         }
         if let Some(link) = self.links.get_mut(id) {
             // If the reply took the server down, its link is gone.
@@ -231,6 +232,7 @@ impl<S: Socket> Pools<S> {
             To::Nobody | To::Copy => {}
             To::Step(key) => self.step_lost(key, cause, clients),
             To::FlushAll(op) => self.flush_lost(op, server, cause, clients),
+            To::Monitor(op) => self.monitor_part_done(op, clients),
         }
     }
 }

@@ -218,6 +218,7 @@ impl<S: Socket> Pools<S> {
             self.flows.waiting() + self.losses.iter().map(|l| l.pending.len()).sum::<usize>();
         into.fetches = self.flows.len();
         into.flushes = self.flushes.len();
+        into.reports = self.monitors.len();
         into.servers_away = self.servers.values().filter(|s| !s.health.is_up()).count();
         into.journals = (self.servers.values())
             .filter(|s| !s.journal.is_empty())
@@ -228,6 +229,7 @@ impl<S: Socket> Pools<S> {
     pub fn copied(&self) -> usize {
         let links: usize = self.links.values().map(|l| l.copied()).sum();
         let losses: usize = self.losses.iter().map(|l| l.queue.own_bytes()).sum();
-        links + losses + self.flows.charged()
+        let monitors: usize = self.monitors.values().map(|m| m.charged()).sum();
+        links + losses + monitors + self.flows.charged()
     }
 }

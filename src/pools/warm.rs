@@ -228,7 +228,7 @@ impl<S: Socket> Pools<S> {
         let line = link.line_at(answered.at, p.line).to_vec();
         let since = link.first_seq - 1;
         let (mut single, mut misses) = (Vec::new(), Vec::new());
-        clients.answer_found(ticket, p.verb, &line, reply, |ticket, key| {
+        clients.answer_found(ticket, &line, reply, |ticket, key| {
             single.clear();
             forms::write_single(p.verb, &line, key, &mut single);
             let ask = Ask::line(p.verb, p.traits, &single);

@@ -39,7 +39,7 @@ struct KeyToken<'a> {
 fn key_token(verb: Verb, line: &[u8]) -> KeyToken<'_> {
     KeyToken {
         token: tokens(line).nth(key_index(verb)).unwrap_or(b""),
-        base64: is_meta(verb) && flags(verb, line).any(|flag| flag.starts_with(b"b")),
+        base64: verb.is_meta() && flags(verb, line).any(|flag| flag.starts_with(b"b")),
     }
 }
 
@@ -131,6 +131,11 @@ pub fn absent_answer(verb: Verb, line: &[u8], out: &mut Vec<u8>) -> Status {
     }
 }
 
+/// True if an `ma` line takes away.
+pub fn is_decrement(line: &[u8]) -> bool {
+    flags(Verb::MetaArithmetic, line).any(|flag| matches!(flag, b"MD" | b"Md" | b"M-"))
+}
+
 /// True for writes that change nothing where the key is absent, and never remove it: an `add` that
 /// overtakes them does no harm.
 pub fn leaves_absent(verb: Verb, line: &[u8]) -> bool {
@@ -205,14 +210,6 @@ fn key_index(verb: Verb) -> usize {
     } else {
         1
     }
-}
-
-fn is_meta(verb: Verb) -> bool {
-    use Verb::{MetaArithmetic, MetaDebug, MetaDelete, MetaGet, MetaSet};
-    matches!(
-        verb,
-        MetaGet | MetaSet | MetaDelete | MetaArithmetic | MetaDebug
-    )
 }
 
 /// Which token of a meta line is its first flag.

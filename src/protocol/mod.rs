@@ -53,6 +53,17 @@ pub enum Verb {
     Stats,
 }
 
+impl Verb {
+    /// True for meta commands.
+    pub fn is_meta(self) -> bool {
+        use Verb::{MetaArithmetic, MetaDebug, MetaDelete, MetaGet, MetaSet};
+        matches!(
+            self,
+            MetaGet | MetaSet | MetaDelete | MetaArithmetic | MetaDebug
+        )
+    }
+}
+
 /// What a request does to a key, as far as routing needs to know it.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Traits(pub u8);
@@ -71,7 +82,7 @@ impl Traits {
     /// Its answer carries cas tokens (gets, gats, and meta with `c`).
     pub const RETURNS_CAS: Traits = Traits(16);
     /// A plain store in set mode: memcached drops the old value when it fails.
-    const SETS: Traits = Traits(32);
+    pub const SETS: Traits = Traits(32);
     /// A delete, `md` without `I` included.
     pub const DELETES: Traits = Traits(64);
 

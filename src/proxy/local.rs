@@ -1,18 +1,17 @@
 //! What magent answers itself: `version`, `verbosity`, `quit` and every `stats`.
 
 use super::Proxy;
-use crate::clients::write_success;
+use super::memcached::PROTOCOL;
+use crate::clients::{write_line, write_stats, write_success};
 use crate::net::Socket;
-use crate::pools::{Lines, line};
-use crate::protocol::{Format, Local, Traits, Verb, binary};
-use crate::sys;
-use crate::time::SECOND;
+use crate::pools::{Lines, Names, Totals, line};
+use crate::protocol::{Format, Local, Verb, binary};
 use crate::work::{REPORT, REPORT_LINES, Work};
 
-/// The protocol level that magent speaks, for clients that choose features by it.
-const PROTOCOL: &str = "1.6.18";
-
 const VERSION_LINE: &str = "VERSION 1.6.18\r\n";
+
+/// memcached's slab classes are numbered up to this, in any version.
+const SLAB_CLASSES: u32 = 64;
 
 impl<S: Socket> Proxy<S> {
     /// Answers a request that no server is asked for.
@@ -26,13 +25,10 @@ impl<S: Socket> Proxy<S> {
                 self.stats(key, format, &arguments, work);
             }
             Local::FlushAll(delay) => {
-                self.clients.counters.cmd_flush += 1;
+                self.clients.count_flush(key);
                 let pool = self.clients.pool_of(key);
-                let ticket = self
-                    .clients
-                    .owe(key, format, Verb::FlushAll, Traits::default(), 0);
+                let ticket = self.clients.owe_alone(key, format, Verb::FlushAll);
                 if let (Some(pool), Some(ticket)) = (pool, ticket) {
-                    self.clients.hold_order(key);
                     self.pools.flush_all(ticket, pool, delay, &mut self.clients);
                 }
             }
@@ -61,9 +57,22 @@ impl<S: Socket> Proxy<S> {
                 let text = self.pools.matrix(pool);
                 return self.say(key, format, text.as_bytes(), b"");
             }
-            (None, _) | (Some("proxy"), None) => self.stats_proxy(),
+            (None, _) => {
+                let names = Totals::Names(self.memcached_stats(pool));
+                return self.ask_primaries(key, format, "stats", names);
+            }
+            (Some(what @ ("items" | "slabs" | "sizes")), _) => {
+                let names = Totals::Names(Names::default());
+                return self.ask_primaries(key, format, &format!("stats {what}"), names);
+            }
+            (Some("cachedump"), class) if !is_binary => {
+                return self.stats_cachedump(key, format, class, words.next());
+            }
+            // Lists of connections do not add up, and nobody has the other.
+            (Some("conns" | "extstore"), _) if !is_binary => Lines::new(),
+            (Some("proxy"), None) => self.stats_proxy(),
             (Some("servers"), None) => self.pools.stats_servers(pool),
-            (Some("settings"), None) => self.stats_settings(),
+            (Some("settings"), None) => self.stats_settings(pool),
             (Some("pools"), None) => self.pools.stats_pools(&self.clients),
             (Some("route"), Some(name)) => self.pools.stats_route(pool, name.as_bytes()),
             (Some("route"), None) if !is_binary => {
@@ -99,52 +108,70 @@ impl<S: Socket> Proxy<S> {
     }
 
     fn answer_stats(&mut self, key: usize, format: Format, lines: &Lines) {
-        self.clients.say(key, format, |out, format| {
-            if let Format::Binary(d) = format {
-                for (name, value) in lines {
-                    binary::stat(&d, name.as_bytes(), value.as_bytes(), out);
+        self.clients
+            .say(key, format, |out, format| write_stats(format, lines, out));
+    }
+
+    /// Keys of one slab class. What is malformed is answered as memcached does.
+    fn stats_cachedump(
+        &mut self,
+        key: usize,
+        format: Format,
+        class: Option<&str>,
+        most: Option<&str>,
+    ) {
+        let number = |word: &str| word.parse::<u32>().ok();
+        let why: &[u8] = match (class, most) {
+            (Some(class), Some(most)) => match (number(class), number(most)) {
+                (Some(class), Some(most)) if class < SLAB_CLASSES => {
+                    let line = format!("stats cachedump {class} {most}");
+                    let keys = Totals::keys(most);
+                    return self.ask_primaries(key, format, &line, keys);
                 }
-                return binary::stat_end(&d, out);
-            }
-            for (name, value) in lines {
-                out.push_slice(format!("STAT {name} {value}\r\n").as_bytes());
-            }
-            out.push_slice(b"END\r\n");
-        });
+                (Some(_), Some(_)) => b"CLIENT_ERROR Illegal slab id",
+                _ => b"CLIENT_ERROR bad command line format",
+            },
+            _ => b"CLIENT_ERROR bad command line",
+        };
+        self.clients
+            .say(key, format, |out, format| write_line(format, why, out));
+    }
+
+    /// What the primaries of the client's pool say to `line`, merged, is the answer.
+    fn ask_primaries(&mut self, key: usize, format: Format, line: &str, totals: Totals) {
+        let pool = self.clients.pool_of(key);
+        let ticket = self.clients.owe_alone(key, format, Verb::Stats);
+        if let (Some(pool), Some(ticket)) = (pool, ticket) {
+            let line = format!("{line}\r\n");
+            self.pools
+                .ask_primaries(ticket, pool, line.as_bytes(), totals, &mut self.clients);
+        }
     }
 
     fn reset_stats(&mut self) {
         self.counters = Default::default();
-        self.clients.counters = Default::default();
+        self.clients.reset_counters();
         self.pools.reset_stats();
         self.turns.reset();
         self.reset_at = self.now;
     }
 
     fn stats_proxy(&self) -> Lines {
-        let (user, system) = sys::cpu_time();
-        let mut lines = vec![
-            line("pid", std::process::id()),
-            line("uptime", self.now.0 / SECOND),
-            line("time", self.unix),
-            line("version", PROTOCOL),
+        let mut lines = self.process_lines();
+        lines.extend([
             line("magent_version", env!("CARGO_PKG_VERSION")),
-            line("pointer_size", usize::BITS),
-            line("rusage_user", format!("{:.6}", user.as_secs_f64())),
-            line("rusage_system", format!("{:.6}", system.as_secs_f64())),
             line("max_connections", self.config.clients),
             line("curr_connections", self.clients.count()),
-            line("threads", 1),
             line("bytes_in_flight", self.budget.total()),
             line("limit_maxbytes", self.budget.limit()),
             line("log_lines_lost", crate::logger::lost()),
-        ];
+        ]);
         let mut clients = self.clients.counters.clone();
-        clients.get_misses = clients.cmd_get.saturating_sub(clients.get_hits);
         // Calls are counted by either half.
         clients.reads += self.pools.counters.reads;
         clients.writes += self.pools.counters.writes;
         let mut put = |name: &'static str, value: u64| lines.push(line(name, value));
+        self.clients.all_counts().each(&mut put);
         clients.each(&mut put);
         self.counters.each(&mut put);
         self.turns
@@ -158,8 +185,9 @@ impl<S: Socket> Proxy<S> {
         lines
     }
 
-    fn stats_settings(&self) -> Lines {
+    fn stats_settings(&self, pool: usize) -> Lines {
         let mut lines = self.config.summary();
+        lines.extend(self.memcached_settings(pool));
         if let Some((at, result)) = &self.last_reload {
             lines.push(line("last_reload", at));
             lines.push(line("last_reload_result", result));

@@ -16,6 +16,7 @@
 //! ticket.
 
 mod local;
+mod memcached;
 mod requests;
 mod turns;
 

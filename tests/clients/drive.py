@@ -10,6 +10,7 @@ and a backup. Ends with a table, and with status 1 if a client does less well th
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,6 +19,8 @@ import tempfile
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+EXPORTERS = ("prometheus-memcached-exporter", "memcached_exporter")
+SPYMEMCACHED = "/usr/share/java/spymemcached.jar"
 # Seconds that one client may take, and that a server may take to listen.
 CLIENT_TIME = 120
 START_TIME = 10
@@ -83,10 +86,24 @@ def clients():
     python = [sys.executable, os.path.join(HERE, "python", "clients.py")]
     node = ["node", os.path.join(HERE, "node", "clients.js")]
     rust = [os.environ["RUST_CLIENT"]]
+    php = ["php", os.path.join(HERE, "php", "clients.php")]
+    ruby = ["ruby", os.path.join(HERE, "ruby", "clients.rb")]
+    java = ["java", "-cp", SPYMEMCACHED, os.path.join(HERE, "java", "Clients.java")]
+    monitors = [sys.executable, os.path.join(HERE, "python", "monitors.py")]
     tools = [sys.executable, os.path.join(HERE, "python", "tools.py")]
     pinned = open(os.path.join(HERE, "python", "requirements.txt")).read()
     pinned += open(os.path.join(HERE, "node", "package.json")).read()
     pinned += open(os.path.join(HERE, "rust", "Cargo.toml")).read()
+
+    def extension(name):
+        return subprocess.run(["php", "-r", f"echo phpversion('{name}');"],
+                              capture_output=True, text=True).stdout
+
+    def packaged(name):
+        """The version of one of the system's packages, without what Debian adds to it."""
+        shown = subprocess.run(["dpkg-query", "-W", "-f", "${Version}", name],
+                               capture_output=True, text=True).stdout
+        return re.sub(r"^\d+:|[+~-].*$", "", shown)
 
     def version(name):
         return re.search(rf'^\W*{name}\W+(?:version\W+)?([0-9.]+)', pinned, re.M).group(1)
@@ -106,10 +123,23 @@ def clients():
         ("memcache (Rust)", version("memcache"), "text", rust + ["ascii"]),
         ("memcache (Rust)", version("memcache"), "binary", rust + ["binary"]),
         ("memcache (Rust)", version("memcache"), "meta", rust + ["meta"]),
+        ("memcached (PHP)", extension("memcached"), "text", php + ["memcached"]),
+        ("memcached (PHP)", extension("memcached"), "binary", php + ["memcached-binary"]),
+        ("memcache (PHP)", extension("memcache"), "text", php + ["memcache"]),
+        ("dalli (Ruby)", packaged("ruby-dalli"), "binary", ruby),
+        ("spymemcached (Java)", packaged("libspymemcached-java"), "text", java + ["text"]),
+        ("spymemcached (Java)", packaged("libspymemcached-java"), "binary", java + ["binary"]),
         ("libmemcached-tools", libmemcached, "text", tools + ["text"]),
         ("libmemcached-tools", libmemcached, "binary", tools + ["binary"]),
         ("memccapable", libmemcached, "text", tools + ["capable-text"]),
         ("memccapable", libmemcached, "binary", tools + ["capable-binary"]),
+        ("munin's memcached_", packaged("munin-plugins-extra"), "text", monitors + ["munin"]),
+        ("collectd", packaged("collectd-core"), "text", monitors + ["collectd"]),
+    ] + [
+        # Debian has it from 13 on.
+        ("memcached_exporter", packaged("prometheus-memcached-exporter") or "own", "text",
+         monitors + ["exporter"])
+        for _ in [0] if any(map(shutil.which, EXPORTERS))
     ]
 
 

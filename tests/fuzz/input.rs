@@ -117,6 +117,8 @@ const SHORT: &[&[u8]] = &[
     b"stats proxy\r\n",
     b"stats route a\r\n",
     b"stats servers\r\n",
+    b"stats items\r\n",
+    b"stats cachedump 1 10\r\n",
     b"quit\r\n",
     b"shutdown\r\n",
     b"slabs reassign 1 2\r\n",

@@ -51,6 +51,7 @@ pub fn parse(expect: &Expect, buf: &[u8]) -> Result<Option<(Got, usize)>, String
         return Ok(Some((Got::Failed(first.into()), n)));
     }
     let got = match (&expect.op, first) {
+        (Op::Stats, _) => return stats(expect, buf),
         (Op::Read { cas }, _) => return values(expect, *cas, buf),
         (Op::Meta { .. }, _) => return meta(expect, first, n, buf),
         (Op::Store, "STORED")
@@ -69,6 +70,22 @@ pub fn parse(expect: &Expect, buf: &[u8]) -> Result<Option<(Got, usize)>, String
         _ => return bad(),
     };
     Ok(Some((got, n)))
+}
+
+/// One number, or none where no primary said one.
+fn stats(expect: &Expect, buf: &[u8]) -> Result<Option<(Got, usize)>, String> {
+    let mut at = 0;
+    loop {
+        let Some((text, n)) = line(&buf[at..])? else {
+            return Ok(None);
+        };
+        let is_number = |l: &str| l.parse::<u64>().is_ok();
+        match text.strip_prefix("STAT items:1:number ") {
+            Some(keys) if at == 0 && is_number(keys) => at += n,
+            None if text == "END" => return Ok(Some((Got::Done, at + n))),
+            _ => return Err(format!("{text:?} answers {:?}", expect.op)),
+        }
+    }
 }
 
 fn values(expect: &Expect, cas: bool, buf: &[u8]) -> Result<Option<(Got, usize)>, String> {

@@ -29,6 +29,8 @@ pub enum Op {
         asked: u64,
     },
     Version,
+    /// `stats items`.
+    Stats,
     /// A line that nobody knows.
     Unknown,
     /// A value that magent does not take.
@@ -112,6 +114,7 @@ impl Maker<'_> {
                 let asked = self.history.flushing(self.settles);
                 self.line("flush_all\r\n", Op::Flush { asked });
             }
+            98 if self.rng.often(300) => self.line("stats items\r\n", Op::Stats),
             _ => self.counter_meta(),
         }
     }

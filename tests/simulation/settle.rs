@@ -157,7 +157,7 @@ impl Sim {
         let next = self.clients[i].expects.front().map(|e| &e.op);
         let waits = matches!(
             (&expect.op, next),
-            (Op::Flush { .. }, _) | (_, Some(Op::Flush { .. }))
+            (Op::Flush { .. } | Op::Stats, _) | (_, Some(Op::Flush { .. }))
         );
         // Where memory is short requests are asked one by one, and so they are behind those who ask
         // for more than a server answers at once.

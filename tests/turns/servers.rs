@@ -153,3 +153,33 @@ fn answers_that_are_late_by_the_thousand() {
         }
     });
 }
+
+/// Servers that make up names and keys, as many as they are listened to.
+#[test]
+fn long_answers_to_monitors() {
+    let fakes: Vec<Fake> = (0..16)
+        .map(|server| {
+            let names = (0..5_000).map(|i| format!("STAT items:{}:n{server}x{i} 1\r\n", i % 64));
+            let names = names.collect::<String>() + "END\r\n";
+            let keys = (0..18_000).map(|i| format!("ITEM {server}x{i:090} [1 b; 0 s]\r\n"));
+            let keys = keys.collect::<String>() + "END\r\n";
+            Fake::answering(
+                move |request| match request.starts_with(b"stats cachedump") {
+                    true => keys.clone().into_bytes(),
+                    false => names.clone().into_bytes(),
+                },
+            )
+        })
+        .collect();
+    let primaries: Vec<&str> = fakes.iter().map(|f| f.name.as_str()).collect();
+    let magent = Magent::farm(&primaries, &[], &["--timeout", "20000"]);
+    assert_short_turns(&magent, || {
+        let mut client = magent.client();
+        for request in ["items", "cachedump 1 0", "slabs", "cachedump 1 0"] {
+            let answer = client.send(format!("stats {request}\r\n"));
+            let lines = answer.read_until(b"\r\nEND\r\n");
+            let lines = lines.iter().filter(|b| **b == b'\n').count();
+            assert!(lines > 10_000, "{request}: {lines}");
+        }
+    });
+}

@@ -8,7 +8,7 @@
 //! So a number works only on the farm that it came from: servers count from 1 and never get to
 //! 2^62. The number 0 is none, and stays what it is.
 
-use super::{Decimal, flags_index, is_meta, number, tokens};
+use super::{Decimal, flags_index, number, tokens};
 use crate::buffer::Queue;
 use crate::protocol::{Item, Reply, Verb};
 
@@ -24,7 +24,7 @@ pub fn flip_cas(verb: Verb, line: &[u8], out: &mut Vec<u8>) {
         }
         let cas = match token {
             _ if verb == Verb::Cas && i == 5 => token,
-            [b'C', cas @ ..] if is_meta(verb) && i >= first_flag => {
+            [b'C', cas @ ..] if verb.is_meta() && i >= first_flag => {
                 out.push(b'C');
                 cas
             }
@@ -65,7 +65,7 @@ pub fn mark_cas(verb: Verb, reply: &Reply, out: &mut Queue) -> Vec<Item> {
                 items.push(marked);
             }
         }
-        _ if is_meta(verb) => {
+        _ if verb.is_meta() => {
             let line = reply.source.slice(reply.at..reply.at + reply.line);
             let mut tokens = tokens(line).skip(1);
             if let Some(cas) = tokens.find_map(|token| token.strip_prefix(b"c")) {

@@ -1,6 +1,6 @@
 //! What the backup is sent when the primary has answered.
 
-use super::{extend, flags, is_meta, key_index, key_token, set_mode, tokens};
+use super::{extend, flags, key_index, key_token, set_mode, tokens};
 use crate::protocol::{Status, Traits, Verb};
 
 /// What to send to the backup.
@@ -149,7 +149,7 @@ fn meta_same(
 
 /// Appends a meta line with those of its flags whose letter is to be kept.
 fn meta_line(verb: Verb, line: &[u8], keep: impl Fn(u8) -> bool, out: &mut Vec<u8>) {
-    debug_assert!(is_meta(verb));
+    debug_assert!(verb.is_meta());
     let first_flag = super::flags_index(verb);
     for (i, token) in tokens(line).enumerate() {
         if i >= first_flag && !keep(token[0]) {

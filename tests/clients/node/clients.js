@@ -36,6 +36,12 @@ function memcached() {
     append: (k, v) => p("append")(k, v),
     prepend: (k, v) => p("prepend")(k, v),
     stats: async () => Object.keys((await p("stats")())[0]).length,
+    groups: async () => {
+      for (const group of ["settings", "slabs", "items"]) {
+        assert.ok(Object.keys((await p(group)())[0]).length > 1, group);
+      }
+      await p("cachedump")(where, 1, 10);
+    },
     version: async () => (await p("version")())[0].version,
     flush: () => p("flush")(),
     end: () => c.end(),
@@ -133,6 +139,12 @@ const checks = {
   },
   noreply: async () => need("noreply"),
   stats: async () => assert.ok((await c.stats()) > 10),
+  "stats of items, slabs and settings, list of keys": async () => {
+    need("groups");
+    await c.set(at("stats"), "one");
+    await c.groups();
+    assert.equal(await c.get(at("stats")), "one");
+  },
   version: async () => {
     need("version");
     assert.match(await c.version(), /^1\.6\.18/);

@@ -76,7 +76,15 @@ class Pymemcache:
         self.c.touch(key, 100, noreply=True)
 
     def stats(self):
-        return len(self.c.stats())
+        said = self.c.stats()
+        # What is no number here would stay bytes.
+        equal([type(said[name]) for name in (b"curr_items", b"get_hits", b"rusage_user")],
+              [int, int, float])
+        equal(type(said[b"hash_is_expanding"]), bool)
+        return len(said)
+
+    def stats_of(self, group):
+        return self.c.stats(group)
 
     def version(self):
         return self.text(self.c.version())
@@ -124,6 +132,9 @@ class PythonMemcached(Pymemcache):
     def stats(self):
         return len(self.c.get_stats()[0][1])
 
+    def stats_of(self, group):
+        return self.c.get_stats(group)[0][1]
+
     def flush(self):
         self.c.flush_all()
         return True
@@ -154,6 +165,9 @@ class PythonBinary(Pymemcache):
 
     def stats(self):
         return len(self.c.stats()[where])
+
+    def stats_of(self, group):
+        return self.c.stats(group)[where]
 
     def flush(self):
         return self.c.flush_all()
@@ -195,6 +209,9 @@ class Pylibmc(Pymemcache):
 
     def stats(self):
         return len(self.c.get_stats()[0][1])
+
+    def stats_of(self, group):
+        return self.c.get_stats(group)[0][1]
 
     def flush(self):
         return self.c.flush_all()
@@ -287,7 +304,7 @@ class Emcache(Pymemcache):
             await self.c.delete(key.encode() + b"-none", noreply=True)
         self.wait(quietly())
 
-    meta = None
+    meta = stats_of = None
 
     def stats(self):
         return len(self.wait(self.c.stats(self.address)))
@@ -424,6 +441,14 @@ class Checks:
     def stats(self):
         equal(self.c.stats() > 10, True)
 
+    def stats_of(self):
+        stats_of = self.method("stats_of")
+        self.c.set(self.at + "stats", "one")
+        for group in ("items", "slabs", "sizes", "settings"):
+            equal(len(stats_of(group)) > 0, True)
+        # A client that fell out of step reads something else from here on.
+        equal(self.c.get(self.at + "stats"), "one")
+
     def version(self):
         equal(self.method("version")()[:6], "1.6.18")
 
@@ -450,6 +475,7 @@ for feature, check in [
     ("noreply", checks.noreply),
     ("meta commands", checks.meta),
     ("stats", checks.stats),
+    ("stats of items, slabs, sizes and settings", checks.stats_of),
     ("version", checks.version),
     ("flush_all", checks.flush),
 ]:

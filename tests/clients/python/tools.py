@@ -85,6 +85,19 @@ def stat():
         raise AssertionError(said)
 
 
+def stat_groups():
+    copy("tools-s", "one")
+    for group in ("items", "slabs", "sizes", "settings"):
+        equal("Server:" in tool("memcstat", f"--args={group}"), True)
+    value("tools-s", "one")
+
+
+def dump():
+    if protocol:
+        raise Lacks
+    tool("memcdump")
+
+
 def stat_version():
     equal("1.6.18" in tool("memcstat", "--server-version"), True)
 
@@ -125,6 +138,8 @@ else:
     tell("memctouch", touch)
     tell("memcrm", remove)
     tell("memcstat", stat)
+    tell("memcstat --args=items, slabs, sizes, settings", stat_groups)
     tell("memcstat --server-version", stat_version)
+    tell("memcdump", dump)
     tell("memcslap", slap)
     tell("memcflush", flush)

@@ -194,7 +194,7 @@ impl World {
         if let Some(n) = len {
             request = (request.with_data(bytes, n)).unwrap_or_else(|why| bad(why, bytes))?;
         }
-        let greets = matches!(request.words[0], b"version" | b"stats");
+        let greets = matches!(request.words[..], [b"version" | b"stats"]);
         server.store.answer(&request, &mut answer);
         let done = Done {
             words: words(&request),
@@ -221,7 +221,7 @@ impl World {
                 return true;
             };
             let silent = self.servers[&link.port].state == State::Silent;
-            let greets = matches!(&done.words[0][..], "version" | "stats");
+            let greets = done.words.len() == 1 && matches!(&done.words[0][..], "version" | "stats");
             if !silent || (greets && link.greetings <= 2) {
                 link.output.put(&done.answer);
             }

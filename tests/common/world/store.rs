@@ -200,6 +200,11 @@ impl Store {
         let w = &wire.words;
         match w[0] {
             b"version" => line(out, b"VERSION 1.6.18"),
+            b"stats" if w.len() > 1 => {
+                let keys = self.items.len();
+                line(out, format!("STAT items:1:number {keys}").as_bytes());
+                line(out, b"END");
+            }
             b"stats" => {
                 let uptime = (self.now - self.started) / SECOND + self.age;
                 line(out, b"STAT pid 1");

@@ -157,7 +157,12 @@ fn check(words: &[&[u8]]) -> Result<Option<usize>, &'static str> {
     };
     let mut data = None;
     let good = match words[0] {
-        b"version" | b"stats" => words.len() == 1,
+        b"version" => words.len() == 1,
+        b"stats" => match words[1..] {
+            [] | [b"items" | b"slabs" | b"sizes"] => true,
+            [b"cachedump", _, _] => number(2).is_some() && number(3).is_some(),
+            _ => false,
+        },
         b"flush_all" => words.len() == 1 || (words.len() == 2 && time(1)),
         b"get" | b"gets" => keys_from(1),
         b"gat" | b"gats" => time(1) && keys_from(2),

@@ -1,0 +1,128 @@
+//! What monitors ask memcached for (`stats items` …): every primary of the client's pool is asked, and what
+//! they say is merged. Who is away, late or says nonsense adds nothing.
+//!
+//! ```text
+//!  stats slabs ─▶ primary 1 ─▶ STAT 1:used_chunks 2 ─┐
+//!              └▶ primary 2 ─▶ STAT 1:used_chunks 3 ─┴─▶ STAT 1:used_chunks 5
+//! ```
+
+use super::pending::{Ask, Pending, To};
+use super::totals::{Merged, Totals};
+use super::{Pools, ServerId};
+use crate::clients::{Clients, Ticket, write_stats};
+use crate::net::Socket;
+use crate::protocol::{Reply, Traits, Verb};
+
+/// One client's `stats` on its way.
+#[derive(Debug)]
+pub struct Monitor {
+    ticket: Ticket,
+    totals: Totals,
+    waiting: usize,
+    /// Bytes charged to the budget.
+    charged: usize,
+}
+
+impl Monitor {
+    /// Bytes charged to the budget.
+    pub fn charged(&self) -> usize {
+        self.charged
+    }
+}
+
+impl<S: Socket> Pools<S> {
+    /// Asks the primaries of a pool for `line`, and answers with what comes of `totals`.
+    pub fn ask_primaries(
+        &mut self,
+        ticket: Ticket,
+        pool: usize,
+        line: &[u8],
+        totals: Totals,
+        clients: &mut Clients<S>,
+    ) {
+        let mut primaries: Vec<ServerId> = Vec::new();
+        for id in &self.pools[pool].primary_ids {
+            if !primaries.contains(id) {
+                primaries.push(*id);
+            }
+        }
+        let op = self.monitors.insert(Monitor {
+            ticket,
+            totals,
+            // One more than there are: those that are away must not finish it at once.
+            waiting: primaries.len() + 1,
+            charged: 0,
+        });
+        self.charge_monitor(op);
+        let p = &self.pools[pool];
+        let (deadline, timeout) = (self.now.plus(p.span()), p.timeout_ms());
+        let ask = Ask::line(Verb::Stats, Traits::default(), line);
+        for id in primaries {
+            let part = Pending {
+                deadline,
+                timeout,
+                ..self.own(To::Monitor(op), Verb::Stats, Traits::default(), 0)
+            };
+            self.send(id, part, &ask);
+        }
+        self.monitor_part_done(op, clients);
+    }
+
+    fn charge_monitor(&mut self, op: usize) {
+        if let Some(monitor) = self.monitors.get_mut(op) {
+            let bytes = monitor.totals.bytes();
+            self.budget.recharge(&mut monitor.charged, bytes);
+        }
+    }
+
+    /// True if so many bytes more of one server's part may be kept; `earlier` bytes of it are there.
+    pub(super) fn has_room_for_part(&self, op: usize, earlier: usize, more: usize) -> bool {
+        self.monitors.get(op).is_some_and(|monitor| {
+            earlier + more <= monitor.totals.longest()
+                && self.budget.admits(monitor.charged + earlier, more)
+        })
+    }
+
+    /// One server answered; `None`: there was no room for it.
+    pub(super) fn monitor_answered(
+        &mut self,
+        op: usize,
+        reply: Option<&Reply<'_>>,
+        clients: &mut Clients<S>,
+    ) {
+        if let (Some(monitor), Some(reply)) = (self.monitors.get_mut(op), reply) {
+            // It may stand in pieces.
+            let mut text = Vec::with_capacity(reply.len);
+            reply
+                .source
+                .copy_to(reply.at..reply.at + reply.len, &mut text);
+            monitor.totals.add(&text);
+        }
+        self.charge_monitor(op);
+        self.monitor_part_done(op, clients);
+    }
+
+    /// One server answered, or was lost.
+    pub(super) fn monitor_part_done(&mut self, op: usize, clients: &mut Clients<S>) {
+        let Some(monitor) = self.monitors.get_mut(op) else {
+            return;
+        };
+        monitor.waiting -= 1;
+        if monitor.waiting > 0 {
+            return;
+        }
+        let Some(mut monitor) = self.monitors.remove(op) else {
+            return;
+        };
+        self.budget.recharge(&mut monitor.charged, 0);
+        let bytes = monitor.totals.bytes();
+        let merged = monitor.totals.finish();
+        clients.report(monitor.ticket, bytes, |out, format| match merged {
+            Merged::Lines(lines) => write_stats(format, &lines, out),
+            Merged::Raw(lines) => {
+                out.push_slice(&lines);
+                out.push_slice(b"END\r\n");
+            }
+        });
+    }
+}
