@@ -209,6 +209,10 @@ pub struct Config {
     pub memcached_stats: bool,
     /// Warnings of options that were typed and have no effect.
     pub unused: Vec<String>,
+    /// `--retry-max`.
+    pub retry_max: Duration,
+    /// `--probe`; zero: never.
+    pub probe: Duration,
     /// What the command line says of every pool of the file; no name, listeners or servers.
     template: PoolConfig,
 }

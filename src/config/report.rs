@@ -30,6 +30,8 @@ impl Config {
             },
         );
         line("memcached_stats", self.memcached_stats.to_string());
+        line("retry_max", self.retry_max.as_millis().to_string());
+        line("probe", self.probe.as_millis().to_string());
         for pool in &self.pools {
             for (key, value) in pool_lines(pool) {
                 line(&format!("{}:{key}", pool.name), value);
@@ -43,8 +45,12 @@ impl Config {
     /// to; where it logs and as whom it runs does not count.
     pub fn fingerprint(&self) -> String {
         let mut text = format!(
-            "clients {}\nmemory {}\nmemcached_stats {}\n",
-            self.clients, self.memory, self.memcached_stats
+            "clients {}\nmemory {}\nmemcached_stats {}\nretry_max {}\nprobe {}\n",
+            self.clients,
+            self.memory,
+            self.memcached_stats,
+            self.retry_max.as_millis(),
+            self.probe.as_millis()
         );
         for pool in &self.pools {
             for (key, value) in pool_lines(pool) {

@@ -12,11 +12,16 @@ impl<S: Socket> Pools<S> {
         let Some(link) = self.links.get_mut(id) else {
             return;
         };
-        // A server may close an idle link.
-        if link.pending.is_empty() {
-            self.close_link(id);
-        } else {
-            self.link_lost(id, Cause::ConnectionLost);
+        let (is_idle, is_probed) = (link.is_idle(), !link.pending.is_empty());
+        let has_gone = link.conn().is_none_or(|c| c.has_ended() || c.has_failed());
+        // A server may close an idle link; if it was being probed a new link tells how it is.
+        match (is_idle, is_probed) {
+            (true, false) => self.close_link(id),
+            (true, true) if has_gone => {
+                self.close_link(id);
+                self.open_link(id);
+            }
+            _ => self.link_lost(id, Cause::ConnectionLost),
         }
     }
 

@@ -11,7 +11,7 @@
 //! go elsewhere when the link is lost, and so that its mirror can be made from it.
 
 use super::ServerId;
-use super::pending::{Attempt, Pending};
+use super::pending::{Attempt, Pending, To};
 use crate::budget::Budget;
 use crate::buffer::{Queue, Source};
 use crate::net::{Conn, Socket};
@@ -245,6 +245,22 @@ impl<S: Socket> Link<S> {
         (self.first_seq + self.pending.len() as u64).saturating_sub(1)
     }
 
+    /// True if it owes nothing, or the answer to a probe only.
+    pub fn is_idle(&self) -> bool {
+        self.pending.iter().all(|p| p.to == To::Probe)
+    }
+
+    /// True if something is owed that will be late at a known time, or it is being opened: what becomes
+    /// of that tells how its server is.
+    pub fn will_tell(&self) -> bool {
+        let is_awaited = |p: &Pending| !p.counted && p.late_at() < Time::NEVER;
+        match self.state {
+            LinkState::Idle => false,
+            LinkState::Up(_) => self.pending.iter().rev().any(is_awaited),
+            LinkState::Wanted | LinkState::Connecting(_) | LinkState::Greeting(..) => true,
+        }
+    }
+
     /// The line of the request whose bytes start at stream offset `at`.
     #[inline]
     pub fn line_at(&self, at: u64, line: u32) -> &[u8] {
@@ -395,7 +411,7 @@ impl<S: Socket> Link<S> {
 #[cfg(test)]
 mod tests {
     use super::super::NOBODY;
-    use super::super::pending::{Home, To};
+    use super::super::pending::Home;
     use super::*;
     use crate::clients::Ticket;
     use crate::net::Stream;

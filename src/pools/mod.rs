@@ -66,7 +66,7 @@ pub use turn::Connect;
 use crate::budget::Budget;
 use crate::buffer::Queue;
 use crate::config::Address;
-use crate::health::Cause;
+use crate::health::{Cause, Probing};
 use crate::net::Conn;
 use crate::slab::Slab;
 use crate::stats::PoolCounters;
@@ -112,6 +112,7 @@ pub struct Pools<S> {
     unix: u64,
     start_unix: u64,
     budget: Rc<Budget>,
+    probing: Probing,
     pools: Vec<Pool>,
     servers: Slab<Server>,
     by_address: HashMap<Address, ServerId>,

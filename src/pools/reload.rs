@@ -12,7 +12,7 @@ use super::{Pools, ServerId, flows, flush_all, recent};
 use crate::budget::Budget;
 use crate::clients::Rules;
 use crate::config::{Config, Farms, PoolConfig, ServerSpec};
-use crate::health::Health;
+use crate::health::{Health, Probing};
 use crate::journal::Journal;
 use crate::net::Socket;
 use crate::slab::Slab;
@@ -38,6 +38,7 @@ impl<S: Socket> Pools<S> {
             unix,
             start_unix: unix,
             budget,
+            probing: Probing::default(),
             pools: Vec::new(),
             servers: Slab::default(),
             by_address: HashMap::new(),
@@ -65,6 +66,10 @@ impl<S: Socket> Pools<S> {
 
     /// Makes the pools those of the configuration, whose farms these are.
     pub fn configure(&mut self, config: &Config, farms: Vec<Farms>) {
+        self.probing = Probing {
+            silence: nanos(config.probe),
+            longest_wait: nanos(config.retry_max),
+        };
         for (pool, farms) in config.pools.iter().zip(farms) {
             match self.pool_named(&pool.name) {
                 Some(at) if self.pools[at].config == *pool => {}
@@ -162,7 +167,7 @@ impl<S: Socket> Pools<S> {
     fn add_server(&mut self, config: &PoolConfig, spec: &ServerSpec) -> ServerId {
         let place = self.servers.len() as u64;
         let seed = self.start_unix ^ (place + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let policy = policy([config].into_iter()).unwrap_or_default();
+        let policy = policy([config].into_iter(), self.probing).unwrap_or_default();
         let id = self.servers.insert(Server {
             spec: spec.clone(),
             primary_of: Vec::new(),
@@ -200,7 +205,7 @@ impl<S: Socket> Pools<S> {
             let all = primary_of.iter().chain(&backup_of);
             all.map(|p| &self.pools[*p as usize].config)
         };
-        let policy = policy(configs()).unwrap_or_default();
+        let policy = policy(configs(), self.probing).unwrap_or_default();
         let journal = configs().map(|c| c.journal).max().unwrap_or(0);
         let keepalive = configs().any(|c| c.keepalive);
         let connect_timeout = configs().map(|c| nanos(c.connect_timeout)).max();

@@ -30,7 +30,7 @@ impl<S: Socket> Pools<S> {
                 continue;
             };
             let links = server.links.iter().filter_map(|l| self.links.get(*l));
-            let idle = links.filter(|l| l.is_up() && l.pending.is_empty()).count();
+            let idle = links.filter(|l| l.is_up() && l.is_idle()).count();
             let name = &server.spec.name;
             text += &format!("matrix {} -> {name}, pool size {idle}\r\n", i + 1);
         }
@@ -114,6 +114,8 @@ impl<S: Socket> Pools<S> {
         put("last_error", last_error);
         put("connections", open.count().to_string());
         put("connects", s.stats.connects.to_string());
+        put("restarts", s.stats.restarts.to_string());
+        put("probes", s.stats.probes.to_string());
         put("requests", s.stats.requests.to_string());
         put("errors", s.stats.errors.to_string());
         put("timeouts", s.stats.timeouts.to_string());

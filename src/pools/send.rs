@@ -86,7 +86,10 @@ impl<S: Socket> Pools<S> {
                 whose(&pending.to)
             );
         }
-        server.stats.requests += 1;
+        match pending.to {
+            To::Probe => server.stats.probes += 1,
+            _ => server.stats.requests += 1,
+        }
         let is_mirror = matches!(pending.to, To::Mirror(_));
         let (verb, hash, len) = (pending.verb, pending.hash, pending.line);
         let writes = pending.writes() && pending.to != To::Copy;
@@ -246,5 +249,6 @@ fn whose(to: &To) -> String {
         To::Copy => "copy".into(),
         To::FlushAll(_) => "flush_all".into(),
         To::Monitor(_) => "stats".into(),
+        To::Probe => "probe".into(),
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{NOBODY, ServerId};
 use crate::config::{Farms, PoolConfig, ServerSpec};
-use crate::health::{Health, Policy};
+use crate::health::{Health, Policy, Probing};
 use crate::journal::Journal;
 use crate::placement::{Distribution, Farm};
 use crate::stats::ServerStats;
@@ -73,12 +73,13 @@ impl Server {
 }
 
 /// What decides about a server that these pools name. Where they differ: the most patient of them.
-pub fn policy<'a>(pools: impl Iterator<Item = &'a PoolConfig>) -> Option<Policy> {
+pub fn policy<'a>(pools: impl Iterator<Item = &'a PoolConfig>, probing: Probing) -> Option<Policy> {
     pools
         .map(|config| Policy {
             timeout: nanos(config.timeout),
             failure_limit: config.failure_limit,
             retry: nanos(config.retry),
+            probing,
             warm: nanos(config.warm),
             eject: config.auto_eject,
         })
@@ -86,6 +87,7 @@ pub fn policy<'a>(pools: impl Iterator<Item = &'a PoolConfig>) -> Option<Policy>
             timeout: a.timeout.max(b.timeout),
             failure_limit: a.failure_limit.max(b.failure_limit),
             retry: a.retry.min(b.retry),
+            probing,
             warm: a.warm.max(b.warm),
             eject: a.eject && b.eject,
         })
