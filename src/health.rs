@@ -52,6 +52,10 @@ pub enum Cause {
     FlushRefused,
     /// It failed, and there is no memory to ask another one.
     NoMemory,
+    /// Name service does not know its host.
+    UnknownHost,
+    /// Its host has another address now.
+    Moved,
 }
 
 impl Cause {
@@ -67,6 +71,8 @@ impl Cause {
             Cause::DeleteRefused => "refused delete",
             Cause::FlushRefused => "refused flush_all",
             Cause::NoMemory => "out of memory reading",
+            Cause::UnknownHost => "unknown host",
+            Cause::Moved => "its address changed",
         }
     }
 }
@@ -245,6 +251,11 @@ impl Health {
             && started.saturating_add(signed(UPTIME_AHEAD)) >= answered
     }
 
+    /// It is at another address: nothing is known of its process.
+    pub fn is_another(&mut self) {
+        self.started = None;
+    }
+
     /// So many bytes came from it.
     #[inline]
     pub fn on_bytes(&mut self, bytes: usize, now: Time) {
@@ -385,6 +396,13 @@ impl Health {
         let is_silent = due <= now;
         self.look_at = if is_silent { now.plus(silence) } else { due };
         is_silent
+    }
+
+    /// If it is down it is probed now: there is news of it.
+    pub fn probe_soon(&mut self, now: Time) {
+        if let State::Down { probe_at } = &mut self.state {
+            *probe_at = now;
+        }
     }
 
     /// The probe has begun.

@@ -115,6 +115,7 @@ pub const OPTIONS: &[Opt] = &[
     opt("--retry", One("MS"), "first wait before a down server is probed").default("1000"),
     opt("--retry-max", One("MS"), "longest wait between two probes of a down server").default("2000"),
     opt("--probe", One("MS"), "probe a server that was silent for so long; 0: never").default("1000"),
+    opt("--resolve", One("SECONDS"), "look servers' names up so often; 0: only at a reconnect").default("30"),
     opt("--warm", One("SECONDS"), "how long a primary is warming after its start; 0: never").default("3600"),
     opt("--journal", One("SIZE"), "memory for what one absent server missed").default("64m"),
     opt("--idle-timeout", One("SECONDS"), "close a client that is silent for so long; 0: never").default("0"),
@@ -304,6 +305,7 @@ fn process(typed: &Typed) -> Result<Config, UsageError> {
         unused: Vec::new(),
         retry_max: values::ms(typed.number("--retry-max", 1..=MAX_MS)?),
         probe: values::ms(typed.number("--probe", 0..=MAX_MS)?),
+        resolve: values::seconds(typed.number("--resolve", 0..=MAX_SECONDS)?),
         template: PoolConfig::default(),
     };
     Ok(config)

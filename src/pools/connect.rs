@@ -96,6 +96,9 @@ impl<S: Socket> Pools<S> {
 
     /// The handshake was good.
     fn link_up(&mut self, id: usize, server_id: ServerId, uptime: Option<u64>) {
+        if !self.stands_at(id) {
+            return;
+        }
         if let Some(seconds) = uptime {
             self.told_uptime(server_id, seconds);
         }
@@ -121,15 +124,8 @@ impl<S: Socket> Pools<S> {
             server.health.told_uptime(seconds, self.now);
         }
         if server.health.has_restarted(seconds, self.now) {
-            self.server_restarted(id);
-        }
-    }
-
-    /// A server is another process than before: what it held may be gone.
-    fn server_restarted(&mut self, id: ServerId) {
-        if let Some(server) = self.servers.get_mut(id) {
-            server.stats.restarts += 1;
             log::warn!("{}: has restarted", server.spec.name);
+            self.server_restarted(id);
         }
     }
 }

@@ -45,12 +45,17 @@ impl<S: Socket> Pools<S> {
             Some(removal) if removal.keep > self.now => Some(removal.keep),
             Some(removal) => Some(removal.until),
         });
-        let all = links.chain(servers).chain([self.next_settled()]);
+        let all = links
+            .chain(servers)
+            .chain([self.next_settled(), self.look_up_at]);
         all.min().unwrap_or(Time::NEVER)
     }
 
     /// Does what is due.
     pub(super) fn expire(&mut self, work: &mut Work) {
+        if self.look_up_at <= self.now {
+            self.look_up_all();
+        }
         for place in 0..self.links.places() {
             let Some(id) = self.links.key_at(place) else {
                 continue;
@@ -164,8 +169,8 @@ impl<S: Socket> Pools<S> {
             .into_iter()
             .for_each(|k| drop(self.given_up.remove(k)));
         if let Some(server) = self.servers.remove(id) {
-            if self.by_address.get(&server.spec.address) == Some(&id) {
-                self.by_address.remove(&server.spec.address);
+            if self.by_endpoint.get(&server.spec.endpoint) == Some(&id) {
+                self.by_endpoint.remove(&server.spec.endpoint);
             }
         }
     }

@@ -19,6 +19,7 @@ use crate::protocol::reply::Scan;
 use crate::time::{MILLISECOND, SECOND, Time};
 use std::collections::VecDeque;
 use std::io;
+use std::net::SocketAddr;
 
 /// Where a link's socket stands.
 #[derive(Debug)]
@@ -80,6 +81,10 @@ pub struct Link<S> {
     pub token: usize,
     /// When the connect began.
     pub since: Time,
+    /// Addresses of its server that were tried in vain since it was wanted.
+    pub tried: usize,
+    /// Where its socket leads to, if over TCP.
+    pub address: Option<SocketAddr>,
     /// Bytes in flight at which it is full.
     most_bytes: usize,
     /// Requests, from the oldest unanswered on.
@@ -159,6 +164,8 @@ impl<S: Socket> Link<S> {
             state: LinkState::Idle,
             token: 0,
             since: Time(0),
+            tried: 0,
+            address: None,
             most_bytes,
             queue: Queue::new(),
             written: 0,

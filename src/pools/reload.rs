@@ -7,11 +7,12 @@
 //! of it before: per-key order is promised for one server.
 
 use super::link::{Link, LinkState};
+use super::name::Name;
 use super::server::{Pool, Removal, Server, policy};
 use super::{Pools, ServerId, flows, flush_all, recent};
 use crate::budget::Budget;
 use crate::clients::Rules;
-use crate::config::{Config, Farms, PoolConfig, ServerSpec};
+use crate::config::{Config, Endpoint, Farms, PoolConfig, ServerSpec};
 use crate::health::{Health, Probing};
 use crate::journal::Journal;
 use crate::net::Socket;
@@ -39,9 +40,10 @@ impl<S: Socket> Pools<S> {
             start_unix: unix,
             budget,
             probing: Probing::default(),
+            resolve: 0,
             pools: Vec::new(),
             servers: Slab::default(),
-            by_address: HashMap::new(),
+            by_endpoint: HashMap::new(),
             links: Slab::default(),
             given_up: Slab::default(),
             losses: VecDeque::new(),
@@ -54,6 +56,8 @@ impl<S: Socket> Pools<S> {
             mirrored: WorkList::default(),
             to_sync: WorkList::default(),
             connects: Vec::new(),
+            lookups: Vec::new(),
+            look_up_at: Time::NEVER,
             sockets: 0,
             draw: unix as u32,
             line: Vec::new(),
@@ -70,6 +74,7 @@ impl<S: Socket> Pools<S> {
             silence: nanos(config.probe),
             longest_wait: nanos(config.retry_max),
         };
+        self.resolve = nanos(config.resolve);
         for (pool, farms) in config.pools.iter().zip(farms) {
             match self.pool_named(&pool.name) {
                 Some(at) if self.pools[at].config == *pool => {}
@@ -84,6 +89,7 @@ impl<S: Socket> Pools<S> {
             pool.removed |= !config.pools.iter().any(|c| c.name == pool.config.name);
         }
         self.staff();
+        self.look_up_all();
     }
 
     fn warn_of_connections(&self, at: usize, config: &PoolConfig) {
@@ -151,7 +157,7 @@ impl<S: Socket> Pools<S> {
     ) -> Vec<ServerId> {
         let mut ids = Vec::with_capacity(specs.len());
         for spec in specs {
-            let known = self.by_address.get(&spec.address).copied();
+            let known = self.by_endpoint.get(&spec.endpoint).copied();
             let id = known.unwrap_or_else(|| self.add_server(config, spec));
             if let Entry::Vacant(place) = named.entry(id) {
                 place.insert(Default::default());
@@ -168,8 +174,13 @@ impl<S: Socket> Pools<S> {
         let place = self.servers.len() as u64;
         let seed = self.start_unix ^ (place + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let policy = policy([config].into_iter(), self.probing).unwrap_or_default();
+        let name = match &spec.endpoint {
+            Endpoint::Name(host, port) => Some(Name::new(host, *port)),
+            Endpoint::Fixed(_) => None,
+        };
         let id = self.servers.insert(Server {
             spec: spec.clone(),
+            name,
             primary_of: Vec::new(),
             backup_of: Vec::new(),
             links: Vec::new(),
@@ -189,7 +200,7 @@ impl<S: Socket> Pools<S> {
             removed: None,
             stats: ServerStats::default(),
         });
-        self.by_address.insert(spec.address.clone(), id);
+        self.by_endpoint.insert(spec.endpoint.clone(), id);
         let most_bytes = self.most_bytes(config.connections);
         let links = (0..config.connections).map(|_| self.links.insert(Link::new(id, most_bytes)));
         let links: Vec<usize> = links.collect();

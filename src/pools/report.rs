@@ -3,7 +3,7 @@
 use super::link::LinkState;
 use super::{NOBODY, Pools, ServerId};
 use crate::clients::Clients;
-use crate::config::PoolConfig;
+use crate::config::{Address, PoolConfig};
 use crate::health::State;
 use crate::net::Socket;
 use crate::time::{SECOND, Time, nanos};
@@ -108,7 +108,13 @@ impl<S: Socket> Pools<S> {
         let mut put = |name: &str, value: String| {
             lines.push((format!("{}:{name}", s.spec.name), value));
         };
+        let address = match s.candidate(0) {
+            Some(Address::Tcp(address)) => address.to_string(),
+            Some(Address::Unix(path)) => path.display().to_string(),
+            None => "unknown".into(),
+        };
         put("role", role.into());
+        put("address", address);
         put("state", self.state_of(id).into());
         put("since", self.unix_of(s.health.since()).to_string());
         put("last_error", last_error);

@@ -127,8 +127,21 @@ impl<S: Socket> Pools<S> {
         });
     }
 
-    /// Asks the loop for a socket.
+    /// A link is opened. The name of its server is looked up meanwhile; what it was last is tried.
     pub(super) fn open_link(&mut self, id: usize) {
+        let Some(link) = self.links.get_mut(id) else {
+            return;
+        };
+        link.tried = 0;
+        let server = self.servers.get(link.server);
+        if let Some(name) = server.and_then(|s| s.name.as_ref()) {
+            self.lookups.push(name.host.clone());
+        }
+        self.want_socket(id);
+    }
+
+    /// Asks the loop for a socket.
+    pub(super) fn want_socket(&mut self, id: usize) {
         let Some(link) = self.links.get_mut(id) else {
             return;
         };

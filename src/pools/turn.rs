@@ -48,12 +48,20 @@ impl<S: Socket> Pools<S> {
             let Some(server) = self.servers.get(link.server) else {
                 continue;
             };
-            if matches!(link.state, LinkState::Wanted) {
+            if !matches!(link.state, LinkState::Wanted) {
+                continue;
+            }
+            // None is known yet: the lookup that is under way lists the link again.
+            if let Some(address) = server.candidate(link.tried) {
+                link.address = match address {
+                    Address::Tcp(address) => Some(address),
+                    Address::Unix(_) => None,
+                };
                 self.sockets = self.sockets.wrapping_add(1) & SOCKETS;
                 link.token = KIND_LINK | (self.sockets as usize) << 32 | (id & 0xffff_ffff);
                 return Some(Connect {
                     token: link.token,
-                    address: server.spec.address.clone(),
+                    address,
                     keepalive: server.keepalive,
                 });
             }

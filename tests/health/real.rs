@@ -1,6 +1,7 @@
 //! Real memcacheds that nobody asks anything, and scripted ones for what a real one won't do.
 
 use crate::common::farm::Farm;
+use crate::common::time::pause_of;
 use crate::common::{Fake, FakeLink, Magent, Memcached, wait_for};
 use std::time::{Duration, Instant};
 
@@ -116,10 +117,7 @@ fn a_server_that_wakes_has_not_restarted() {
     let (magent, server) = idle();
     server.stop();
     wait_down(&magent, &server.name, "timed out");
-    let stopped = Instant::now();
-    wait_for("a while", || {
-        (stopped.elapsed() > Duration::from_secs(8)).then_some(())
-    });
+    pause_of(Duration::from_secs(8));
     server.cont();
     magent.wait_state(&server.name, "up");
     assert_eq!(number(&magent, &server.name, "restarts"), 0);
