@@ -10,6 +10,7 @@
 
 mod listeners;
 mod reading;
+mod resolver;
 
 use crate::config::{Address, Config, ListenSpec, PoolConfig, Prepared};
 use crate::files::Owner;
@@ -19,16 +20,19 @@ use crate::proxy::{Now, Proxy};
 use crate::sys::{self, Signal, Signals, State};
 use listeners::{Listeners, Plan};
 use mio::event::Event;
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Interest, Poll, Token, Waker};
 use reading::Reading;
+use resolver::Resolver;
 use std::io::{self, ErrorKind};
 use std::net::Shutdown;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Set in the tokens that are the loop's own.
 const LOOP: usize = 1 << (usize::BITS - 1);
 const SIGNALS: Token = Token(LOOP);
-const READING: Token = Token(LOOP + 1);
+/// A thread beside the loop has something for it.
+const WAKER: Token = Token(LOOP + 1);
 const FIRST_LISTENER: usize = LOOP + 2;
 
 /// Events taken in one turn; more wait in the kernel.
@@ -74,6 +78,7 @@ pub struct EventLoop {
     /// The signals' stream has something to read.
     signalled: bool,
     reading: Reading,
+    resolver: Resolver,
     /// Connects may be wanted that no turn has started yet: the last one started as many as it
     /// may, or there was none yet.
     more_connects: bool,
@@ -156,7 +161,7 @@ impl EventLoop {
         poll.registry()
             .register(signals.source(), SIGNALS, Interest::READABLE)?;
         listeners.apply(plan, poll.registry())?;
-        let reading = Reading::new(poll.registry(), READING)?;
+        let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let config = prepared.config.clone();
         Ok(EventLoop {
             poll,
@@ -166,7 +171,8 @@ impl EventLoop {
             listeners,
             signals,
             signalled: false,
-            reading,
+            reading: Reading::new(waker.clone()),
+            resolver: Resolver::new(waker),
             more_connects: true,
             phase: Phase::Serving,
         })
@@ -205,6 +211,9 @@ impl EventLoop {
             if self.reading.is_under_way() {
                 self.take_configuration(now);
             }
+            while let Some((host, found)) = self.resolver.take() {
+                self.proxy.resolved(&host, &found, now);
+            }
             let most = if self.proxy.is_behind() {
                 ACCEPTS_WHILE_BEHIND
             } else {
@@ -213,6 +222,9 @@ impl EventLoop {
             self.accept(most, now);
             self.proxy.tick(now);
             self.connect(now);
+            while let Some(host) = self.proxy.next_lookup() {
+                self.resolver.begin(host);
+            }
             self.leave(now);
         }
         Ok(())
@@ -239,8 +251,8 @@ impl EventLoop {
         let token = event.token();
         if token == SIGNALS {
             self.signalled = true;
-        } else if token == READING {
-            // It is asked in each turn while it is under way.
+        } else if token == WAKER {
+            // Who works beside the loop is asked in each turn while it does.
         } else if token.0 & LOOP != 0 {
             self.listeners.note(token);
         } else {
@@ -346,11 +358,12 @@ impl EventLoop {
         }
     }
 
-    /// HUP: the log anew, and the configuration if it is in a file.
+    /// HUP: the log and the names of servers anew, and the configuration if it is in a file.
     fn hang_up(&mut self, now: Now) {
         if let Err(e) = logger::reopen() {
             log::warn!("the log can't be reopened: {}", sys::reason(&e));
         }
+        self.proxy.look_up_all(now);
         let Some(file) = &self.config.file else {
             return;
         };

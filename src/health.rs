@@ -14,10 +14,6 @@
 
 use crate::time::{SECOND, Time};
 
-/// The longest wait between two probes of a server, in nanoseconds: a server that comes back
-/// after a day is noticed within half a minute.
-const LONGEST_WAIT: u64 = 30 * SECOND;
-
 /// A server that may still execute writes of links that were given up gets this long after its
 /// first good answer: a stopped memcached that goes on has executed all it had received by then.
 const SETTLE: u64 = SECOND;
@@ -27,6 +23,13 @@ const LINGER: u64 = 5 * SECOND;
 
 /// Fewer bytes than this in a timeout are no sign of life: a server that works sends whole answers.
 const SIGN_OF_LIFE: u64 = 1024;
+
+/// A server has restarted if its start is more than this later than before: `uptime` is whole seconds.
+const RESTARTED: u64 = 2 * SECOND;
+
+/// memcached begins to count its uptime at 2, and one that was stopped may tell an uptime of before that:
+/// it has not restarted if it answered more than this after its start.
+const UPTIME_AHEAD: u64 = 5 * SECOND;
 
 /// Why a request, a link or a server failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,6 +52,10 @@ pub enum Cause {
     FlushRefused,
     /// It failed, and there is no memory to ask another one.
     NoMemory,
+    /// Name service does not know its host.
+    UnknownHost,
+    /// Its host has another address now.
+    Moved,
 }
 
 impl Cause {
@@ -64,8 +71,19 @@ impl Cause {
             Cause::DeleteRefused => "refused delete",
             Cause::FlushRefused => "refused flush_all",
             Cause::NoMemory => "out of memory reading",
+            Cause::UnknownHost => "unknown host",
+            Cause::Moved => "its address changed",
         }
     }
+}
+
+/// How servers are probed, in nanoseconds: the same for all of a process.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Probing {
+    /// A server of which nothing was heard for so long is asked for a sign of life; 0: never.
+    pub silence: u64,
+    /// The longest wait between two probes of a server that is down; a longer first wait wins.
+    pub longest_wait: u64,
 }
 
 /// What decides about a server, in nanoseconds.
@@ -75,8 +93,10 @@ pub struct Policy {
     pub timeout: u64,
     /// Timeouts in a row until it counts as down.
     pub failure_limit: u32,
-    /// First wait before a probe.
+    /// First wait before a probe of a server that is down.
     pub retry: u64,
+    /// How it is probed.
+    pub probing: Probing,
     /// How long a server is warming; 0: never.
     pub warm: u64,
     /// It can leave its ring: it goes down when it has failed `failure_limit` times in a row in
@@ -120,6 +140,12 @@ pub struct Health {
     bytes: u64,
     bytes_then: u64,
     last_answer: Option<Time>,
+    /// When bytes last went from or to it.
+    heard: Time,
+    /// When it is to be seen next whether it is silent.
+    look_at: Time,
+    /// When its process started, in nanoseconds of the proxy's clock; as of its last handshake.
+    started: Option<i64>,
     last_error: Option<(Cause, Time)>,
     /// It has answered a request since it was last reconnected at once.
     proved: bool,
@@ -145,6 +171,9 @@ impl Health {
             bytes: 0,
             bytes_then: 0,
             last_answer: None,
+            heard: now,
+            look_at: now,
+            started: None,
             last_error: None,
             proved: true,
             unsettled: false,
@@ -211,10 +240,33 @@ impl Health {
         }
     }
 
+    /// The same uptime, for whoever must know of a restart: true if its start is later than that of the
+    /// process which was asked before.
+    pub fn has_restarted(&mut self, uptime: u64, now: Time) -> bool {
+        let signed = |nanos: u64| i64::try_from(nanos).unwrap_or(i64::MAX);
+        let started = signed(now.0).saturating_sub(signed(uptime.saturating_mul(SECOND)));
+        let before = self.started.replace(started);
+        let answered = self.last_answer.map_or(i64::MIN, |at| signed(at.0));
+        before.is_some_and(|before| started > before.saturating_add(signed(RESTARTED)))
+            && started.saturating_add(signed(UPTIME_AHEAD)) >= answered
+    }
+
+    /// It is at another address: nothing is known of its process.
+    pub fn is_another(&mut self) {
+        self.started = None;
+    }
+
     /// So many bytes came from it.
     #[inline]
-    pub fn on_bytes(&mut self, bytes: usize) {
+    pub fn on_bytes(&mut self, bytes: usize, now: Time) {
         self.bytes += bytes as u64;
+        self.heard = now;
+    }
+
+    /// It takes what is written to it.
+    #[inline]
+    pub fn on_written(&mut self, now: Time) {
+        self.heard = now;
     }
 
     /// An answer came whole, be it in time or not: only what comes behind it counts as bytes.
@@ -289,6 +341,13 @@ impl Health {
         self.failures >= self.policy.failure_limit
     }
 
+    /// A server that owed nothing else did not answer a probe in time. Returns true if that makes it go
+    /// down: no request of a client had to suffer first. One that can be ejected has failed once more.
+    pub fn on_silence(&mut self, asked: Time, now: Time) -> bool {
+        let too_many = self.on_timeout(asked, now);
+        too_many || (!self.policy.eject && self.failures > 0)
+    }
+
     /// It is away. With `at_once` the first probe is not delayed, unless it went down before and
     /// has answered nothing since. Returns true if it was up before.
     pub fn go_down(&mut self, cause: Cause, at_once: bool, now: Time) -> bool {
@@ -303,7 +362,8 @@ impl Health {
             now
         } else {
             let wait = self.jittered();
-            self.wait = (self.wait.saturating_mul(2)).min(LONGEST_WAIT.max(self.policy.retry));
+            let longest = self.policy.probing.longest_wait.max(self.policy.retry);
+            self.wait = self.wait.saturating_mul(2).min(longest);
             now.plus(wait)
         };
         self.proved = false;
@@ -311,19 +371,37 @@ impl Health {
         was_up
     }
 
-    /// The wait with up to a quarter added or taken, so that many proxies do not probe at once.
+    /// The wait with up to a quarter taken, so that many proxies do not probe at once.
     fn jittered(&mut self) -> u64 {
         self.jitter ^= self.jitter << 13;
         self.jitter ^= self.jitter >> 7;
         self.jitter ^= self.jitter << 17;
-        self.wait - self.wait / 4 + self.jitter % (self.wait / 2 + 1)
+        self.wait - self.jitter % (self.wait / 4 + 1)
     }
 
-    /// When the next probe is due.
+    /// When a probe may be due: of a server that is down, or of one that was silent for too long.
     pub fn probe_at(&self) -> Option<Time> {
         match self.state {
             State::Down { probe_at } => Some(probe_at),
+            State::Up if self.policy.probing.silence > 0 => Some(self.look_at),
             _ => None,
+        }
+    }
+
+    /// True if nothing was heard of a server that is up for so long that it should be asked. To be
+    /// called at [`Health::probe_at`].
+    pub fn is_silent(&mut self, now: Time) -> bool {
+        let silence = self.policy.probing.silence;
+        let due = self.heard.plus(silence);
+        let is_silent = due <= now;
+        self.look_at = if is_silent { now.plus(silence) } else { due };
+        is_silent
+    }
+
+    /// If it is down it is probed now: there is news of it.
+    pub fn probe_soon(&mut self, now: Time) {
+        if let State::Down { probe_at } = &mut self.state {
+            *probe_at = now;
         }
     }
 
@@ -381,6 +459,10 @@ mod tests {
         timeout: SECOND,
         failure_limit: 3,
         retry: SECOND,
+        probing: Probing {
+            silence: SECOND,
+            longest_wait: 30 * SECOND,
+        },
         warm: 100 * SECOND,
         eject: false,
     };
@@ -407,7 +489,7 @@ mod tests {
         };
         let mut h = Health::new(policy, at(0.0), 1);
         assert!(!h.on_failure(Cause::Refused, at(1.0)));
-        h.on_bytes(100);
+        h.on_bytes(100, at(1.0));
         assert!(!h.on_failure(Cause::ConnectionLost, at(2.0)));
         h.on_answer(at(2.5));
         assert!(!h.on_failure(Cause::Refused, at(3.0)));
@@ -450,8 +532,8 @@ mod tests {
             let mut h = Health::new(POLICY, at(0.0), 1);
             let mut went_down = false;
             for i in 0..6 {
-                h.on_bytes(bytes);
                 let t = f64::from(i);
+                h.on_bytes(bytes, at(t));
                 went_down |= h.on_timeout(at(t), at(t + 1.0));
             }
             assert_eq!(went_down, down, "{bytes} bytes a second");
@@ -461,7 +543,7 @@ mod tests {
     #[test]
     fn bytes_of_an_earlier_answer_are_no_sign_of_life() {
         let mut h = Health::new(POLICY, at(0.0), 1);
-        h.on_bytes(2000);
+        h.on_bytes(2000, at(0.0));
         h.on_whole_answer();
         let limit = POLICY.failure_limit;
         let downs = (0..limit).map(|i| h.on_timeout(at(1.0), at(2.0 + f64::from(i))));
@@ -485,7 +567,7 @@ mod tests {
         }
         for (i, w) in waits.iter().enumerate() {
             let nominal = f64::from(1 << i.min(10)).min(30.0);
-            assert!(*w >= nominal * 0.74 && *w <= nominal * 1.26, "{i}: {w}");
+            assert!(*w >= nominal * 0.74 && *w <= nominal, "{i}: {w}");
         }
         h.probing();
         h.syncing();
@@ -499,6 +581,77 @@ mod tests {
         h.on_answer(now);
         h.go_down(Cause::ConnectionLost, true, now);
         assert_eq!(h.probe_at(), Some(now), "it had answered");
+    }
+
+    #[test]
+    fn a_first_wait_that_is_longer_than_the_longest_wins() {
+        let policy = Policy {
+            retry: 60 * SECOND,
+            ..POLICY
+        };
+        let mut h = Health::new(policy, at(0.0), 3);
+        let mut now = at(0.0);
+        for _ in 0..5 {
+            h.go_down(Cause::Refused, false, now);
+            let wait = h.probe_at().expect("down").since(now);
+            assert!((45 * SECOND..=60 * SECOND).contains(&wait), "{wait}");
+            now = now.plus(wait);
+            h.probing();
+        }
+    }
+
+    #[test]
+    fn only_silence_is_probed() {
+        let mut h = Health::new(POLICY, at(0.0), 1);
+        assert_eq!(h.probe_at(), Some(at(0.0)));
+        assert!(!h.is_silent(at(0.0)));
+        assert_eq!(h.probe_at(), Some(at(1.0)));
+        h.on_bytes(1, at(0.9));
+        assert!(!h.is_silent(at(1.0)));
+        assert_eq!(h.probe_at(), Some(at(1.9)));
+        assert!(h.is_silent(at(1.9)));
+        assert_eq!(h.probe_at(), Some(at(2.9)), "one in that time");
+        h.go_down(Cause::TimedOut, true, at(2.0));
+        h.probing();
+        assert_eq!(h.probe_at(), None);
+        let never = Policy {
+            probing: Probing::default(),
+            ..POLICY
+        };
+        assert_eq!(Health::new(never, at(0.0), 1).probe_at(), None);
+    }
+
+    #[test]
+    fn a_probe_that_is_not_answered_decides_alone_but_where_failures_are_counted() {
+        let mut h = Health::new(POLICY, at(0.0), 1);
+        h.on_answer(at(1.5));
+        assert!(!h.on_silence(at(1.0), at(2.0)), "another link answered");
+        assert!(h.on_silence(at(3.0), at(4.0)));
+        let policy = Policy {
+            eject: true,
+            ..POLICY
+        };
+        let mut h = Health::new(policy, at(0.0), 1);
+        let silences = (1..=3).map(|t| h.on_silence(at(f64::from(t)), at(f64::from(t) + 1.0)));
+        assert_eq!(silences.collect::<Vec<_>>(), [false, false, true]);
+    }
+
+    #[test]
+    fn a_start_that_is_later_than_the_last_answer_is_a_restart() {
+        let mut h = Health::new(POLICY, at(0.0), 1);
+        assert!(!h.has_restarted(1000, at(10.0)), "nothing is known yet");
+        h.on_answer(at(20.0));
+        // A second more or less is the clocks' affair.
+        assert!(!h.has_restarted(1009, at(20.0)));
+        assert!(!h.has_restarted(1008, at(20.0)));
+        assert!(h.has_restarted(2, at(21.0)));
+        assert!(!h.has_restarted(12, at(31.0)), "once");
+        // Stopped for 30 s, it tells the time at which it stopped.
+        h.on_answer(at(100.0));
+        assert!(!h.has_restarted(81, at(130.0)));
+        // What cannot be an uptime is no reason to fall over.
+        assert!(!h.has_restarted(u64::MAX, at(131.0)));
+        assert!(h.has_restarted(0, at(132.0)));
     }
 
     #[test]

@@ -49,7 +49,8 @@ fn fail(line: &str) -> ExitCode {
 /// What `-t` says of what can run: its warnings, and that it is valid. Nothing is opened or bound.
 fn verdict(config: Config, subject: &str) -> Result<String, String> {
     let identity = sys::identity(config.user.as_deref(), config.group.as_deref())?;
-    let doubts = doubts(&config, identity.as_ref());
+    let mut doubts = doubts(&config, identity.as_ref());
+    doubts.extend(config.unknown_hosts());
     let Prepared {
         config, warnings, ..
     } = Prepared::new(config);

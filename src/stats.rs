@@ -346,6 +346,10 @@ pub struct ServerStats {
     pub timeouts: u64,
     /// Connections opened.
     pub connects: u64,
+    /// Times that its process was another than before.
+    pub restarts: u64,
+    /// Times that it was asked for a sign of life.
+    pub probes: u64,
     /// Bytes from it.
     pub bytes_read: u64,
     /// Bytes to it.

@@ -41,8 +41,8 @@ const OF_MAGENT: &[&str] = &[
 
 #[rustfmt::skip]
 const OF_A_SERVER: &[&str] = &[
-    "role", "state", "since", "last_error", "connections", "connects", "requests", "errors",
-    "timeouts", "in_flight", "bytes_in_flight", "bytes_read", "bytes_written", "journal_keys",
+    "role", "address", "state", "since", "last_error", "connections", "connects", "restarts", "probes",
+    "requests", "errors", "timeouts", "in_flight", "bytes_in_flight", "bytes_read", "bytes_written", "journal_keys",
     "journal_bytes", "journal_overflows", "keys_copied", "mirrors", "mirrors_failed",
     "latency_p50_us", "latency_p99_us",
 ];
@@ -191,6 +191,12 @@ fn stats_settings_shows_every_option_in_force() {
         "9",
         "--retry",
         "503",
+        "--retry-max",
+        "506",
+        "--probe",
+        "507",
+        "--resolve",
+        "508",
         "--warm",
         "504",
         "--journal",
@@ -216,6 +222,9 @@ fn stats_settings_shows_every_option_in_force() {
         ("pid_file", "none"),
         ("log", "stderr"),
         ("memcached_stats", "true"),
+        ("retry_max", "506"),
+        ("probe", "507"),
+        ("resolve", "508"),
         ("default:server_connections", "3"),
         ("default:distribution", "magent-ketama"),
         ("default:hash", "magent"),
@@ -244,7 +253,7 @@ fn stats_settings_shows_every_option_in_force() {
     assert_eq!(all["configuration"].len(), 16);
     // A new option needs a line here.
     let given = OPTIONS.iter().filter(|o| o.takes != Takes::Nothing).count();
-    assert_eq!(given, 25, "is the new option in stats settings?");
+    assert_eq!(given, 28, "is the new option in stats settings?");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! that have no backup, rings that leave somebody out.
 
 use super::values::show_size;
-use super::{Address, Farms, PoolConfig, ServerSpec};
+use super::{Address, Endpoint, Farms, PoolConfig, ServerSpec};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 
@@ -74,7 +74,7 @@ fn own(pools: &[PoolConfig]) -> Vec<Own> {
         for role in [Role::Primaries, Role::Backups] {
             for (number, server) in role.servers(pool).iter().enumerate() {
                 let listens =
-                    |p: &PoolConfig| p.listen.iter().any(|l| meets(&server.address, &l.address));
+                    |p: &PoolConfig| p.listen.iter().any(|l| meets(&server.endpoint, &l.address));
                 all.extend(pools.iter().position(listens).map(|listener| Own {
                     pool: number_of_pool,
                     role,
@@ -100,9 +100,12 @@ fn leads(all: &[Own], from: usize, to: usize, seen: &mut Vec<usize>) -> bool {
     next.any(|o| leads(all, o.listener, to, seen))
 }
 
-/// True if a connection to `server` comes out at `listener`.
-fn meets(server: &Address, listener: &Address) -> bool {
-    match (server, listener) {
+/// True if a connection to `server` comes out at `listener`, as far as that is known.
+fn meets(server: &Endpoint, listener: &Address) -> bool {
+    let Some(server) = server.known() else {
+        return false;
+    };
+    match (&server, listener) {
         (Address::Tcp(server), Address::Tcp(listener)) => {
             let (to, at) = (target(server.ip()), listener.ip());
             let any = at.is_unspecified() && at.is_ipv4() == to.is_ipv4();
@@ -145,14 +148,14 @@ fn real(path: &Path) -> PathBuf {
     }
 }
 
-/// True if two addresses are surely one server.
-fn is_same(a: &Address, b: &Address) -> bool {
-    match (a, b) {
-        (Address::Tcp(a), Address::Tcp(b)) => {
+/// True if two endpoints are surely one server.
+pub(super) fn is_same(a: &Endpoint, b: &Endpoint) -> bool {
+    match (a.known(), b.known()) {
+        (Some(Address::Tcp(a)), Some(Address::Tcp(b))) => {
             (target(a.ip()), a.port()) == (target(b.ip()), b.port())
         }
-        (Address::Unix(a), Address::Unix(b)) => real(a) == real(b),
-        _ => false,
+        (Some(Address::Unix(a)), Some(Address::Unix(b))) => real(&a) == real(&b),
+        _ => a == b,
     }
 }
 
@@ -194,7 +197,7 @@ pub(super) fn warnings(pools: &[PoolConfig], farms: &[Farms]) -> Vec<String> {
 /// Where all backups are one server and that is a primary too, its own keys have no backup.
 fn no_backup(pool: &PoolConfig) -> Option<String> {
     let backup = pool.backups.first()?;
-    let is_it = |s: &ServerSpec| is_same(&s.address, &backup.address);
+    let is_it = |s: &ServerSpec| is_same(&s.endpoint, &backup.endpoint);
     if !pool.backups.iter().all(is_it) || !pool.primaries.iter().any(is_it) {
         return None;
     }

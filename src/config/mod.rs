@@ -7,8 +7,8 @@
 //! file ──yaml──▶ text of each pool ──┴─file─▶ pools of -c ────┘
 //! ```
 //!
-//! Everything that can be wrong is said here, before anything starts: names are resolved, paths
-//! absolute, numbers within their bounds.
+//! Everything that can be wrong is said here, before anything starts: listeners' names are resolved,
+//! paths absolute, numbers within their bounds. Servers' names are looked up while they are served.
 
 mod check;
 mod file;
@@ -22,6 +22,7 @@ mod yaml;
 pub use file::{KEYS, Key};
 pub use options::{OPTIONS, Opt, Takes, help};
 pub use prepared::{Farms, Prepared};
+pub use values::look_up;
 
 use crate::placement::{Distribution, FarmServer, FarmSpec, Hash};
 use std::ffi::OsString;
@@ -38,11 +39,33 @@ pub enum Address {
     Unix(PathBuf),
 }
 
+/// Where a server is.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Endpoint {
+    /// At this address.
+    Fixed(Address),
+    /// At a host name, which is looked up while it is served, and a port.
+    Name(String, u16),
+}
+
+impl Endpoint {
+    /// Its address, as far as that is known without name service.
+    fn known(&self) -> Option<Address> {
+        match self {
+            Endpoint::Fixed(address) => Some(address.clone()),
+            Endpoint::Name(host, port) if host == "localhost" => {
+                Some(Address::Tcp(SocketAddr::from(([127, 0, 0, 1], *port))))
+            }
+            Endpoint::Name(..) => None,
+        }
+    }
+}
+
 /// One server as configured.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ServerSpec {
     /// Where it is.
-    pub address: Address,
+    pub endpoint: Endpoint,
     /// Its name in answers, logs and stats: `127.0.0.1:11211`, `[::1]:11211`, `/path/to.sock`.
     pub name: String,
     /// What ketama hashes: `HOST-PORT` for magent's, the server's name for twemproxy's.
@@ -209,6 +232,12 @@ pub struct Config {
     pub memcached_stats: bool,
     /// Warnings of options that were typed and have no effect.
     pub unused: Vec<String>,
+    /// `--retry-max`.
+    pub retry_max: Duration,
+    /// `--probe`; zero: never.
+    pub probe: Duration,
+    /// `--resolve`; zero: only at a reconnect.
+    pub resolve: Duration,
     /// What the command line says of every pool of the file; no name, listeners or servers.
     template: PoolConfig,
 }
@@ -264,7 +293,7 @@ impl UsageError {
 
 impl Config {
     /// Reads a command line (without the program's name) and the file that it names. Resolves
-    /// host names, so it may wait for DNS.
+    /// the host names of listeners, and with `-t` of servers, so it may wait for DNS.
     pub fn from_args(args: &[OsString]) -> Result<Action, UsageError> {
         options::from_args(args)
     }

@@ -113,6 +113,9 @@ pub const OPTIONS: &[Opt] = &[
     opt("--connect-timeout", One("MS"), "wait for one connect").default("1000"),
     opt("--failure-limit", One("N"), "timeouts in a row until a server is down").default("3"),
     opt("--retry", One("MS"), "first wait before a down server is probed").default("1000"),
+    opt("--retry-max", One("MS"), "longest wait between two probes of a down server").default("2000"),
+    opt("--probe", One("MS"), "probe a server that was silent for so long; 0: never").default("1000"),
+    opt("--resolve", One("SECONDS"), "look servers' names up so often; 0: only at a reconnect").default("30"),
     opt("--warm", One("SECONDS"), "how long a primary is warming after its start; 0: never").default("3600"),
     opt("--journal", One("SIZE"), "memory for what one absent server missed").default("64m"),
     opt("--idle-timeout", One("SECONDS"), "close a client that is silent for so long; 0: never").default("0"),
@@ -300,6 +303,9 @@ fn process(typed: &Typed) -> Result<Config, UsageError> {
         log,
         memcached_stats: typed.flag("--memcached-stats"),
         unused: Vec::new(),
+        retry_max: values::ms(typed.number("--retry-max", 1..=MAX_MS)?),
+        probe: values::ms(typed.number("--probe", 0..=MAX_MS)?),
+        resolve: values::seconds(typed.number("--resolve", 0..=MAX_SECONDS)?),
         template: PoolConfig::default(),
     };
     Ok(config)

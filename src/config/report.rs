@@ -1,7 +1,8 @@
 //! What a configuration says of itself: `stats settings` and its fingerprint.
 
-use super::values::show_size;
-use super::{Address, Config, LogTarget, PoolConfig, ServerSpec};
+use super::values::{look_up, show_size};
+use super::{Address, Config, Endpoint, LogTarget, PoolConfig, ServerSpec};
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 impl Config {
@@ -30,6 +31,9 @@ impl Config {
             },
         );
         line("memcached_stats", self.memcached_stats.to_string());
+        line("retry_max", self.retry_max.as_millis().to_string());
+        line("probe", self.probe.as_millis().to_string());
+        line("resolve", self.resolve.as_secs().to_string());
         for pool in &self.pools {
             for (key, value) in pool_lines(pool) {
                 line(&format!("{}:{key}", pool.name), value);
@@ -43,8 +47,14 @@ impl Config {
     /// to; where it logs and as whom it runs does not count.
     pub fn fingerprint(&self) -> String {
         let mut text = format!(
-            "clients {}\nmemory {}\nmemcached_stats {}\n",
-            self.clients, self.memory, self.memcached_stats
+            "clients {}\nmemory {}\nmemcached_stats {}\nretry_max {}\nprobe {}\n\
+             resolve {}\n",
+            self.clients,
+            self.memory,
+            self.memcached_stats,
+            self.retry_max.as_millis(),
+            self.probe.as_millis(),
+            self.resolve.as_secs()
         );
         for pool in &self.pools {
             for (key, value) in pool_lines(pool) {
@@ -54,6 +64,26 @@ impl Config {
         let step = |h: u64, b: u8| (h ^ b as u64).wrapping_mul(0x0100_0000_01b3);
         let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325, step);
         format!("{hash:016x}")
+    }
+
+    /// The host names of servers that are not known now; one line each. Waits for name service.
+    pub fn unknown_hosts(&self) -> Vec<String> {
+        let mut seen = HashSet::new();
+        let mut lines = Vec::new();
+        for pool in &self.pools {
+            for server in pool.primaries.iter().chain(&pool.backups) {
+                let Endpoint::Name(host, _) = &server.endpoint else {
+                    continue;
+                };
+                if !seen.insert(host) {
+                    continue;
+                }
+                if let Err(e) = look_up(host) {
+                    lines.push(format!("pool {}: {host}: unknown host: {e}", pool.name));
+                }
+            }
+        }
+        lines
     }
 }
 

@@ -62,7 +62,7 @@ fn the_tables_defaults_are_the_defaults() {
             seen += 1;
         }
     }
-    assert_eq!(seen, 16);
+    assert_eq!(seen, 19);
     assert_eq!(plain.template, PoolConfig::default());
     let expected = PoolConfig {
         name: "default".to_string(),
@@ -131,11 +131,21 @@ fn servers_in_every_spelling() {
             );
         }
     }
-    let spec = &config("-s localhost:12").pools[0].primaries[0];
-    assert_eq!(
-        spec.address,
-        Address::Tcp(SocketAddr::from(([127, 0, 0, 1], 12)))
-    );
+    for (text, endpoint) in [
+        ("localhost:12", Endpoint::Name("localhost".into(), 12)),
+        ("[fe80::1%lo]:12", Endpoint::Name("fe80::1%lo".into(), 12)),
+        (
+            "[::1]:12",
+            Endpoint::Fixed(Address::Tcp("[::1]:12".parse().unwrap())),
+        ),
+    ] {
+        let spec = &config(&format!("-s {text}")).pools[0].primaries[0];
+        assert_eq!(spec.endpoint, endpoint);
+    }
+    for text in ["a*b:1", "[::1:1", "[]:1", ":1"] {
+        let e = error(&format!("-s {text}"));
+        assert_eq!(e.status, 2, "{text}: {}", e.line);
+    }
 }
 
 #[test]
@@ -312,12 +322,15 @@ fn every_mistake_is_one_line_that_names_option_and_value() {
 
 #[test]
 fn what_the_world_lacks_is_status_1() {
-    let e = error("-s no..host:1");
+    let e = error("-s 127.0.0.1 -l no..host");
     assert_eq!(e.status, 1);
     assert!(
         e.line
-            .starts_with("magent: -s no..host:1: cannot resolve no..host")
+            .starts_with("magent: -l no..host: cannot resolve no..host")
     );
+    // A server's name may be known later.
+    assert_eq!(config("-s no..host:1").unknown_hosts().len(), 1);
+    assert_eq!(config("-s localhost:1").unknown_hosts(), [""; 0]);
     let e = error("-c /no/such/file.yml");
     assert_eq!(e.status, 1);
     assert!(

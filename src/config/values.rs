@@ -1,8 +1,10 @@
 //! Single values of options and of the file: numbers, sizes, addresses, servers.
 
+use super::check::is_same;
 use super::options::names;
-use super::{Address, ServerSpec};
+use super::{Address, Endpoint, ServerSpec};
 use crate::placement::{Distribution, Hash};
+use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -150,11 +152,11 @@ pub(super) struct Written {
 }
 
 impl Written {
-    /// The server, resolved, with the name that `distribution` hashes.
+    /// The server, with the name that `distribution` hashes.
     pub fn spec(&self, distribution: Distribution) -> Result<ServerSpec, Bad> {
         let Some((port, port_text)) = &self.port else {
             return Ok(ServerSpec {
-                address: Address::Unix(PathBuf::from(&self.host)),
+                endpoint: Endpoint::Fixed(Address::Unix(PathBuf::from(&self.host))),
                 name: self.host.clone(),
                 hash_name: self.label.clone().unwrap_or_else(|| {
                     let end = if distribution.is_twemproxy() {
@@ -178,7 +180,7 @@ impl Written {
             false => format!("{}:{port}", self.host),
         };
         Ok(ServerSpec {
-            address: Address::Tcp(resolve(&self.host, *port)?),
+            endpoint: endpoint(&self.host, *port)?,
             name,
             hash_name: self.label.clone().unwrap_or_else(implied),
             weight: self.weight,
@@ -297,28 +299,62 @@ pub(super) fn listen_host(host: &str, port: u16) -> Result<Address, Bad> {
     }
 }
 
-/// The first address of a host; an IPv4 one if it has both, since that is what memcached and
-/// magent 0.6 listened on.
-fn resolve(host: &str, port: u16) -> Result<SocketAddr, Bad> {
-    let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
-    let bare = bare.unwrap_or(host);
-    if bare.is_empty() {
-        return bad("the host is missing");
+/// A host without brackets.
+fn bare(host: &str) -> Result<&str, Bad> {
+    let inner = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+    match inner.unwrap_or(host) {
+        "" => bad("the host is missing"),
+        bare => Ok(bare),
     }
+}
+
+/// Where a server is: at an address, or at a name that is not looked up here.
+fn endpoint(host: &str, port: u16) -> Result<Endpoint, Bad> {
+    let bare = bare(host)?;
+    if let Ok(ip) = bare.parse::<IpAddr>() {
+        return Ok(Endpoint::Fixed(Address::Tcp(SocketAddr::new(ip, port))));
+    }
+    // An address of a link has its interface behind a percent sign.
+    let may_be = |c: char| c.is_ascii_alphanumeric() || "-_.:%".contains(c);
+    match bare.chars().all(may_be) && bare.len() < MAX_HOST {
+        true => Ok(Endpoint::Name(bare.to_string(), port)),
+        false => bad(format!("{bare} is no host name")),
+    }
+}
+
+/// Host names are shorter, in bytes: name service's bound.
+const MAX_HOST: usize = 256;
+
+/// The addresses of a host, without ports. Takes as long as name service likes.
+///
+/// # Errors
+/// What name service says, or that there is none.
+pub fn look_up(host: &str) -> io::Result<Vec<SocketAddr>> {
+    let all: Vec<SocketAddr> = (host, 0).to_socket_addrs()?.collect();
+    match all.is_empty() {
+        true => Err(io::Error::other("no address")),
+        false => Ok(all),
+    }
+}
+
+/// The first address of a host to listen on; an IPv4 one if it has both, as magent 0.6 did.
+fn resolve(host: &str, port: u16) -> Result<SocketAddr, Bad> {
+    let bare = bare(host)?;
     if let Ok(ip) = bare.parse::<IpAddr>() {
         return Ok(SocketAddr::new(ip, port));
     }
-    let unknown = |why: String| Bad::World(format!("cannot resolve {bare}: {why}"));
-    let all = (bare, port).to_socket_addrs();
-    let all: Vec<SocketAddr> = all.map_err(|e| unknown(e.to_string()))?.collect();
-    let best = all.iter().find(|a| a.is_ipv4()).or(all.first());
-    best.copied()
-        .ok_or_else(|| unknown("no address".to_string()))
+    let all = look_up(bare).map_err(|e| Bad::World(format!("cannot resolve {bare}: {e}")))?;
+    let mut best = *all.iter().find(|a| a.is_ipv4()).unwrap_or(&all[0]);
+    best.set_port(port);
+    Ok(best)
 }
 
 /// A server that stands twice in a farm.
 pub(super) fn address_twice(servers: &[ServerSpec]) -> Option<&ServerSpec> {
-    let earlier = |i: usize| servers[..i].iter().any(|s| s.address == servers[i].address);
+    let earlier = |i: usize| {
+        let mut before = servers[..i].iter();
+        before.any(|s| is_same(&s.endpoint, &servers[i].endpoint))
+    };
     (0..servers.len())
         .find(|&i| earlier(i))
         .map(|i| &servers[i])

@@ -1,10 +1,10 @@
 //! Reads the configuration in a thread beside the loop: the file may be on a disk that hangs,
-//! looking names up takes as long as name service likes, and large rings take long to make. No
+//! looking up listeners takes as long as name service likes, and large rings take long to make. No
 //! client waits for that.
 
 use crate::config::{Config, Prepared};
 use crate::sys;
-use mio::{Registry, Token, Waker};
+use mio::Waker;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
@@ -29,16 +29,13 @@ struct Attempt {
 }
 
 impl Reading {
-    /// Nothing is read yet; `token` tells the loop when something was.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub fn new(registry: &Registry, token: Token) -> io::Result<Reading> {
-        Ok(Reading {
-            waker: Arc::new(Waker::new(registry, token)?),
+    /// Nothing is read yet; `waker` tells the loop when something was.
+    pub fn new(waker: Arc<Waker>) -> Reading {
+        Reading {
+            waker,
             current: None,
             again: false,
-        })
+        }
     }
 
     /// Reads the file of `config` again; if it is being read already, once more after that, or
@@ -95,7 +92,7 @@ impl Reading {
 mod tests {
     use super::*;
     use crate::config::Action;
-    use mio::{Events, Poll};
+    use mio::{Events, Poll, Token};
     use std::ffi::OsString;
     use std::fs;
     use std::io::Write;
@@ -139,7 +136,8 @@ mod tests {
         let config = config(&path);
         let text = fs::read(&path).unwrap();
         let mut poll = Poll::new().unwrap();
-        let mut reading = Reading::new(poll.registry(), Token(1)).unwrap();
+        let waker = Waker::new(poll.registry(), Token(1)).unwrap();
+        let mut reading = Reading::new(Arc::new(waker));
         let now = Instant::now();
 
         fs::remove_file(&path).unwrap();

@@ -96,19 +96,36 @@ impl<S: Socket> Pools<S> {
 
     /// The handshake was good.
     fn link_up(&mut self, id: usize, server_id: ServerId, uptime: Option<u64>) {
-        let has_backup = self.has_backup(server_id);
+        if !self.stands_at(id) {
+            return;
+        }
+        if let Some(seconds) = uptime {
+            self.told_uptime(server_id, seconds);
+        }
         let Some(server) = self.servers.get_mut(server_id) else {
             return;
         };
-        if let (Some(seconds), true) = (uptime, has_backup) {
-            server.health.told_uptime(seconds, self.now);
-        }
+        server.health.on_whole_answer();
         if server.health.state() == State::Probing {
             server.health.settling(self.now);
             self.list_server(server_id);
         }
         if let Some(link) = self.links.get_mut(id) {
             self.dirty.add(id, &mut link.dirty);
+        }
+    }
+
+    fn told_uptime(&mut self, id: ServerId, seconds: u64) {
+        let has_backup = self.has_backup(id);
+        let Some(server) = self.servers.get_mut(id) else {
+            return;
+        };
+        if has_backup {
+            server.health.told_uptime(seconds, self.now);
+        }
+        if server.health.has_restarted(seconds, self.now) {
+            log::warn!("{}: has restarted", server.spec.name);
+            self.server_restarted(id);
         }
     }
 }

@@ -12,11 +12,16 @@ impl<S: Socket> Pools<S> {
         let Some(link) = self.links.get_mut(id) else {
             return;
         };
-        // A server may close an idle link.
-        if link.pending.is_empty() {
-            self.close_link(id);
-        } else {
-            self.link_lost(id, Cause::ConnectionLost);
+        let (is_idle, is_probed) = (link.is_idle(), !link.pending.is_empty());
+        let has_gone = link.conn().is_none_or(|c| c.has_ended() || c.has_failed());
+        // A server may close an idle link; if it was being probed a new link tells how it is.
+        match (is_idle, is_probed) {
+            (true, false) => self.close_link(id),
+            (true, true) if has_gone => {
+                self.close_link(id);
+                self.open_link(id);
+            }
+            _ => self.link_lost(id, Cause::ConnectionLost),
         }
     }
 
@@ -200,9 +205,38 @@ impl<S: Socket> Pools<S> {
         self.list_server(given_up.server);
     }
 
+    /// A server is another process than before, or at another address: what it held may be gone.
+    pub(super) fn server_restarted(&mut self, id: ServerId) {
+        if let Some(server) = self.servers.get_mut(id) {
+            server.stats.restarts += 1;
+        }
+    }
+
+    /// A link that could not be opened is opened at its server's next address, if it has another.
+    fn opens_elsewhere(&mut self, id: usize, cause: Cause) -> bool {
+        let Some(link) = self.links.get_mut(id) else {
+            return false;
+        };
+        let Some(server) = self.servers.get(link.server) else {
+            return false;
+        };
+        let has_another = server.candidate(link.tried + 1).is_some();
+        if has_another {
+            let (name, cause) = (&server.spec.name, cause.text());
+            log::info!("{name}: connect failed: {cause}; its next address is tried");
+            link.close();
+            link.tried += 1;
+            self.want_socket(id);
+        }
+        has_another
+    }
+
     /// A failed connect or an unanswered handshake takes a server down at once; where servers can
     /// be ejected, it takes several.
     pub(super) fn connect_failed(&mut self, id: usize, cause: Cause) {
+        if self.opens_elsewhere(id, cause) {
+            return;
+        }
         let Some(link) = self.links.get(id) else {
             return;
         };
@@ -210,6 +244,9 @@ impl<S: Socket> Pools<S> {
         let Some(server) = self.servers.get_mut(server_id) else {
             return;
         };
+        if server.candidate(0).is_none() {
+            return self.server_down(server_id, Cause::UnknownHost, false);
+        }
         let is_borne = server.health.bears_failures() && !server.health.on_failure(cause, self.now);
         if !is_borne || self.owes_deletes(id) {
             return self.server_down(server_id, cause, false);

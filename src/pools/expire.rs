@@ -10,6 +10,7 @@ use super::{Pools, ServerId};
 use crate::buffer::{Queue, Source};
 use crate::health::{Cause, State};
 use crate::net::Socket;
+use crate::protocol::{Traits, Verb};
 use crate::time::{MILLISECOND, Time};
 use crate::work::{REQUEST, Work};
 
@@ -31,6 +32,8 @@ struct Late {
     at: u64,
     /// When it was sent, or its time began to run.
     sent: Time,
+    /// It is a probe.
+    probe: bool,
 }
 
 impl<S: Socket> Pools<S> {
@@ -42,12 +45,17 @@ impl<S: Socket> Pools<S> {
             Some(removal) if removal.keep > self.now => Some(removal.keep),
             Some(removal) => Some(removal.until),
         });
-        let all = links.chain(servers).chain([self.next_settled()]);
+        let all = links
+            .chain(servers)
+            .chain([self.next_settled(), self.look_up_at]);
         all.min().unwrap_or(Time::NEVER)
     }
 
     /// Does what is due.
     pub(super) fn expire(&mut self, work: &mut Work) {
+        if self.look_up_at <= self.now {
+            self.look_up_all();
+        }
         for place in 0..self.links.places() {
             let Some(id) = self.links.key_at(place) else {
                 continue;
@@ -71,20 +79,52 @@ impl<S: Socket> Pools<S> {
             return self.wind_down(id);
         }
         match server.health.state() {
-            State::Down { probe_at } if probe_at <= self.now => self.probe(id),
+            State::Down { probe_at } if probe_at <= self.now => self.probe_down(id),
             State::Settling { .. } => {
                 let settled = server.health.settled_at(server.given_up > 0);
                 if settled.is_some_and(|at| at <= self.now) {
                     self.list_server(id);
                 }
             }
-            State::Up => self.resync_if_flushed(id),
+            State::Up => {
+                self.resync_if_flushed(id);
+                self.probe_silent(id);
+            }
             _ => {}
         }
     }
 
+    /// A server that is up and of which nothing was heard is asked for its version, once whatever links
+    /// it has: behind what it owes, if that is late already, else on a link that is open. Where nothing
+    /// is open the handshake of a new link is the probe.
+    fn probe_silent(&mut self, id: ServerId) {
+        let now = self.now;
+        let Some(server) = self.servers.get_mut(id) else {
+            return;
+        };
+        let is_due = server.health.probe_at().is_some_and(|at| at <= now);
+        if !is_due || !server.health.is_silent(now) {
+            return;
+        }
+        let (timeout, all) = (server.timeout, server.links.clone());
+        let links = || all.iter().filter_map(|l| Some((*l, self.links.get(*l)?)));
+        if links().any(|(_, link)| link.will_tell()) {
+            return;
+        }
+        let open = links().filter(|(_, link)| link.is_up());
+        let Some((link, _)) = open.max_by_key(|(_, link)| !link.is_idle()) else {
+            return all.first().map_or((), |first| self.open_link(*first));
+        };
+        let probe = Pending {
+            deadline: now.plus(timeout),
+            ..self.own(To::Probe, Verb::Version, Traits::default(), 0)
+        };
+        let ask = Ask::line(Verb::Version, Traits::default(), b"version\r\n");
+        self.send_on(link, probe, &ask);
+    }
+
     /// Servers that are away are probed in the background, never by client traffic.
-    fn probe(&mut self, id: ServerId) {
+    fn probe_down(&mut self, id: ServerId) {
         let Some(server) = self.servers.get_mut(id) else {
             return;
         };
@@ -106,11 +146,10 @@ impl<S: Socket> Pools<S> {
         let Some(server) = self.servers.get(id) else {
             return;
         };
-        let owes = |l: &usize| self.links.get(*l).is_some_and(|l| !l.pending.is_empty());
         let Some(removal) = server.removed else {
             return;
         };
-        if (server.links.iter().any(owes) || server.losing > 0) && self.now < removal.until {
+        if (!self.is_idle(id) || server.losing > 0) && self.now < removal.until {
             return;
         }
         let links = server.links.clone();
@@ -130,8 +169,8 @@ impl<S: Socket> Pools<S> {
             .into_iter()
             .for_each(|k| drop(self.given_up.remove(k)));
         if let Some(server) = self.servers.remove(id) {
-            if self.by_address.get(&server.spec.address) == Some(&id) {
-                self.by_address.remove(&server.spec.address);
+            if self.by_endpoint.get(&server.spec.endpoint) == Some(&id) {
+                self.by_endpoint.remove(&server.spec.endpoint);
             }
         }
     }
@@ -197,11 +236,18 @@ impl<S: Socket> Pools<S> {
         }
         let expired = self.find_expired(id);
         work.count(expired.len() * REQUEST);
+        let is_idle = self.is_idle(server);
         for late in &expired {
             let Some(s) = self.servers.get_mut(server) else {
                 return;
             };
-            s.stats.timeouts += 1;
+            if late.probe && is_idle {
+                if s.health.on_silence(late.sent, self.now) {
+                    return self.server_down(server, Cause::TimedOut, true);
+                }
+                continue;
+            }
+            s.stats.timeouts += u64::from(!late.probe);
             if s.health.on_timeout(late.sent, self.now) {
                 return self.server_down(server, Cause::TimedOut, false);
             }
@@ -213,6 +259,13 @@ impl<S: Socket> Pools<S> {
         if let Some(link) = self.links.get_mut(id) {
             link.alarm = due.max(self.now.plus(GRANULARITY));
         }
+    }
+
+    /// True if a server owes nothing but answers to probes.
+    fn is_idle(&self, id: ServerId) -> bool {
+        let links = self.servers.get(id).map_or(&[][..], |s| &s.links);
+        let owes = |l: &usize| self.links.get(*l).is_some_and(|l| !l.is_idle());
+        !links.iter().any(owes)
     }
 
     /// True if a link on which something is due is to be read first: the answer may be there, and
@@ -257,6 +310,7 @@ impl<S: Socket> Pools<S> {
                     seq: first + i as u64,
                     at,
                     sent,
+                    probe: p.to == To::Probe,
                 });
                 if expired.len() == LATE {
                     break;
@@ -281,7 +335,8 @@ impl<S: Socket> Pools<S> {
             return;
         };
         match p.to {
-            To::Mirror(_) | To::Delete(_) | To::Flush(_) | To::Copy | To::Nobody => return,
+            To::Mirror(_) | To::Delete(_) | To::Flush(_) => return,
+            To::Copy | To::Nobody | To::Probe => return,
             To::Client(_) | To::Step(_) | To::FlushAll(_) | To::Monitor(_) => {}
         }
         let lost = p.clone();

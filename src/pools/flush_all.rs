@@ -104,7 +104,7 @@ impl<S: Socket> Pools<S> {
     /// on another: every busy one gets it.
     fn links_to_flush(&self, server: ServerId) -> Vec<usize> {
         let links = self.servers.get(server).map_or(&[][..], |s| &s.links);
-        let is_busy = |id: &usize| self.links.get(*id).is_some_and(|l| !l.pending.is_empty());
+        let is_busy = |id: &usize| self.links.get(*id).is_some_and(|l| !l.is_idle());
         let mut chosen: Vec<usize> = links.iter().copied().filter(is_busy).collect();
         if chosen.is_empty() {
             chosen.extend(links.first());

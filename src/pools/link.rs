@@ -11,7 +11,7 @@
 //! go elsewhere when the link is lost, and so that its mirror can be made from it.
 
 use super::ServerId;
-use super::pending::{Attempt, Pending};
+use super::pending::{Attempt, Pending, To};
 use crate::budget::Budget;
 use crate::buffer::{Queue, Source};
 use crate::net::{Conn, Socket};
@@ -19,6 +19,7 @@ use crate::protocol::reply::Scan;
 use crate::time::{MILLISECOND, SECOND, Time};
 use std::collections::VecDeque;
 use std::io;
+use std::net::SocketAddr;
 
 /// Where a link's socket stands.
 #[derive(Debug)]
@@ -80,6 +81,10 @@ pub struct Link<S> {
     pub token: usize,
     /// When the connect began.
     pub since: Time,
+    /// Addresses of its server that were tried in vain since it was wanted.
+    pub tried: usize,
+    /// Where its socket leads to, if over TCP.
+    pub address: Option<SocketAddr>,
     /// Bytes in flight at which it is full.
     most_bytes: usize,
     /// Requests, from the oldest unanswered on.
@@ -159,6 +164,8 @@ impl<S: Socket> Link<S> {
             state: LinkState::Idle,
             token: 0,
             since: Time(0),
+            tried: 0,
+            address: None,
             most_bytes,
             queue: Queue::new(),
             written: 0,
@@ -243,6 +250,22 @@ impl<S: Socket> Link<S> {
     /// The number of the request that was sent last.
     pub fn last_seq(&self) -> u64 {
         (self.first_seq + self.pending.len() as u64).saturating_sub(1)
+    }
+
+    /// True if it owes nothing, or the answer to a probe only.
+    pub fn is_idle(&self) -> bool {
+        self.pending.iter().all(|p| p.to == To::Probe)
+    }
+
+    /// True if something is owed that will be late at a known time, or it is being opened: what becomes
+    /// of that tells how its server is.
+    pub fn will_tell(&self) -> bool {
+        let is_awaited = |p: &Pending| !p.counted && p.late_at() < Time::NEVER;
+        match self.state {
+            LinkState::Idle => false,
+            LinkState::Up(_) => self.pending.iter().rev().any(is_awaited),
+            LinkState::Wanted | LinkState::Connecting(_) | LinkState::Greeting(..) => true,
+        }
     }
 
     /// The line of the request whose bytes start at stream offset `at`.
@@ -395,7 +418,7 @@ impl<S: Socket> Link<S> {
 #[cfg(test)]
 mod tests {
     use super::super::NOBODY;
-    use super::super::pending::{Home, To};
+    use super::super::pending::Home;
     use super::*;
     use crate::clients::Ticket;
     use crate::net::Stream;

@@ -21,11 +21,12 @@
 //!  settle                            what becomes of a request, by a reply or by its loss
 //!  flush_all monitors steps warm     requests with several steps or servers
 //!  failover mirror                   the other farm
+//!  lookup                            names of servers
 //!  sync                              journals: what servers missed
 //!  down                              links and servers that go
 //!  send                              requests onto links
 //!  flows link server recent totals   data
-//!  pending                           one request
+//!  pending name                      one request, one server's host
 //! ```
 //!
 //! A request that cannot be asked where it should be, or whose link is lost, becomes a *loss*: it
@@ -40,8 +41,10 @@ mod failover;
 mod flows;
 mod flush_all;
 mod link;
+mod lookup;
 mod mirror;
 mod monitors;
+mod name;
 mod pending;
 mod recent;
 mod reload;
@@ -65,8 +68,8 @@ pub use turn::Connect;
 
 use crate::budget::Budget;
 use crate::buffer::Queue;
-use crate::config::Address;
-use crate::health::Cause;
+use crate::config::Endpoint;
+use crate::health::{Cause, Probing};
 use crate::net::Conn;
 use crate::slab::Slab;
 use crate::stats::PoolCounters;
@@ -112,9 +115,12 @@ pub struct Pools<S> {
     unix: u64,
     start_unix: u64,
     budget: Rc<Budget>,
+    probing: Probing,
+    /// Names are looked up so often, in nanoseconds; 0: only at a reconnect.
+    resolve: u64,
     pools: Vec<Pool>,
     servers: Slab<Server>,
-    by_address: HashMap<Address, ServerId>,
+    by_endpoint: HashMap<Endpoint, ServerId>,
     links: Slab<Link<S>>,
     given_up: Slab<GivenUp<S>>,
     losses: VecDeque<Losses>,
@@ -129,6 +135,10 @@ pub struct Pools<S> {
     /// Servers whose journal is to be sent, or whose state is to be checked.
     to_sync: WorkList<ServerId>,
     connects: Vec<usize>,
+    /// Hosts whose addresses are wanted.
+    lookups: Vec<String>,
+    /// When all names are looked up next.
+    look_up_at: Time,
     /// Sockets so far: the next one's number.
     sockets: u32,
     /// Changes with each key; what `random` draws from.

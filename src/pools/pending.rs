@@ -29,6 +29,8 @@ pub enum To {
     FlushAll(usize),
     /// One server's part of what a monitor asked.
     Monitor(usize),
+    /// Nobody: a server that was silent is asked whether it lives.
+    Probe,
 }
 
 /// Which of its attempts a request is on.

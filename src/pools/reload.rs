@@ -7,12 +7,13 @@
 //! of it before: per-key order is promised for one server.
 
 use super::link::{Link, LinkState};
+use super::name::Name;
 use super::server::{Pool, Removal, Server, policy};
 use super::{Pools, ServerId, flows, flush_all, recent};
 use crate::budget::Budget;
 use crate::clients::Rules;
-use crate::config::{Config, Farms, PoolConfig, ServerSpec};
-use crate::health::Health;
+use crate::config::{Config, Endpoint, Farms, PoolConfig, ServerSpec};
+use crate::health::{Health, Probing};
 use crate::journal::Journal;
 use crate::net::Socket;
 use crate::slab::Slab;
@@ -38,9 +39,11 @@ impl<S: Socket> Pools<S> {
             unix,
             start_unix: unix,
             budget,
+            probing: Probing::default(),
+            resolve: 0,
             pools: Vec::new(),
             servers: Slab::default(),
-            by_address: HashMap::new(),
+            by_endpoint: HashMap::new(),
             links: Slab::default(),
             given_up: Slab::default(),
             losses: VecDeque::new(),
@@ -53,6 +56,8 @@ impl<S: Socket> Pools<S> {
             mirrored: WorkList::default(),
             to_sync: WorkList::default(),
             connects: Vec::new(),
+            lookups: Vec::new(),
+            look_up_at: Time::NEVER,
             sockets: 0,
             draw: unix as u32,
             line: Vec::new(),
@@ -65,6 +70,11 @@ impl<S: Socket> Pools<S> {
 
     /// Makes the pools those of the configuration, whose farms these are.
     pub fn configure(&mut self, config: &Config, farms: Vec<Farms>) {
+        self.probing = Probing {
+            silence: nanos(config.probe),
+            longest_wait: nanos(config.retry_max),
+        };
+        self.resolve = nanos(config.resolve);
         for (pool, farms) in config.pools.iter().zip(farms) {
             match self.pool_named(&pool.name) {
                 Some(at) if self.pools[at].config == *pool => {}
@@ -79,6 +89,7 @@ impl<S: Socket> Pools<S> {
             pool.removed |= !config.pools.iter().any(|c| c.name == pool.config.name);
         }
         self.staff();
+        self.look_up_all();
     }
 
     fn warn_of_connections(&self, at: usize, config: &PoolConfig) {
@@ -146,7 +157,7 @@ impl<S: Socket> Pools<S> {
     ) -> Vec<ServerId> {
         let mut ids = Vec::with_capacity(specs.len());
         for spec in specs {
-            let known = self.by_address.get(&spec.address).copied();
+            let known = self.by_endpoint.get(&spec.endpoint).copied();
             let id = known.unwrap_or_else(|| self.add_server(config, spec));
             if let Entry::Vacant(place) = named.entry(id) {
                 place.insert(Default::default());
@@ -162,9 +173,14 @@ impl<S: Socket> Pools<S> {
     fn add_server(&mut self, config: &PoolConfig, spec: &ServerSpec) -> ServerId {
         let place = self.servers.len() as u64;
         let seed = self.start_unix ^ (place + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let policy = policy([config].into_iter()).unwrap_or_default();
+        let policy = policy([config].into_iter(), self.probing).unwrap_or_default();
+        let name = match &spec.endpoint {
+            Endpoint::Name(host, port) => Some(Name::new(host, *port)),
+            Endpoint::Fixed(_) => None,
+        };
         let id = self.servers.insert(Server {
             spec: spec.clone(),
+            name,
             primary_of: Vec::new(),
             backup_of: Vec::new(),
             links: Vec::new(),
@@ -184,7 +200,7 @@ impl<S: Socket> Pools<S> {
             removed: None,
             stats: ServerStats::default(),
         });
-        self.by_address.insert(spec.address.clone(), id);
+        self.by_endpoint.insert(spec.endpoint.clone(), id);
         let most_bytes = self.most_bytes(config.connections);
         let links = (0..config.connections).map(|_| self.links.insert(Link::new(id, most_bytes)));
         let links: Vec<usize> = links.collect();
@@ -200,7 +216,7 @@ impl<S: Socket> Pools<S> {
             let all = primary_of.iter().chain(&backup_of);
             all.map(|p| &self.pools[*p as usize].config)
         };
-        let policy = policy(configs()).unwrap_or_default();
+        let policy = policy(configs(), self.probing).unwrap_or_default();
         let journal = configs().map(|c| c.journal).max().unwrap_or(0);
         let keepalive = configs().any(|c| c.keepalive);
         let connect_timeout = configs().map(|c| nanos(c.connect_timeout)).max();

@@ -131,7 +131,7 @@ impl<S: Socket> Pools<S> {
         self.counters.server_bytes_read += n as u64;
         if let Some(server) = self.servers.get_mut(link.server) {
             server.stats.bytes_read += n as u64;
-            server.health.on_bytes(n);
+            server.health.on_bytes(n, self.now);
         }
         let answered = link.first_seq;
         let used = self.take_replies(id, chunk, left + n, work, clients);

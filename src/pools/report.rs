@@ -3,7 +3,7 @@
 use super::link::LinkState;
 use super::{NOBODY, Pools, ServerId};
 use crate::clients::Clients;
-use crate::config::PoolConfig;
+use crate::config::{Address, PoolConfig};
 use crate::health::State;
 use crate::net::Socket;
 use crate::time::{SECOND, Time, nanos};
@@ -30,7 +30,7 @@ impl<S: Socket> Pools<S> {
                 continue;
             };
             let links = server.links.iter().filter_map(|l| self.links.get(*l));
-            let idle = links.filter(|l| l.is_up() && l.pending.is_empty()).count();
+            let idle = links.filter(|l| l.is_up() && l.is_idle()).count();
             let name = &server.spec.name;
             text += &format!("matrix {} -> {name}, pool size {idle}\r\n", i + 1);
         }
@@ -108,12 +108,20 @@ impl<S: Socket> Pools<S> {
         let mut put = |name: &str, value: String| {
             lines.push((format!("{}:{name}", s.spec.name), value));
         };
+        let address = match s.candidate(0) {
+            Some(Address::Tcp(address)) => address.to_string(),
+            Some(Address::Unix(path)) => path.display().to_string(),
+            None => "unknown".into(),
+        };
         put("role", role.into());
+        put("address", address);
         put("state", self.state_of(id).into());
         put("since", self.unix_of(s.health.since()).to_string());
         put("last_error", last_error);
         put("connections", open.count().to_string());
         put("connects", s.stats.connects.to_string());
+        put("restarts", s.stats.restarts.to_string());
+        put("probes", s.stats.probes.to_string());
         put("requests", s.stats.requests.to_string());
         put("errors", s.stats.errors.to_string());
         put("timeouts", s.stats.timeouts.to_string());

@@ -86,7 +86,10 @@ impl<S: Socket> Pools<S> {
                 whose(&pending.to)
             );
         }
-        server.stats.requests += 1;
+        match pending.to {
+            To::Probe => server.stats.probes += 1,
+            _ => server.stats.requests += 1,
+        }
         let is_mirror = matches!(pending.to, To::Mirror(_));
         let (verb, hash, len) = (pending.verb, pending.hash, pending.line);
         let writes = pending.writes() && pending.to != To::Copy;
@@ -124,8 +127,21 @@ impl<S: Socket> Pools<S> {
         });
     }
 
-    /// Asks the loop for a socket.
+    /// A link is opened. The name of its server is looked up meanwhile; what it was last is tried.
     pub(super) fn open_link(&mut self, id: usize) {
+        let Some(link) = self.links.get_mut(id) else {
+            return;
+        };
+        link.tried = 0;
+        let server = self.servers.get(link.server);
+        if let Some(name) = server.and_then(|s| s.name.as_ref()) {
+            self.lookups.push(name.host.clone());
+        }
+        self.want_socket(id);
+    }
+
+    /// Asks the loop for a socket.
+    pub(super) fn want_socket(&mut self, id: usize) {
         let Some(link) = self.links.get_mut(id) else {
             return;
         };
@@ -246,5 +262,6 @@ fn whose(to: &To) -> String {
         To::Copy => "copy".into(),
         To::FlushAll(_) => "flush_all".into(),
         To::Monitor(_) => "stats".into(),
+        To::Probe => "probe".into(),
     }
 }

@@ -1,18 +1,22 @@
 //! One server, whatever pools name it: its address with its links, its health and its journal.
 
+use super::name::Name;
 use super::{NOBODY, ServerId};
-use crate::config::{Farms, PoolConfig, ServerSpec};
-use crate::health::{Health, Policy};
+use crate::config::{Address, Endpoint, Farms, PoolConfig, ServerSpec};
+use crate::health::{Health, Policy, Probing};
 use crate::journal::Journal;
 use crate::placement::{Distribution, Farm};
 use crate::stats::ServerStats;
 use crate::time::{Time, nanos};
+use std::net::SocketAddr;
 
 /// A server.
 #[derive(Debug)]
 pub struct Server {
     /// As configured, under the name that it has where it is named first.
     pub spec: ServerSpec,
+    /// Its host's, if that is a name.
+    pub name: Option<Name>,
     /// Pools that name it as a primary.
     pub primary_of: Vec<u32>,
     /// Pools that name it as a backup.
@@ -62,6 +66,22 @@ pub struct Removal {
 }
 
 impl Server {
+    /// Where the next link of it may be opened when so many addresses were tried in vain.
+    pub fn candidate(&self, tried: usize) -> Option<Address> {
+        match (&self.spec.endpoint, &self.name) {
+            (Endpoint::Fixed(address), _) => (tried == 0).then(|| address.clone()),
+            (Endpoint::Name(..), name) => name.as_ref()?.candidate(tried).map(Address::Tcp),
+        }
+    }
+
+    /// The address it is at, as far as that is known; `None` for a socket's path.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match (&self.spec.endpoint, &self.name) {
+            (Endpoint::Fixed(Address::Tcp(address)), _) => Some(*address),
+            (_, name) => name.as_ref()?.in_use(),
+        }
+    }
+
     /// The link that a key of this hash travels on.
     #[inline]
     pub fn link_for(&self, hash: u64) -> usize {
@@ -73,12 +93,13 @@ impl Server {
 }
 
 /// What decides about a server that these pools name. Where they differ: the most patient of them.
-pub fn policy<'a>(pools: impl Iterator<Item = &'a PoolConfig>) -> Option<Policy> {
+pub fn policy<'a>(pools: impl Iterator<Item = &'a PoolConfig>, probing: Probing) -> Option<Policy> {
     pools
         .map(|config| Policy {
             timeout: nanos(config.timeout),
             failure_limit: config.failure_limit,
             retry: nanos(config.retry),
+            probing,
             warm: nanos(config.warm),
             eject: config.auto_eject,
         })
@@ -86,6 +107,7 @@ pub fn policy<'a>(pools: impl Iterator<Item = &'a PoolConfig>) -> Option<Policy>
             timeout: a.timeout.max(b.timeout),
             failure_limit: a.failure_limit.max(b.failure_limit),
             retry: a.retry.min(b.retry),
+            probing,
             warm: a.warm.max(b.warm),
             eject: a.eject && b.eject,
         })

@@ -30,16 +30,19 @@ impl<S: Socket> Pools<S> {
         };
         if let Some(server) = self.servers.get_mut(server) {
             match p.to {
-                // Answers to the journal say nothing of how clients fare.
+                // Answers to the journal and to probes say nothing of how clients fare.
                 To::Delete(_) | To::Flush(_) => server.health.on_sign_of_life(self.now),
+                To::Probe if !p.counted => server.health.on_sign_of_life(self.now),
                 // A late answer was counted as missing.
                 _ if p.counted => {}
                 _ => server.health.on_answer(self.now),
             }
-            if p.sent != Time::NEVER {
-                server.stats.latency.add(self.now.since(p.sent));
+            if p.to != To::Probe {
+                if p.sent != Time::NEVER {
+                    server.stats.latency.add(self.now.since(p.sent));
+                }
+                server.stats.errors += u64::from(is_error(reply.status));
             }
-            server.stats.errors += u64::from(is_error(reply.status));
         }
         let answered = Answered {
             link: id,
@@ -50,7 +53,7 @@ impl<S: Socket> Pools<S> {
         match p.to {
             To::Client(ticket) if is_kept => self.settle_client(&answered, ticket, clients),
             To::Client(ticket) => self.settle_discarded(&answered, ticket, clients),
-            To::Nobody => {}
+            To::Nobody | To::Probe => {}
             To::Mirror(number) => self.settle_mirror(&answered, number),
             To::Delete(stamp) => {
                 let key = self.key_at(&answered);
@@ -196,7 +199,7 @@ impl<S: Socket> Pools<S> {
     fn lost(&mut self, lost: &Lost<'_>, clients: &mut Clients<S>) {
         let (server, p, ask, cause) = (lost.server, lost.request, lost.ask, lost.cause);
         if let Some(s) = self.servers.get_mut(server) {
-            s.stats.errors += u64::from(cause != Cause::Down);
+            s.stats.errors += u64::from(cause != Cause::Down && p.to != To::Probe);
         }
         match p.to {
             To::Client(ticket) => match p.attempt {
@@ -229,7 +232,7 @@ impl<S: Socket> Pools<S> {
                 self.sync_lost(server, p.to, &key);
                 self.key = key;
             }
-            To::Nobody | To::Copy => {}
+            To::Nobody | To::Copy | To::Probe => {}
             To::Step(key) => self.step_lost(key, cause, clients),
             To::FlushAll(op) => self.flush_lost(op, server, cause, clients),
             To::Monitor(op) => self.monitor_part_done(op, clients),

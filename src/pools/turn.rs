@@ -6,7 +6,6 @@ use super::pending::To;
 use crate::buffer::Chunk;
 use crate::clients::Clients;
 use crate::config::Address;
-use crate::health::Cause;
 use crate::net::Socket;
 use crate::time::{MILLISECOND, Time};
 use crate::work::Work;
@@ -49,12 +48,20 @@ impl<S: Socket> Pools<S> {
             let Some(server) = self.servers.get(link.server) else {
                 continue;
             };
-            if matches!(link.state, LinkState::Wanted) {
+            if !matches!(link.state, LinkState::Wanted) {
+                continue;
+            }
+            // None is known yet: the lookup that is under way lists the link again.
+            if let Some(address) = server.candidate(link.tried) {
+                link.address = match address {
+                    Address::Tcp(address) => Some(address),
+                    Address::Unix(_) => None,
+                };
                 self.sockets = self.sockets.wrapping_add(1) & SOCKETS;
                 link.token = KIND_LINK | (self.sockets as usize) << 32 | (id & 0xffff_ffff);
                 return Some(Connect {
                     token: link.token,
-                    address: server.spec.address.clone(),
+                    address,
                     keepalive: server.keepalive,
                 });
             }
@@ -134,7 +141,7 @@ impl<S: Socket> Pools<S> {
         };
         (link.dirty, link.mirrored) = (false, false);
         let Ok((bytes, calls)) = link.write(self.now) else {
-            return self.link_lost(id, Cause::ConnectionLost);
+            return self.link_closed(id);
         };
         work.count_write(bytes);
         self.counters.writes += calls as u64;
@@ -148,6 +155,9 @@ impl<S: Socket> Pools<S> {
         link.account(&self.budget);
         if let Some(server) = self.servers.get_mut(link.server) {
             server.stats.bytes_written += bytes as u64;
+            if bytes > 0 {
+                server.health.on_written(self.now);
+            }
         }
         self.wake_waiting(id, clients);
     }
@@ -207,7 +217,7 @@ impl<S: Socket> Pools<S> {
     pub fn is_drained(&self) -> bool {
         self.links
             .values()
-            .all(|l| l.pending.is_empty() || !self.is_up(l.server))
+            .all(|l| l.is_idle() || !self.is_up(l.server))
     }
 
     /// Counts what it holds: for tests that look for leaks.

@@ -29,6 +29,7 @@ use crate::stats::LoopCounters;
 use crate::time::{Time, nanos};
 use crate::work::Work;
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use turns::Turns;
@@ -193,6 +194,23 @@ impl<S: Socket> Proxy<S> {
     pub fn accepted(&mut self, token: usize, stream: S, listener: usize, now: Now) {
         self.set_now(now);
         self.clients.accepted(token, stream, listener);
+    }
+
+    /// The next host whose addresses the proxy wants; [`Proxy::resolved`] is to be told them.
+    pub fn next_lookup(&mut self) -> Option<String> {
+        self.pools.next_lookup()
+    }
+
+    /// The addresses of a host, or why there are none.
+    pub fn resolved(&mut self, host: &str, found: &Result<Vec<SocketAddr>, String>, now: Now) {
+        self.set_now(now);
+        self.pools.resolved(host, found);
+    }
+
+    /// The names of all servers are looked up again.
+    pub fn look_up_all(&mut self, now: Now) {
+        self.set_now(now);
+        self.pools.look_up_all();
     }
 
     /// The next connection that the proxy wants opened.

@@ -5,7 +5,7 @@ use super::{DEADLINE, wait_for};
 use socket2::SockRef;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -13,9 +13,14 @@ use std::time::Duration;
 /// Between two looks at whether the test is over, in a read that waits.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// The answer to `version`.
+const VERSION: &str = "VERSION 1.6.18\r\n";
+
 #[derive(Default)]
 struct Seen {
     requests: Mutex<Vec<Vec<u8>>>,
+    /// Probes that were answered.
+    probes: AtomicUsize,
     /// One handle of each link, but of those that were reset.
     links: Mutex<Vec<Option<TcpStream>>>,
     over: AtomicBool,
@@ -152,6 +157,11 @@ impl Fake {
         });
     }
 
+    /// Probes that were answered by [`FakeLink::head`] and [`FakeLink::request`].
+    pub fn probes(&self) -> usize {
+        self.seen.probes.load(Ordering::Relaxed)
+    }
+
     /// How many connections there were so far.
     pub fn links(&self) -> usize {
         self.seen.links.lock().expect("links").len()
@@ -255,10 +265,7 @@ impl FakeLink {
 
     /// Answers `version` and `stats`, as every link begins; false if the link ended.
     pub fn handshake(&mut self) -> bool {
-        for answer in [
-            "VERSION 1.6.18\r\n",
-            "STAT pid 1\r\nSTAT uptime 100000\r\nEND\r\n",
-        ] {
+        for answer in [VERSION, "STAT pid 1\r\nSTAT uptime 100000\r\nEND\r\n"] {
             if self.line().is_none() {
                 return false;
             }
@@ -267,9 +274,21 @@ impl FakeLink {
         true
     }
 
-    /// The next request's line only; its data is left to [`FakeLink::read`].
+    /// The next line that is no probe; those are answered.
+    fn asked(&mut self) -> Option<Vec<u8>> {
+        loop {
+            let line = self.line()?;
+            if line != b"version\r\n" {
+                return Some(line);
+            }
+            self.seen.probes.fetch_add(1, Ordering::Relaxed);
+            self.send(VERSION);
+        }
+    }
+
+    /// The next request's line only; its data is left to [`FakeLink::read`]. Probes are answered.
     pub fn head(&mut self) -> Option<Vec<u8>> {
-        let line = self.line()?;
+        let line = self.asked()?;
         self.seen
             .requests
             .lock()
@@ -278,9 +297,9 @@ impl FakeLink {
         Some(line)
     }
 
-    /// The next request, with its data block if it has one; `None` at the end.
+    /// The next request, with its data block if it has one; `None` at the end. Probes are answered.
     pub fn request(&mut self) -> Option<Vec<u8>> {
-        let mut request = self.line()?;
+        let mut request = self.asked()?;
         if let Some(data) = data_len(&request) {
             request.extend(self.read(data)?);
         }

@@ -96,7 +96,8 @@ fn a_server_that_closes_idle_links_is_no_absence() {
     let farm = Farm::of(
         vec![Memcached::with(&["-o", "idle_timeout=1"])],
         vec![Memcached::start()],
-        &[],
+        // Nothing keeps the link in use.
+        &["--probe", "0"],
     );
     let mut client = farm.magent.client();
     client.set("k", "x");

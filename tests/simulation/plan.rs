@@ -54,6 +54,8 @@ pub struct Plan {
     pub connect_timeout: u64,
     /// Servers take up to so many nanoseconds for one thing.
     pub pace: u64,
+    /// `--probe`, in milliseconds.
+    pub probe: u64,
     pub warm: u64,
     pub journal: &'static str,
     pub memory: usize,
@@ -108,6 +110,7 @@ impl Plan {
             timeout: r.pick(&[150, 300, 500, 1000]),
             connect_timeout: r.pick(&[150, 300, 1000]),
             pace: r.pick(&[300_000, 300_000, 3_000_000, 12_000_000]),
+            probe: 0,
             warm: r.pick(&[0, 3600, 3600, 3600]),
             journal: r.pick(&["64m", "64m", "1k"]),
             memory,
@@ -170,6 +173,7 @@ impl Plan {
             self.length = r.range(50, 80) * SECOND;
             (self.crowd, self.leavers) = (0, 0);
         }
+        self.probe = r.pick(&[0, 100, 1000]);
     }
 
     /// The configuration of it.
@@ -189,6 +193,7 @@ impl Plan {
         option("--warm", self.warm.to_string());
         option("--journal", self.journal.into());
         option("--retry", "300".into());
+        option("--probe", self.probe.to_string());
         option("-i", self.connections.to_string());
         option("-m", self.memory.to_string());
         world::options(&args.iter().map(String::as_str).collect::<Vec<_>>())
@@ -218,7 +223,8 @@ impl Plan {
             text += &list("servers", self.ports().start..self.backup_ports().start);
             text += &list("backups", self.backup_ports());
         }
-        world::file_with(&text, &["-m", &self.memory.to_string()])
+        let (memory, probe) = (self.memory.to_string(), self.probe.to_string());
+        world::file_with(&text, &["-m", &memory, "--probe", &probe])
     }
 
     /// Places for clients.

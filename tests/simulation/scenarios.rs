@@ -28,6 +28,7 @@ impl Scene {
         plan.mode = Mode::Calm;
         (plan.primaries, plan.backups, plan.clients) = (1, 1, 0);
         (plan.timeout, plan.connect_timeout, plan.warm) = (200, 200, 3600);
+        plan.probe = 0;
         plan.connections = connections;
         plan.memory = 256 << 20;
         plan.journal = "64m";
@@ -105,6 +106,18 @@ fn a_restart_is_not_felt() {
     s.state(PRIMARY, State::Well).pass(2000);
     assert_eq!(s.ask("append k 0 0 1\r\n+\r\n"), "STORED\r\n");
     assert_eq!(s.ask("get k\r\n"), value("old+"));
+}
+
+/// Nobody waits for a primary that stopped when nobody asked it.
+#[test]
+fn an_idle_primary_that_stops_is_not_felt() {
+    let mut s = Scene::with(1, |plan| plan.probe = 100);
+    assert_eq!(s.ask("set k 0 0 3\r\nold\r\n"), "STORED\r\n");
+    s.state(PRIMARY, State::Hung).pass(310);
+    assert_eq!(s.send("get k\r\n").pass(2).got(), value("old"));
+    assert_eq!(s.send("set k 0 0 3\r\nnew\r\n").pass(2).got(), "STORED\r\n");
+    s.state(PRIMARY, State::Well).pass(3000);
+    assert_eq!(s.ask("get k\r\n"), value("new"), "{}", s.sim.trace());
 }
 
 /// A key that is deleted while it is fetched stays deleted.

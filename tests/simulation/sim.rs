@@ -346,7 +346,12 @@ impl Sim {
             self.dismiss(client);
         }
         self.run(self.world.now + 90 * SECOND)?;
-        let held = self.world.proxy().holdings();
+        // A probe may be on its way.
+        let until = self.world.now + self.plan.window();
+        let mut held = self.world.proxy().holdings();
+        while held != Default::default() && self.step(until)? {
+            held = self.world.proxy().holdings();
+        }
         if held != Default::default() {
             return Err(format!("all have left, and it still holds {held:?}"));
         }

@@ -221,10 +221,11 @@ fn mistakes_in_whole_pools() {
             "{text}"
         );
     }
-    let unknown = good.replace("127.0.0.1:2", "no..host:2");
+    let unknown = good.replace("listen: 127.0.0.1:1", "listen: no..host:1");
     match load_text(&unknown) {
         Err(Bad::World(why)) => {
-            assert!(why.starts_with("f.yml:4: pool a: servers: cannot resolve no..host"))
+            let expected = "f.yml:2: pool a: listen: no..host:1: cannot resolve no..host";
+            assert!(why.starts_with(expected), "{why}");
         }
         other => panic!("{other:?}"),
     }

@@ -24,11 +24,12 @@ pub use server::{Done, Link, Server, State};
 pub use store::{SECOND, UNIX};
 
 use super::rng::Rng;
-use magent::config::{Action, Address, Config};
+use magent::config::{Action, Address, Config, Endpoint};
 use magent::proxy::{Now, Proxy};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 /// Turns after which a world that still finds something to do is taken to spin.
@@ -60,6 +61,10 @@ pub struct World {
     pub links: BTreeMap<usize, Link>,
     /// Nothing passes between this proxy and this server.
     pub cuts: BTreeSet<(usize, u16)>,
+    /// What lookups of hosts find.
+    names: BTreeMap<String, Result<Vec<SocketAddr>, String>>,
+    /// Lookups so far, those that hang included.
+    pub lookups: usize,
     /// The clock, in nanoseconds.
     pub now: u64,
     base: Instant,
@@ -78,6 +83,18 @@ pub struct World {
     pub link_places: usize,
     scratch: Vec<u8>,
     found: Vec<(usize, Edges)>,
+}
+
+/// The server at an address: one of 127.0.0.1 is named by its port, each further one of 127.0.0.n by
+/// 1000 more, and one of ::1 by 500 more.
+fn server_at(address: SocketAddr) -> u16 {
+    match address.ip() {
+        IpAddr::V4(ip) => {
+            let further = u16::from(ip.octets()[3]).wrapping_sub(1);
+            address.port().wrapping_add(further.wrapping_mul(1000))
+        }
+        IpAddr::V6(_) => address.port() + 500,
+    }
 }
 
 /// The configuration of a command line that opens nothing.
@@ -133,6 +150,8 @@ impl World {
             servers: BTreeMap::new(),
             links: BTreeMap::new(),
             cuts: BTreeSet::new(),
+            names: BTreeMap::new(),
+            lookups: 0,
             now: 0,
             base: Instant::now(),
             unseen: BTreeSet::new(),
@@ -192,11 +211,43 @@ impl World {
     fn add_servers(&mut self, proxy: usize) {
         for pool in &self.nodes[proxy].config.pools {
             for spec in pool.primaries.iter().chain(&pool.backups) {
-                if let Address::Tcp(address) = spec.address {
-                    self.servers.entry(address.port()).or_default();
+                let port = match spec.endpoint {
+                    Endpoint::Fixed(Address::Tcp(address)) => server_at(address),
+                    Endpoint::Name(_, port) => port,
+                    Endpoint::Fixed(Address::Unix(_)) => continue,
+                };
+                self.servers.entry(port).or_default();
+            }
+        }
+    }
+
+    /// From now on a lookup of this host finds these addresses, without ports; none: it fails.
+    pub fn name(&mut self, host: &str, addresses: &[&str]) {
+        let all = addresses.iter().map(|a| a.parse().expect("an address"));
+        let all: Vec<SocketAddr> = all.map(|ip: IpAddr| SocketAddr::new(ip, 0)).collect();
+        let found = match all.is_empty() {
+            true => Err("no such host".to_string()),
+            false => Ok(all),
+        };
+        self.names.insert(host.to_string(), found);
+    }
+
+    /// Answers lookups of hosts that have a name; those of others hang.
+    fn look_up(&mut self) -> bool {
+        let (clock, mut answered) = (self.clock(), false);
+        for node in &mut self.nodes {
+            let Some(proxy) = node.proxy.as_mut().filter(|_| !node.stands_still) else {
+                continue;
+            };
+            while let Some(host) = proxy.next_lookup() {
+                self.lookups += 1;
+                if let Some(found) = self.names.get(&host) {
+                    proxy.resolved(&host, found, clock);
+                    answered = true;
                 }
             }
         }
+        answered
     }
 
     /// The only proxy of most tests.
@@ -270,7 +321,7 @@ impl World {
             return Some(Wanted {
                 proxy,
                 token: wanted.token,
-                port: address.port(),
+                port: server_at(address),
             });
         }
         None
@@ -331,7 +382,8 @@ impl World {
     pub fn work(&mut self) -> bool {
         self.deliver(|_, _| false);
         self.tick();
-        self.connect_all()
+        let opened = self.connect_all();
+        self.look_up() | self.connect_all() | opened
     }
 
     /// The end of a turn; true if a proxy has work left.

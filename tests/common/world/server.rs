@@ -5,6 +5,9 @@ use super::net::{Connect, Edges, Pipe};
 use super::store::Store;
 use super::wire;
 
+/// Requests of a handshake; more of them are probes.
+const GREETINGS: usize = 2;
+
 /// What is wrong with a server.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum State {
@@ -29,8 +32,10 @@ pub enum State {
 pub struct Server {
     pub state: State,
     pub store: Store,
-    /// Requests that it read, those of a handshake left out.
+    /// Requests that it read, those of a handshake and probes left out.
     pub asked: usize,
+    /// Probes that it read.
+    pub probes: usize,
 }
 
 impl Server {
@@ -204,7 +209,10 @@ impl World {
         let len = request.len;
         link.input.take(len);
         match greets {
-            true => link.greetings += 1,
+            true => {
+                link.greetings += 1;
+                server.probes += usize::from(link.greetings > GREETINGS);
+            }
             false => (server.asked, link.requests) = (server.asked + 1, link.requests + 1),
         }
         Some(done)
@@ -222,7 +230,7 @@ impl World {
             };
             let silent = self.servers[&link.port].state == State::Silent;
             let greets = done.words.len() == 1 && matches!(&done.words[0][..], "version" | "stats");
-            if !silent || (greets && link.greetings <= 2) {
+            if !silent || (greets && link.greetings <= GREETINGS) {
                 link.output.put(&done.answer);
             }
         }
