@@ -692,6 +692,31 @@ fn a_turn_reads_a_bounded_amount_of_a_server() {
     assert!(reads <= 9 * turns, "{reads} reads in {turns} turns");
 }
 
+/// The answer to a delete takes its server down: what stands behind the delete on its link goes to
+/// the backup as it was asked, byte for byte.
+#[test]
+fn what_stands_behind_a_refused_delete_goes_to_the_backup() {
+    let mut core = World::new(&["-s", "127.0.0.1:1", "-b", "127.0.0.1:2"]);
+    let (writer, reader) = (core.client(), core.client());
+    for key in ["k2", "k33"] {
+        let set = format!("set {key} 0 0 3\r\n{key:>3}\r\n");
+        assert_eq!(core.ask(&writer, set), "STORED\r\n");
+    }
+    core.become_state(1, State::Silent);
+    core.send(&writer, "set k1 0 0 1\r\nx\r\n");
+    core.advance(Duration::from_millis(1200));
+    assert_eq!(core.take_text(&writer), "STORED\r\n", "by the backup");
+    core.send(&reader, "get k2\r\nget k33\r\n");
+    core.step();
+    core.serve_late(1, b"STORED\r\nSERVER_ERROR out of memory\r\n");
+    core.step();
+    assert_eq!(core.stats("stats servers\r\n")["127.0.0.1:1:state"], "down");
+    assert_eq!(
+        core.take_text(&reader),
+        "VALUE k2 0 3\r\n k2\r\nEND\r\nVALUE k33 0 3\r\nk33\r\nEND\r\n"
+    );
+}
+
 /// A server that goes on sending and never ends an answer is no silent one; still it must not hold
 /// its clients for ever.
 #[test]

@@ -224,7 +224,8 @@ impl<S: Socket> Link<S> {
         seq
     }
 
-    /// Takes the oldest request out; its bytes stay at `settled` until [`Link::release`].
+    /// Takes the oldest request out. Its bytes, which stood at `settled`, stay in the queue until
+    /// [`Link::release`]; if the link is lost before, they are not among what is owed.
     #[inline]
     pub fn pop(&mut self) -> Option<Pending> {
         let p = self.pending.pop_front()?;
@@ -232,6 +233,7 @@ impl<S: Socket> Link<S> {
             self.pending = VecDeque::new();
         }
         self.first_seq += 1;
+        self.settled += u64::from(p.len);
         self.stuck_since = Time::NEVER;
         match self.sent_count {
             0 => self.sent_end += u64::from(p.len),
@@ -240,10 +242,9 @@ impl<S: Socket> Link<S> {
         Some(p)
     }
 
-    /// Forgets the bytes of the request that was popped, as far as they went out.
+    /// Forgets the bytes of requests that were popped, as far as they went out.
     #[inline]
-    pub fn release(&mut self, len: u32) {
-        self.settled += u64::from(len);
+    pub fn release(&mut self) {
         self.queue.release(self.settled.min(self.written));
     }
 

@@ -69,7 +69,7 @@ impl<S: Socket> Pools<S> {
         if let Some(link) = self.links.get_mut(id) {
             // If the reply took the server down, its link is gone.
             if link.token == token && link.is_up() {
-                link.release(p.len);
+                link.release();
             }
         }
     }
