@@ -9,6 +9,7 @@ pub mod files;
 pub mod health;
 pub mod journal;
 pub mod logger;
+pub mod marks;
 pub mod net;
 pub mod placement;
 pub mod pools;
