@@ -37,10 +37,12 @@ test: man-page unit
 	$(CARGO) test --locked --no-fail-fast
 
 # The simulation with fresh seeds, then chaos on real servers, for SECONDS together. A failure
-# prints the seed that plays it again. First servers that are stopped for longer than any wait.
+# prints the seed that plays it again. First the rules of marks in all orders of events, and servers
+# that are stopped for longer than any wait.
 soak: SECONDS ?= 600
 soak:
 	@.ci/need memcached
+	MAGENT_MARKS_LONG=1 $(CARGO) test --locked --lib marks::
 	MAGENT_ASLEEP_SECONDS=34 $(CARGO) test --locked --test unacknowledged a_stopped
 	MAGENT_SIM_SECONDS=$$(($(SECONDS) / 2)) $(CARGO) test --locked --test simulation promises -- --nocapture
 	MAGENT_CHAOS_SECONDS=$$(($(SECONDS) / 2)) $(CARGO) test --locked --test chaos -- --nocapture

@@ -168,7 +168,8 @@ impl<const N: usize> World<N> {
                 _ => listed,
             };
             let own = &mut t.members[i];
-            if !self.announces_again && p.has_line() && !listed.mine && p.mode != Mode::Leaving {
+            let has_reason = self.announces_again || p.late != Late::None || !p.answers;
+            if !has_reason && p.has_line() && !listed.mine && p.mode != Mode::Leaving {
                 own.primary = Primary {
                     mode: Mode::Parked,
                     has_lease: false,
