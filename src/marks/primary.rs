@@ -89,8 +89,8 @@ pub(super) enum Late {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Primary {
     pub(super) mode: Mode,
-    /// The last look is young enough and shows what the mode needs: nobody's line in `InUse` and
-    /// `Announcing`, this magent's own one in `Announced` and `Replaced`.
+    /// The last look is young enough and shows what the mode needs: nobody's line in `InUse`, this
+    /// magent's own one in `Announced` and `Replaced`.
     pub(super) has_lease: bool,
     pub(super) answers: bool,
     /// It has answered in this run.
@@ -161,7 +161,6 @@ impl Primary {
     /// The primary is lost to this magent.
     pub fn lost(&mut self) {
         self.answers = false;
-        self.void_answer();
         if let Debt::Flush { is_due } = &mut self.debt {
             *is_due = false;
         }
@@ -176,7 +175,6 @@ impl Primary {
     /// It answers, on a link that has just begun: looks of before say nothing about it.
     pub fn connected(&mut self) {
         (self.answers, self.is_known) = (true, true);
-        self.void_answer();
         if self.mode == Mode::InUse {
             self.has_lease = false;
         }
@@ -239,10 +237,8 @@ impl Primary {
     /// The line was written, and the look behind it shows this.
     pub fn announced(&mut self, listed: Listed) {
         if self.mode == Mode::Announcing && listed.mine {
-            // With the lease of before still running nobody can have come and gone in between.
-            let is_sole = self.has_lease && !listed.others;
             self.listed();
-            self.is_sole = is_sole;
+            self.is_sole = !listed.others;
         }
     }
 
@@ -356,7 +352,8 @@ impl Primary {
         may
     }
 
-    /// The line is out. True if the answer of the late write is good.
+    /// The line is out. True if the late answer is good, once it was mirrored and the primary was
+    /// seen to hold it still: it may have restarted, or been told something, since it answered.
     pub fn left(&mut self, listed: Listed) -> bool {
         let is_good = self.late == Late::Answered;
         if is_good {
@@ -407,6 +404,13 @@ impl Primary {
         }
     }
 
+    /// The partner's link was lost before the answer, and the request may be executed at any later time.
+    /// Announcing changes the list, so that it is not.
+    pub fn taken_over_or_not(&mut self) {
+        self.debt = Debt::Flush { is_due: false };
+        self.announce();
+    }
+
     /// W has passed since the exchange, and the primary has answered for long enough to have
     /// executed all that the dead sent it.
     pub fn flush_is_due(&mut self) {
@@ -415,8 +419,7 @@ impl Primary {
         }
     }
 
-    /// What was answered may be gone already (the server restarted), or something else may have been
-    /// written since: the key is deleted, as if the answer had never come.
+    /// The key is deleted, as if the answer had never come.
     fn void_answer(&mut self) {
         if self.late == Late::Answered {
             self.late = Late::None;
@@ -426,9 +429,8 @@ impl Primary {
     fn announce(&mut self) {
         // Who was never answered knows of no outage: it may be its own link that is missing.
         if self.is_known {
-            self.has_lease &= self.mode == Mode::InUse;
             self.mode = Mode::Announcing;
-            (self.has_waited, self.is_sole) = (false, false);
+            (self.has_lease, self.has_waited, self.is_sole) = (false, false, false);
         }
     }
 

@@ -291,6 +291,7 @@ impl<const N: usize> World<N> {
             gone: 0,
             all: 0,
             dead: s.dead,
+            is_stray: false,
         };
         for (j, o) in s.members.iter().enumerate() {
             read.all |= u8::from(o.line) << j;

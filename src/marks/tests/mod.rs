@@ -112,6 +112,12 @@ fn each_rule_is_needed() {
         };
         let world = primary::World {
             without: Some(rule),
+            // A late write, a death, and a lost link.
+            faults: if rule == primary::Rule::UnsureOver {
+                3
+            } else {
+                2
+            },
             kinds,
             ..WORLD
         };

@@ -63,6 +63,8 @@ pub struct Exchange {
     pub all: u8,
     /// Lines of magents that are no more.
     pub dead: u8,
+    /// The link was lost meanwhile: who sent it does not learn what becomes of it.
+    pub is_stray: bool,
 }
 
 impl Exchange {
@@ -83,7 +85,7 @@ impl Exchange {
         Exchange {
             gone: moved(self.gone),
             all: moved(self.all),
-            dead: self.dead,
+            ..self
         }
     }
 }
@@ -113,8 +115,9 @@ impl Packed {
             gone: 0,
             all: 0,
             dead: 0,
+            is_stray: false,
         });
-        self.put(u64::from(exchange.is_some()), 1);
+        self.put_flags(&[exchange.is_some(), e.is_stray]);
         for part in [e.gone, e.all, e.dead] {
             self.put(u64::from(part), 3);
         }

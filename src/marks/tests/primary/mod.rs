@@ -57,10 +57,10 @@ pub enum Rule {
     Unsure,
     /// What is written to Y is journaled when it is sent and again when it is answered.
     OwesAgain,
-    /// A late answer counts only if the lease of before had not run out when the line was written.
-    SoleLease,
-    /// A late answer that is held is void when the link to X ends.
-    Void,
+    /// A late answer is let out when its mirror was looked after.
+    LateLook,
+    /// Who does not know whether it took a line over announces again, and owes a flush.
+    UnsureOver,
 }
 
 pub const RULES: [Rule; 21] = [
@@ -83,8 +83,8 @@ pub const RULES: [Rule; 21] = [
     Rule::Leave,
     Rule::Unsure,
     Rule::OwesAgain,
-    Rule::SoleLease,
-    Rule::Void,
+    Rule::LateLook,
+    Rule::UnsureOver,
 ];
 
 impl Rule {
@@ -122,6 +122,11 @@ impl Rule {
                 crash: true,
                 ..late
             },
+            Rule::UnsureOver => Kinds {
+                crash: true,
+                unsure: true,
+                ..late
+            },
             Rule::Unsure => Kinds {
                 unsure: true,
                 ..late
@@ -131,7 +136,7 @@ impl Rule {
                 early: true,
                 ..late
             },
-            Rule::Void => Kinds {
+            Rule::LateLook => Kinds {
                 restart: true,
                 ..late
             },
@@ -157,7 +162,7 @@ pub struct Kinds {
     pub evict: bool,
     /// A write to X is not answered in time.
     pub late: bool,
-    /// A link to Y is lost while a line is taken out; the request may be executed late.
+    /// A link to Y is lost while a list is written back; the request may be executed late.
     pub unsure: bool,
     /// Writes to Y take their time. No fault.
     pub slow: bool,
@@ -208,6 +213,8 @@ enum Write {
     Done(u8),
     /// Its answer is held.
     Held(u8),
+    /// It is let out when its mirror was looked after.
+    Owed(u8),
 }
 
 impl Write {
@@ -222,6 +229,7 @@ impl Write {
             Write::Void(v) => (2, v),
             Write::Done(v) => (3, v),
             Write::Held(v) => (4, v),
+            Write::Owed(v) => (5, v),
         };
         kind | u64::from(version) << 3
     }
@@ -403,18 +411,7 @@ impl<const N: usize> World<N> {
         (m.line, m.has_hold, m.same_list) = (true, true, true);
         m.holds_back = m.primary.answers || !self.vote;
         let listed = self.listed(s, i);
-        let own = &mut s.members[i].primary;
-        own.announced(listed);
-        own.is_sole |= !self.has(Rule::SoleLease) && !listed.others;
-    }
-
-    /// X's link has begun anew, or ended.
-    fn connection(&self, m: &mut Member, event: impl FnOnce(&mut Primary)) {
-        let late = m.primary.late;
-        event(&mut m.primary);
-        if !self.has(Rule::Void) && late == Late::Answered {
-            m.primary.late = late;
-        }
+        s.members[i].primary.announced(listed);
     }
 
     /// True if nobody whose line is gone can do anything any more that a flush would have to undo.
@@ -469,7 +466,7 @@ impl<const N: usize> Model for World<N> {
             if !s.members[i].reaches {
                 let mut t = *s;
                 t.members[i].reaches = true;
-                self.connection(&mut t.members[i], Primary::connected);
+                t.members[i].primary.connected();
                 steps.push(Move {
                     name: "heal",
                     who: i as u8,

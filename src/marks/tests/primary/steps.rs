@@ -106,6 +106,12 @@ impl<const N: usize> World<N> {
                 if is_last && is_wrong {
                     t.partner = 0;
                 }
+                if m.write == Write::Owed(version) {
+                    t.members[i].write = Write::None;
+                    if is_seen && s.primary == version {
+                        t.acknowledged = s.acknowledged.max(version);
+                    }
+                }
                 step(if is_seen { "look-again" } else { "doubt" }, t);
             }
         }
@@ -134,9 +140,9 @@ impl<const N: usize> World<N> {
                 };
                 step("answer", t);
             }
-            Write::Held(_) | Write::None => {}
+            Write::Held(_) | Write::Owed(_) | Write::None => {}
         }
-        let is_unanswered = !matches!(m.write, Write::None | Write::Held(_));
+        let is_unanswered = m.write.may_be_executed() || matches!(m.write, Write::Done(_));
         if is_unanswered && !m.reaches {
             let mut t = *s;
             t.members[i].write = Write::None;
@@ -152,7 +158,7 @@ impl<const N: usize> World<N> {
         }
         if p.answers && !m.reaches {
             let mut t = *s;
-            self.connection(&mut t.members[i], Primary::lost);
+            t.members[i].primary.lost();
             self.skip_wait(&mut t, i, p.mode);
             step("lost", t);
         }
@@ -191,9 +197,7 @@ impl<const N: usize> World<N> {
             self.skip_wait(&mut t, i, p.mode);
             step("impatient", t);
         }
-        let is_seen = |o: &Member| {
-            matches!(o.primary.mode, Mode::InUse | Mode::Announcing) && o.primary.has_lease
-        };
+        let is_seen = |o: &Member| o.primary.mode == Mode::InUse && o.primary.has_lease;
         let old_view = self.others(s, i).any(|o| is_seen(o) || !o.queue.is_empty());
         if m.line && p.has_line() && !p.has_waited && (!old_view || !self.has(Rule::Wait)) {
             let mut t = *s;
@@ -294,8 +298,11 @@ impl<const N: usize> World<N> {
                     let Write::Held(version) = m.write else {
                         panic!("an answer that never came counts");
                     };
-                    t.acknowledged = s.acknowledged.max(version);
-                    t.members[i].write = Write::None;
+                    t.members[i].write = Write::Owed(version);
+                    if !self.has(Rule::LateLook) {
+                        t.acknowledged = s.acknowledged.max(version);
+                        t.members[i].write = Write::None;
+                    }
                     t.members[i].queue.push(version);
                 }
                 step("left", t);
@@ -317,6 +324,7 @@ impl<const N: usize> World<N> {
             gone: 0,
             all: 0,
             dead: s.dead,
+            is_stray: false,
         };
         for (j, o) in s.members.iter().enumerate() {
             read.all |= u8::from(o.line) << j;
@@ -339,7 +347,9 @@ impl<const N: usize> World<N> {
             }
             t.dead -= s.dead.min(read.dead);
             let own = &mut t.members[i];
-            own.primary.taken_over();
+            if !read.is_stray {
+                own.primary.taken_over();
+            }
             (own.line, own.has_hold) = (true, true);
             own.holds_back = own.primary.answers || !self.vote;
             step("take-over", t);
@@ -402,6 +412,18 @@ impl<const N: usize> World<N> {
                 }
                 step("UNSURE", i, t);
             }
+            if let Some(read) = m.exchange.filter(|e| self.kinds.unsure && !e.is_stray) {
+                let mut t = f;
+                let own = &mut t.members[i];
+                own.exchange = Some(Exchange {
+                    is_stray: true,
+                    ..read
+                });
+                if self.has(Rule::UnsureOver) {
+                    own.primary.taken_over_or_not();
+                }
+                step("UNSURE", i, t);
+            }
             let may_write = m.primary.serves() == Use::Primary
                 || !self.has(Rule::Lease) && m.primary.mode == Mode::InUse && m.primary.answers;
             if self.kinds.late
@@ -426,12 +448,12 @@ impl<const N: usize> World<N> {
             t.primary = 0;
             t.ghosts = [0; GHOSTS];
             for m in &mut t.members {
-                if !matches!(m.write, Write::None | Write::Held(_)) {
+                if m.write.may_be_executed() || matches!(m.write, Write::Done(_)) {
                     m.write = Write::None;
                     m.primary.late_gone();
                 }
                 if m.primary.answers && m.reaches {
-                    self.connection(m, Primary::connected);
+                    m.primary.connected();
                 }
             }
             step("RESTART", NOBODY as usize, t);
