@@ -172,6 +172,11 @@ impl Primary {
         }
     }
 
+    /// A magent that is alone takes the primary from nobody, be it answered by it or not.
+    pub fn know(&mut self) {
+        self.is_known = true;
+    }
+
     /// It answers, on a link that has just begun: looks of before say nothing about it.
     pub fn connected(&mut self) {
         (self.answers, self.is_known) = (true, true);

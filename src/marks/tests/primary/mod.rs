@@ -196,6 +196,8 @@ pub struct World<const N: usize> {
     pub vote: bool,
     /// Who finds its line gone and has a journal announces again. Peace, not truth.
     pub announces_again: bool,
+    /// Who was never answered by X writes no line about it. Peace, not truth.
+    pub unknown_is_silent: bool,
 }
 
 /// Late writes of the dead: never more than faults.

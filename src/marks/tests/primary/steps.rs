@@ -388,6 +388,9 @@ impl<const N: usize> World<N> {
                     o.exchange = o.exchange.filter(|e| !e.names(i));
                 }
                 t.members[i] = Member::new(m.reaches);
+                if !self.unknown_is_silent {
+                    t.members[i].primary.know();
+                }
                 step("CRASH", i, t);
             }
             if m.line && m.has_hold {
