@@ -289,12 +289,13 @@ impl Primary {
     }
 
     /// True if the answer of the late write counts: nobody else was listed, so nobody has used the
-    /// partner. The line goes out with the cas of the look that was sent with it.
+    /// partner; one that is gone and whose debt was taken over counts as well. The line goes out with the cas of the look that was sent with it.
     pub fn may_withdraw(&self) -> bool {
         self.mode == Mode::Announced
             && self.answers
             && self.has_lease
             && self.is_sole
+            && self.debt == Debt::Keys
             && self.late == Late::Answered
     }
 

@@ -91,6 +91,29 @@ fn to_announce_again_is_peace_and_not_truth() {
     holds(&world, true);
 }
 
+/// What is under way at the primary when others are seen to be listed keeps its place there.
+#[test]
+fn answers_are_held_while_others_are_listed() {
+    let cut = Kinds {
+        cut: true,
+        flying: true,
+        ..primary::NO_KINDS
+    };
+    let many = Kinds {
+        restart: true,
+        crash: true,
+        stop: true,
+        late: true,
+        ..cut
+    };
+    let world = primary::World {
+        faults: 1,
+        kinds: if is_long() { many } else { cut },
+        ..WORLD
+    };
+    holds(&world, true);
+}
+
 /// A magent that is alone may write lines about servers that never answered it.
 #[test]
 fn to_be_silent_about_the_unknown_is_peace_and_not_truth() {

@@ -59,11 +59,15 @@ pub enum Rule {
     OwesAgain,
     /// A late answer is let out when its mirror was looked after.
     LateLook,
+    /// Answers of X that come while others are listed are held until nobody is.
+    Hold,
+    /// And are let out then when their mirrors were looked after.
+    HoldLook,
     /// Who does not know whether it took a line over announces again, and owes a flush.
     UnsureOver,
 }
 
-pub const RULES: [Rule; 21] = [
+pub const RULES: [Rule; 23] = [
     Rule::Again,
     Rule::Doubt,
     Rule::Lease,
@@ -84,24 +88,15 @@ pub const RULES: [Rule; 21] = [
     Rule::Unsure,
     Rule::OwesAgain,
     Rule::LateLook,
+    Rule::Hold,
+    Rule::HoldLook,
     Rule::UnsureOver,
 ];
 
 impl Rule {
     /// Few kinds of faults that show what happens without it.
     pub fn is_shown_by(self) -> Kinds {
-        let none = Kinds {
-            cut: false,
-            stop: false,
-            restart: false,
-            crash: false,
-            stall: false,
-            evict: false,
-            late: false,
-            unsure: false,
-            slow: false,
-            early: false,
-        };
+        let none = NO_KINDS;
         let late = Kinds { late: true, ..none };
         match self {
             Rule::Again => Kinds {
@@ -136,6 +131,10 @@ impl Rule {
                 early: true,
                 ..late
             },
+            Rule::Hold | Rule::HoldLook => Kinds {
+                flying: true,
+                ..late
+            },
             Rule::LateLook => Kinds {
                 restart: true,
                 ..late
@@ -164,11 +163,28 @@ pub struct Kinds {
     pub late: bool,
     /// A link to Y is lost while a list is written back; the request may be executed late.
     pub unsure: bool,
+    /// Writes to X take their time. No fault.
+    pub flying: bool,
     /// Writes to Y take their time. No fault.
     pub slow: bool,
     /// Deletes are told while Y is still used. No fault.
     pub early: bool,
 }
+
+/// Nothing goes wrong.
+pub const NO_KINDS: Kinds = Kinds {
+    cut: false,
+    stop: false,
+    restart: false,
+    crash: false,
+    stall: false,
+    evict: false,
+    late: false,
+    unsure: false,
+    flying: false,
+    slow: false,
+    early: false,
+};
 
 impl Kinds {
     pub const ALL: Kinds = Kinds {
@@ -180,6 +196,8 @@ impl Kinds {
         evict: true,
         late: true,
         unsure: true,
+        // On its own: there would be too many states.
+        flying: false,
         slow: true,
         early: true,
     };
@@ -252,6 +270,8 @@ pub struct Member {
     /// A write to Y is under way.
     sending: bool,
     exchange: Option<Exchange>,
+    /// The write to X is not late, as yet.
+    is_flying: bool,
     /// The list has not changed since the look whose cas it would use to take its line out.
     same_list: bool,
     /// A request that takes its line out was given up, and is executed if the list is still the same.
@@ -269,14 +289,28 @@ impl Member {
             write: Write::None,
             queue: Queue::default(),
             sending: false,
+            is_flying: false,
             exchange: None,
             same_list: false,
             stray: false,
         }
     }
 
+    /// Whoever cannot wait any more for X to be in use counts what is under way there as late.
+    fn note_late(&mut self) {
+        let may_wait = matches!(self.primary.mode, Mode::InUse | Mode::Parked);
+        if self.is_flying && !may_wait {
+            self.is_flying = false;
+            self.primary.write_is_late();
+            if matches!(self.write, Write::Held(_)) {
+                self.primary.late_answer();
+            }
+        }
+    }
+
     fn forget_void_answer(&mut self) {
-        if matches!(self.write, Write::Held(_)) && self.primary.late != Late::Answered {
+        let is_good = self.is_flying || self.primary.late == Late::Answered;
+        if matches!(self.write, Write::Held(_)) && !is_good {
             self.write = Write::None;
         }
     }
@@ -312,6 +346,7 @@ impl parts::Member for Member {
             self.sending,
             same_list,
             self.stray,
+            self.is_flying,
         ]);
         packed.put_queue(&self.queue);
         packed.put_exchange(self.exchange);
@@ -452,10 +487,10 @@ impl<const N: usize> Model for World<N> {
 
     fn sorted(&self, state: &State<N>) -> (State<N>, Key) {
         let mut state = *state;
-        state
-            .members
-            .iter_mut()
-            .for_each(Member::forget_void_answer);
+        for m in &mut state.members {
+            m.note_late();
+            m.forget_void_answer();
+        }
         let mut key = [0; 4];
         key[1..=N].copy_from_slice(&parts::sort(&mut state.members));
         key[0] = state.pack();
@@ -465,7 +500,9 @@ impl<const N: usize> Model for World<N> {
     fn steps(&self, s: &State<N>, steps: &mut Vec<Move<State<N>>>) -> Result<(), &'static str> {
         for i in 0..N {
             self.member(s, i, steps)?;
-            if !s.members[i].reaches {
+            let m = &s.members[i];
+            // A link that is lost with a write in flight takes the server down.
+            if !m.reaches && !(m.is_flying && m.primary.answers) {
                 let mut t = *s;
                 t.members[i].reaches = true;
                 t.members[i].primary.connected();

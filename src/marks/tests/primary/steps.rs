@@ -34,16 +34,25 @@ impl<const N: usize> World<N> {
             serves = Use::Partner;
         }
         let mut got = None;
+        // Answers and mirrors on their way take less time than a primary that comes back.
+        let is_mirroring =
+            |o: &Member| !o.queue.is_empty() || o.is_flying && matches!(o.write, Write::Done(_));
         if serves == Use::Primary && m.reaches {
             if s.written < self.writes {
                 let mut t = *s;
                 (t.primary, t.written, t.acknowledged) = (next, next, next);
                 t.members[i].queue.push(next);
                 step("write", t);
+                if self.kinds.flying && m.write == Write::None {
+                    let mut t = *s;
+                    t.members[i].write = Write::Open;
+                    t.members[i].is_flying = true;
+                    step("send", t);
+                }
             }
             if s.primary > 0 {
                 got = Some(s.primary);
-            } else if s.partner > 0 && !self.all(s).any(|o| !o.queue.is_empty()) {
+            } else if s.partner > 0 && !self.all(s).any(is_mirroring) {
                 got = Some(s.partner);
                 let mut t = *s;
                 t.primary = s.partner;
@@ -131,6 +140,29 @@ impl<const N: usize> World<N> {
                 t.members[i].primary.late_answer();
                 step("execute", t);
             }
+            Write::Done(version) if m.is_flying => {
+                let mut t = *s;
+                if serves == Use::Primary || !self.has(Rule::Hold) {
+                    t.acknowledged = s.acknowledged.max(version);
+                    t.members[i].write = Write::None;
+                    t.members[i].is_flying = false;
+                    t.members[i].queue.push(version);
+                } else {
+                    t.members[i].write = Write::Held(version);
+                }
+                step("answer", t);
+            }
+            Write::Held(version) if m.is_flying && serves == Use::Primary => {
+                let mut t = *s;
+                t.members[i].write = Write::Owed(version);
+                if !self.has(Rule::HoldLook) {
+                    t.acknowledged = s.acknowledged.max(version);
+                    t.members[i].write = Write::None;
+                }
+                t.members[i].is_flying = false;
+                t.members[i].queue.push(version);
+                step("release", t);
+            }
             Write::Done(version) => {
                 let mut t = *s;
                 t.members[i].primary.late_answer();
@@ -146,6 +178,7 @@ impl<const N: usize> World<N> {
         if is_unanswered && !m.reaches {
             let mut t = *s;
             t.members[i].write = Write::None;
+            t.members[i].is_flying = false;
             t.members[i].primary.late_gone();
             step("drop", t);
         }
@@ -429,15 +462,17 @@ impl<const N: usize> World<N> {
             }
             let may_write = m.primary.serves() == Use::Primary
                 || !self.has(Rule::Lease) && m.primary.mode == Mode::InUse && m.primary.answers;
-            if self.kinds.late
-                && may_write
-                && m.reaches
-                && m.write == Write::None
-                && s.written < self.writes
-            {
+            let begins =
+                may_write && m.reaches && m.write == Write::None && s.written < self.writes;
+            let goes_on = m.is_flying && !matches!(m.write, Write::Held(_));
+            if self.kinds.late && (begins || goes_on) {
                 let mut t = f;
-                t.members[i].primary.write_is_late();
-                t.members[i].write = Write::Open;
+                let own = &mut t.members[i];
+                own.primary.write_is_late();
+                own.is_flying = false;
+                if begins {
+                    own.write = Write::Open;
+                }
                 step("LATE", i, t);
             }
         }
@@ -453,6 +488,7 @@ impl<const N: usize> World<N> {
             for m in &mut t.members {
                 if m.write.may_be_executed() || matches!(m.write, Write::Done(_)) {
                     m.write = Write::None;
+                    m.is_flying = false;
                     m.primary.late_gone();
                 }
                 if m.primary.answers && m.reaches {
