@@ -288,8 +288,9 @@ impl Primary {
         }
     }
 
-    /// True if the answer of the late write counts: nobody else was listed, so nobody has used the
-    /// partner; one that is gone and whose debt was taken over counts as well. The line goes out with the cas of the look that was sent with it.
+    /// True if the answer of the late write counts: nobody else was listed, and no debt was taken
+    /// over, so nobody has used the partner. The line goes out with the cas of the look that was sent
+    /// with it.
     pub fn may_withdraw(&self) -> bool {
         self.mode == Mode::Announced
             && self.answers

@@ -502,7 +502,8 @@ impl<const N: usize> Model for World<N> {
             self.member(s, i, steps)?;
             let m = &s.members[i];
             // A link that is lost with a write in flight takes the server down.
-            if !m.reaches && !(m.is_flying && m.primary.answers) {
+            let must_be_lost = m.is_flying && m.primary.answers;
+            if !m.reaches && !must_be_lost {
                 let mut t = *s;
                 t.members[i].reaches = true;
                 t.members[i].primary.connected();
