@@ -161,9 +161,7 @@ impl Primary {
     /// The primary is lost to this magent.
     pub fn lost(&mut self) {
         self.answers = false;
-        if let Debt::Flush { is_due } = &mut self.debt {
-            *is_due = false;
-        }
+        self.flush_waits();
         match self.mode {
             Mode::InUse | Mode::Parked => self.announce(),
             // The line has stood all the time: if W was over it still is.
@@ -421,7 +419,8 @@ impl Primary {
     /// W has passed since the exchange, and the primary has answered for long enough to have
     /// executed all that the dead sent it.
     pub fn flush_is_due(&mut self) {
-        if let Debt::Flush { is_due } = &mut self.debt {
+        // Before the own line stands nobody knows whether the exchange was made.
+        if let (true, Debt::Flush { is_due }) = (self.has_line(), &mut self.debt) {
             *is_due = true;
         }
     }
@@ -433,11 +432,18 @@ impl Primary {
         }
     }
 
+    fn flush_waits(&mut self) {
+        if let Debt::Flush { is_due } = &mut self.debt {
+            *is_due = false;
+        }
+    }
+
     fn announce(&mut self) {
         // Who was never answered knows of no outage: it may be its own link that is missing.
         if self.is_known {
             self.mode = Mode::Announcing;
             (self.has_lease, self.has_waited, self.is_sole) = (false, false, false);
+            self.flush_waits();
         }
     }
 

@@ -111,6 +111,8 @@ impl TimedPrimary {
     /// The line was written; the look behind it was sent at `sent`.
     pub fn announced(&mut self, listed: Listed, sent: Time, now: Time) {
         self.step(now, |rules| rules.announced(listed));
+        // An exchange of which nobody knows whether it was made was, or never will be.
+        self.exchanged = now;
         self.lease(sent);
     }
 
@@ -244,6 +246,18 @@ mod tests {
             assert!(!primary.at(ms(due - 1), 0).may_tell());
             assert!(primary.at(ms(due), 0).may_tell());
         }
+    }
+
+    #[test]
+    fn w_counts_from_the_new_line_where_nobody_knows_whether_it_was_taken_over() {
+        let mut primary = in_use();
+        primary.looked(OTHERS, ms(50), ms(51));
+        primary.step(ms(5000), Primary::taken_over_or_not);
+        assert!(primary.at(ms(5300), 0).is_announcing());
+        primary.announced(MINE, ms(5390), ms(5400));
+        assert!(primary.step(ms(5400), |p| p.stop(true)));
+        assert!(!primary.at(ms(5599), 0).may_tell());
+        assert!(primary.at(ms(5600), 0).may_tell());
     }
 
     #[test]

@@ -179,11 +179,7 @@ fn three_magents() {
 #[test]
 fn each_rule_is_needed() {
     for rule in primary::RULES {
-        // With three faults of all kinds there are too many states.
-        let kinds = match is_long() && rule != primary::Rule::UnsureOver {
-            true => Kinds::ALL,
-            false => rule.is_shown_by(),
-        };
+        let kinds = rule.is_shown_by();
         let world = primary::World {
             without: Some(rule),
             // A late write, a death, and a lost link.
