@@ -248,9 +248,9 @@ impl Plan {
         // A slow server with a narrow window is no healthy one, nor one before a crowd, nor one that
         // is asked for dozens of large values at once: 4 KB at a time are about 10 MB/s. Where edges
         // come late, a value of many windows would wait for one after each of them.
-        let many_large = self.habits.large && self.habits.many_keys;
-        let has_large = self.habits.large || self.habits.bulky || self.deaf > 0;
-        let late_edges = self.tardy && (has_large || self.habits.many_keys);
+        let many_large = self.deaf > 0 || self.habits.large && self.habits.many_keys;
+        let has_large = self.habits.large || self.habits.bulky || self.habits.many_keys;
+        let late_edges = self.tardy && has_large;
         let crowded = self.crowd + self.leavers > 0;
         let wide = self.pace > 1_000_000 || crowded || many_large || late_edges;
         if wide { 1 << 20 } else { 4096 }
