@@ -48,6 +48,7 @@ fn make(dir: &Path, words: &[&str]) -> String {
     for name in [
         "MAKEFLAGS",
         "MFLAGS",
+        "MAKELEVEL",
         "CARGO_TARGET_DIR",
         "PREFIX",
         "DESTDIR",
