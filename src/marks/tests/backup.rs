@@ -4,10 +4,10 @@
 //! Checked in each state: if nobody is listed, nothing is under way and no loss is as yet
 //! unannounced, X holds Y's value or nothing. That is what is read when Y dies now.
 
-use super::explore::{Key, Model, Move, NOBODY};
+use super::explore::{Key, Model, NOBODY, Steps};
 use super::parts::{self, Exchange, Packed, Queue};
 use crate::marks::backup::{Backup, Mode, Write};
-use crate::marks::primary::{Debt, Listed};
+use crate::marks::primary::Debt;
 
 /// Rules without which an old copy stands unlisted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -116,6 +116,18 @@ impl parts::Member for Member {
     fn exchange(&mut self) -> &mut Option<Exchange> {
         &mut self.exchange
     }
+
+    fn has_line(&self) -> bool {
+        self.line
+    }
+
+    fn line(&mut self) -> &mut bool {
+        &mut self.line
+    }
+
+    fn has_hold(&self) -> bool {
+        self.has_hold
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -135,18 +147,6 @@ impl<const N: usize> World<N> {
         self.without != Some(rule)
     }
 
-    fn others<'a>(&self, s: &'a State<N>, i: usize) -> impl Iterator<Item = &'a Member> + Clone {
-        let among = s.members.iter().enumerate();
-        among.filter(move |(j, _)| *j != i).map(|(_, m)| m)
-    }
-
-    fn listed(&self, s: &State<N>, i: usize) -> Listed {
-        Listed {
-            mine: s.members[i].line,
-            others: s.dead > 0 || self.others(s, i).any(|o| o.line),
-        }
-    }
-
     fn changed(&self, s: &mut State<N>) {
         if self.has(Rule::Cas) {
             s.members.iter_mut().for_each(|m| m.exchange = None);
@@ -157,35 +157,21 @@ impl<const N: usize> World<N> {
         let read = s.members[i].exchange.take();
         self.changed(s);
         if let Some(read) = read.filter(|_| !self.has(Rule::Cas)) {
-            for (j, m) in s.members.iter_mut().enumerate() {
-                m.line &= j == i || read.all >> j & 1 == 1;
-            }
+            parts::overwrite(&mut s.members, i, read);
         }
     }
 
     fn flush_is_due(&self, s: &State<N>, i: usize) -> bool {
         let writes = self.has(Rule::FlushWait)
-            && self
-                .others(s, i)
+            && parts::others(&s.members, i)
                 .any(|o| !o.line && o.backup.has_line() && o.backup.has_lease);
         let late = self.has(Rule::Settle)
-            && (s.ghosts != 0 || self.others(s, i).any(|o| !o.line && o.late != 0));
+            && (s.ghosts != 0 || parts::others(&s.members, i).any(|o| !o.line && o.late != 0));
         !writes && !late
     }
 
-    fn member(&self, s: &State<N>, i: usize, steps: &mut Vec<Move<State<N>>>) {
-        let mut step = |name: &'static str, to: State<N>| {
-            steps.push(Move {
-                name,
-                who: i as u8,
-                is_fault: false,
-                to,
-            });
-        };
-        let m = &s.members[i];
-        let b = &m.backup;
-
-        // ---- clients
+    fn clients(&self, s: &State<N>, i: usize, steps: &mut Steps<State<N>>) {
+        let b = &s.members[i].backup;
         if s.written < self.writes {
             let takes = match b.takes() {
                 Write::Wait if !self.has(Rule::Lease) && b.mode == Mode::Journaling => {
@@ -200,29 +186,33 @@ impl<const N: usize> World<N> {
             match takes {
                 Write::Mirror => {
                     t.members[i].queue.push(t.written);
-                    step("write", t);
+                    steps.add("write", t);
                 }
                 Write::Journal => {
                     t.members[i].backup.owes_keys();
-                    step("write-journal", t);
+                    steps.add("write-journal", t);
                 }
                 Write::Wait => {}
             }
         }
+    }
 
-        // ---- mirrors, and the look at Y after each
+    /// Mirrors, and the look at Y after each.
+    fn mirrors(&self, s: &State<N>, i: usize, steps: &mut Steps<State<N>>) {
+        let m = &s.members[i];
+        let b = &m.backup;
         let mut t = *s;
         let next = &mut t.members[i].queue;
         if let Some(version) = next.mirror(self.has(Rule::Again)).filter(|_| m.reaches) {
             t.backup = version;
-            step("mirror", t);
+            steps.add("mirror", t);
         }
         let mut t = *s;
         if let Some(version) = t.members[i].queue.look() {
             if t.members[i].queue.is_empty() && s.primary != version {
                 t.backup = 0;
             }
-            step("look-again", t);
+            steps.add("look-again", t);
         }
         let is_silent = !m.is_known && !self.has(Rule::Announce);
         if !m.reaches && matches!(b.mode, Mode::Mirroring | Mode::Behind) {
@@ -232,38 +222,48 @@ impl<const N: usize> World<N> {
                 t.members[i].backup.missed();
             }
             t.members[i].backup.lost();
-            step("miss", t);
+            steps.add("miss", t);
         }
         for version in (1..8).filter(|v| m.late >> v & 1 == 1) {
             let mut t = *s;
             t.members[i].late &= !(1 << version);
             if !m.reaches {
-                step("drop", t);
+                steps.add("drop", t);
             }
             t.backup = version;
-            step("execute", t);
+            steps.add("execute", t);
         }
+    }
 
-        // ---- time and looks
+    /// Time passes, and it looks at the list.
+    fn time(&self, s: &State<N>, i: usize, steps: &mut Steps<State<N>>) {
+        let m = &s.members[i];
+        let b = &m.backup;
         if b.is_announcing() {
             let mut t = *s;
             self.changed(&mut t);
             (t.members[i].line, t.members[i].has_hold) = (true, true);
-            let listed = self.listed(&t, i);
+            let listed = parts::listed(&t.members, i, t.dead);
             t.members[i].backup.announced(listed);
-            step("announce", t);
+            steps.add("announce", t);
         }
         if b.has_lease {
             let mut t = *s;
             t.members[i].backup.lapse();
-            step("lapse", t);
+            steps.add("lapse", t);
         }
         let mut t = *s;
-        t.members[i].backup.looked(self.listed(s, i));
+        t.members[i]
+            .backup
+            .looked(parts::listed(&s.members, i, s.dead));
         t.members[i].has_hold |= m.line;
-        step("look", t);
+        steps.add("look", t);
+    }
 
-        // ---- told, and out
+    /// X is told the journal, and the line goes out.
+    fn back(&self, s: &State<N>, i: usize, steps: &mut Steps<State<N>>) {
+        let m = &s.members[i];
+        let b = &m.backup;
         if m.reaches && b.may_tell(m.late == 0 || !self.has(Rule::Drain)) {
             let mut t = *s;
             let is_told = self.has(Rule::Order) && (b.debt == Debt::Keys || self.has(Rule::Flush));
@@ -271,69 +271,55 @@ impl<const N: usize> World<N> {
                 t.backup = 0;
             }
             t.members[i].backup.told();
-            step("tell", t);
+            steps.add("tell", t);
         }
         if b.debt == (Debt::Flush { is_due: false }) && self.flush_is_due(s, i) {
             let mut t = *s;
             t.members[i].backup.flush_is_due();
-            step("due", t);
+            steps.add("due", t);
         }
         if m.line && b.may_take_out() {
             let mut t = *s;
             self.write_back(&mut t, i);
             t.members[i].line = false;
             t.members[i].backup.taken_out();
-            step("out", t);
+            steps.add("out", t);
         }
+    }
 
-        // ---- a debt is taken over
-        let mut read = Exchange {
-            gone: 0,
-            all: 0,
-            dead: s.dead,
-            is_stray: false,
-        };
-        for (j, o) in s.members.iter().enumerate() {
-            read.all |= u8::from(o.line) << j;
-            read.gone |= u8::from(j != i && o.line && !o.has_hold) << j;
-        }
+    /// It takes over what somebody who is gone owed.
+    fn take_over(&self, s: &State<N>, i: usize, steps: &mut Steps<State<N>>) {
+        let m = &s.members[i];
+        let b = &m.backup;
+        let read = Exchange::read(&s.members, i, s.dead, true);
         if m.reaches && b.may_take_over() && m.exchange.is_none() && read.is_needed() {
             let mut t = *s;
             t.members[i].exchange = Some(read);
-            step("see", t);
+            steps.add("see", t);
         }
         if let Some(read) = m.exchange {
             let mut t = *s;
             self.write_back(&mut t, i);
-            for (j, o) in t.members.iter_mut().enumerate() {
-                o.line &= read.gone >> j & 1 == 0;
-            }
+            parts::take_out(&mut t.members, read);
             t.dead -= s.dead.min(read.dead);
             let own = &mut t.members[i];
             own.give_up();
             own.backup.taken_over();
             (own.line, own.has_hold) = (true, true);
-            step("take-over", t);
+            steps.add("take-over", t);
         }
     }
 
-    fn faults(&self, s: &State<N>, steps: &mut Vec<Move<State<N>>>) {
-        let mut step = |name: &'static str, who: usize, to: State<N>| {
-            steps.push(Move {
-                name,
-                who: who as u8,
-                is_fault: true,
-                to,
-            });
-        };
+    fn faults(&self, s: &State<N>, steps: &mut Steps<State<N>>) {
         let mut f = *s;
         f.faults += 1;
         for i in 0..N {
+            steps.by(i);
             let m = &s.members[i];
             if m.reaches {
                 let mut t = f;
                 t.members[i].reaches = false;
-                step("CUT", i, t);
+                steps.add("CUT", t);
             }
             if m.queue.is_empty() && !m.backup.is_announcing() {
                 let mut t = f;
@@ -343,20 +329,21 @@ impl<const N: usize> World<N> {
                     o.exchange = o.exchange.filter(|e| !e.names(i));
                 }
                 t.members[i] = Member::new(m.reaches);
-                step("CRASH", i, t);
+                steps.add("CRASH", t);
             }
             if m.line && m.has_hold {
                 let mut t = f;
                 t.members[i].has_hold = false;
-                step("EVICT", i, t);
+                steps.add("EVICT", t);
                 t.members[i].backup.lapse();
-                step("STALL", i, t);
+                steps.add("STALL", t);
             }
         }
+        steps.by(NOBODY);
         if s.members.iter().any(|m| m.reaches) {
             let mut t = f;
             t.members.iter_mut().for_each(|m| m.reaches = false);
-            step("STOP", NOBODY as usize, t);
+            steps.add("STOP", t);
         }
         // X comes back empty: all links were lost.
         let mut t = f;
@@ -368,7 +355,7 @@ impl<const N: usize> World<N> {
             }
             m.late = 0;
         }
-        step("RESTART", NOBODY as usize, t);
+        steps.add("RESTART", t);
     }
 }
 
@@ -399,7 +386,7 @@ impl<const N: usize> Model for World<N> {
         (s, key)
     }
 
-    fn steps(&self, s: &State<N>, steps: &mut Vec<Move<State<N>>>) -> Result<(), &'static str> {
+    fn steps(&self, s: &State<N>, steps: &mut Steps<State<N>>) -> Result<(), &'static str> {
         let members = &s.members;
         let is_lagging = |m: &Member| match m.backup.mode {
             Mode::Announcing => true,
@@ -415,35 +402,26 @@ impl<const N: usize> Model for World<N> {
             return Err("an old copy stands unlisted");
         }
         for i in 0..N {
-            self.member(s, i, steps);
+            steps.by(i);
+            self.clients(s, i, steps);
+            self.mirrors(s, i, steps);
+            self.time(s, i, steps);
+            self.back(s, i, steps);
+            self.take_over(s, i, steps);
             if !s.members[i].reaches {
                 let mut t = *s;
                 t.members[i].reaches = true;
                 t.members[i].is_known = true;
-                steps.push(Move {
-                    name: "heal",
-                    who: i as u8,
-                    is_fault: false,
-                    to: t,
-                });
+                steps.add("heal", t);
             }
         }
+        steps.by(NOBODY);
         for version in (1..8).filter(|v| s.ghosts >> v & 1 == 1) {
             let mut t = *s;
             t.ghosts &= !(1 << version);
-            steps.push(Move {
-                name: "nobody",
-                who: NOBODY,
-                is_fault: false,
-                to: t,
-            });
+            steps.add("nobody", t);
             t.backup = version;
-            steps.push(Move {
-                name: "ghost",
-                who: NOBODY,
-                is_fault: false,
-                to: t,
-            });
+            steps.add("ghost", t);
         }
         if s.faults < self.faults {
             self.faults(s, steps);

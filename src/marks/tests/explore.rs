@@ -8,16 +8,39 @@ use std::hash::{BuildHasherDefault, Hasher};
 pub type Key = [u64; 4];
 
 /// A step that is none of a magent's.
-pub const NOBODY: u8 = 9;
+pub const NOBODY: usize = 9;
 
 /// One step from a state.
-pub struct Move<S> {
-    pub name: &'static str,
-    /// Which magent's step it is, or [`NOBODY`].
-    pub who: u8,
-    /// What goes wrong, or well again by itself: nothing that a way home may rest on.
-    pub is_fault: bool,
-    pub to: S,
+struct Move<S> {
+    name: &'static str,
+    who: u8,
+    to: S,
+}
+
+impl<S> Move<S> {
+    /// Faults have names in capitals. A way home may not rest on one.
+    fn is_fault(&self) -> bool {
+        self.name.starts_with(|c: char| c.is_ascii_uppercase())
+    }
+}
+
+/// The steps from one state.
+pub struct Steps<S> {
+    all: Vec<Move<S>>,
+    who: u8,
+}
+
+impl<S> Steps<S> {
+    /// What is added now are steps of this magent, or of [`NOBODY`].
+    pub fn by(&mut self, who: usize) {
+        self.who = who as u8;
+    }
+
+    /// One step more.
+    pub fn add(&mut self, name: &'static str, to: S) {
+        let who = self.who;
+        self.all.push(Move { name, who, to });
+    }
 }
 
 /// What may happen, and what must not.
@@ -33,7 +56,7 @@ pub trait Model {
     fn steps(
         &self,
         state: &Self::State,
-        steps: &mut Vec<Move<Self::State>>,
+        steps: &mut Steps<Self::State>,
     ) -> Result<(), &'static str>;
 
     /// All is well again.
@@ -114,7 +137,10 @@ pub fn explore<M: Model>(model: &M, limit: usize, home: bool) -> Outcome {
     }];
     let mut ways: Vec<(u32, u32)> = Vec::new();
     let mut homes = Vec::new();
-    let mut steps = Vec::new();
+    let mut steps = Steps {
+        all: Vec::new(),
+        who: 0,
+    };
     let mut at = 0;
     while let Some((state, own)) = open.pop_front() {
         if home && model.is_home(&state) {
@@ -127,7 +153,7 @@ pub fn explore<M: Model>(model: &M, limit: usize, home: bool) -> Outcome {
                 trace: trace(&came, at),
             };
         }
-        for step in steps.drain(..) {
+        for step in steps.all.drain(..) {
             let (to, key) = model.sorted(&step.to);
             if key == own {
                 continue;
@@ -146,7 +172,7 @@ pub fn explore<M: Model>(model: &M, limit: usize, home: bool) -> Outcome {
                     next
                 }
             };
-            if home && !step.is_fault {
+            if home && !step.is_fault() {
                 ways.push((at, next));
             }
         }

@@ -249,25 +249,17 @@ impl Model for Rooms {
         (*state, [*state, 0, 0, 0])
     }
 
-    fn steps(&self, at: &u64, steps: &mut Vec<explore::Move<u64>>) -> Result<(), &'static str> {
-        let mut go = |name, is_fault, to| {
-            steps.push(explore::Move {
-                name,
-                who: 0,
-                is_fault,
-                to,
-            });
-        };
+    fn steps(&self, at: &u64, steps: &mut explore::Steps<u64>) -> Result<(), &'static str> {
         match at {
-            0 => go("east", false, 1),
+            0 => steps.add("east", 1),
             1 => {
-                go("east", false, 2);
-                go("west", false, 0);
-                go("FALL", true, 3);
+                steps.add("east", 2);
+                steps.add("west", 0);
+                steps.add("FALL", 3);
             }
-            2 => go("west", false, 1),
-            3 if self.has_exit => go("up", false, 2),
-            3 => go("UP", true, 2),
+            2 => steps.add("west", 1),
+            3 if self.has_exit => steps.add("up", 2),
+            3 => steps.add("UP", 2),
             _ => return Err("four rooms"),
         }
         Ok(())

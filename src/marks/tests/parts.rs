@@ -1,5 +1,7 @@
 //! What both models are made of.
 
+use crate::marks::primary::Listed;
+
 /// Mirrors and looks of one magent that are under way, and a few more.
 const MOST: usize = 5;
 
@@ -68,6 +70,20 @@ pub struct Exchange {
 }
 
 impl Exchange {
+    /// Member `i` reads the list. Without `spares` it takes the line of everybody for one that is gone.
+    pub fn read<M: Member>(members: &[M], i: usize, dead: u8, spares: bool) -> Exchange {
+        let mask = |is_in: &dyn Fn(usize, &M) -> bool| {
+            let all = members.iter().enumerate();
+            all.fold(0, |mask, (j, m)| mask | u8::from(is_in(j, m)) << j)
+        };
+        Exchange {
+            gone: mask(&|j, m| j != i && m.has_line() && !(m.has_hold() && spares)),
+            all: mask(&|_, m| m.has_line()),
+            dead,
+            is_stray: false,
+        }
+    }
+
     pub fn is_needed(&self) -> bool {
         self.gone != 0 || self.dead != 0
     }
@@ -131,6 +147,39 @@ const PLACES: u64 = 0x1f8;
 pub trait Member: Copy {
     fn pack(&self) -> u64;
     fn exchange(&mut self) -> &mut Option<Exchange>;
+    /// Its line stands in the list.
+    fn has_line(&self) -> bool;
+    fn line(&mut self) -> &mut bool;
+    fn has_hold(&self) -> bool;
+}
+
+/// All but member `i`.
+pub fn others<M>(members: &[M], i: usize) -> impl Iterator<Item = &M> + Clone {
+    let among = members.iter().enumerate();
+    among.filter(move |(j, _)| *j != i).map(|(_, m)| m)
+}
+
+/// What member `i` sees in the list.
+pub fn listed<M: Member>(members: &[M], i: usize, dead: u8) -> Listed {
+    Listed {
+        mine: members[i].has_line(),
+        others: dead > 0 || others(members, i).any(|o| o.has_line()),
+    }
+}
+
+/// Member `i`, which read `read`, writes the list back without compare-and-set: what was appended since
+/// is lost.
+pub fn overwrite<M: Member>(members: &mut [M], i: usize, read: Exchange) {
+    for (j, m) in members.iter_mut().enumerate() {
+        *m.line() &= j == i || read.all >> j & 1 == 1;
+    }
+}
+
+/// The lines of those that are gone are taken out.
+pub fn take_out<M: Member>(members: &mut [M], read: Exchange) {
+    for (j, m) in members.iter_mut().enumerate() {
+        *m.line() &= read.gone >> j & 1 == 0;
+    }
 }
 
 /// Puts interchangeable magents in order; what each is packed to.

@@ -12,7 +12,7 @@
 
 mod steps;
 
-use super::explore::{Key, Model, Move, NOBODY};
+use super::explore::{Key, Model, NOBODY, Steps};
 use super::parts::{self, Exchange, Packed, Queue};
 use crate::marks::primary::{Debt, Late, Listed, Mode, Primary, Use};
 
@@ -356,6 +356,18 @@ impl parts::Member for Member {
     fn exchange(&mut self) -> &mut Option<Exchange> {
         &mut self.exchange
     }
+
+    fn has_line(&self) -> bool {
+        self.line
+    }
+
+    fn line(&mut self) -> &mut bool {
+        &mut self.line
+    }
+
+    fn has_hold(&self) -> bool {
+        self.has_hold
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -404,22 +416,6 @@ impl<const N: usize> World<N> {
         self.without != Some(rule)
     }
 
-    fn all<'a>(&self, s: &'a State<N>) -> impl Iterator<Item = &'a Member> {
-        s.members.iter()
-    }
-
-    fn others<'a>(&self, s: &'a State<N>, i: usize) -> impl Iterator<Item = &'a Member> + Clone {
-        let among = s.members.iter().enumerate();
-        among.filter(move |(j, _)| *j != i).map(|(_, m)| m)
-    }
-
-    fn listed(&self, s: &State<N>, i: usize) -> Listed {
-        Listed {
-            mine: s.members[i].line,
-            others: s.dead > 0 || self.others(s, i).any(|o| o.line),
-        }
-    }
-
     /// The list has changed: every compare-and-set under way will fail.
     fn changed(&self, s: &mut State<N>) {
         for m in &mut s.members {
@@ -435,9 +431,7 @@ impl<const N: usize> World<N> {
         let read = s.members[i].exchange.take();
         self.changed(s);
         if let Some(read) = read.filter(|_| !self.has(Rule::Cas)) {
-            for (j, m) in s.members.iter_mut().enumerate() {
-                m.line &= j == i || read.all >> j & 1 == 1;
-            }
+            parts::overwrite(&mut s.members, i, read);
         }
     }
 
@@ -447,20 +441,18 @@ impl<const N: usize> World<N> {
         let m = &mut s.members[i];
         (m.line, m.has_hold, m.same_list) = (true, true, true);
         m.holds_back = m.primary.answers || !self.vote;
-        let listed = self.listed(s, i);
+        let listed = parts::listed(&s.members, i, s.dead);
         s.members[i].primary.announced(listed);
     }
 
     /// True if nobody whose line is gone can do anything any more that a flush would have to undo.
     fn flush_is_due(&self, s: &State<N>, i: usize) -> bool {
         let writes = self.has(Rule::FlushWait)
-            && self
-                .others(s, i)
+            && parts::others(&s.members, i)
                 .any(|o| !o.line && o.primary.has_line() && o.primary.has_lease);
         let late = self.has(Rule::Settle)
             && (s.ghosts[0] != 0
-                || self
-                    .others(s, i)
+                || parts::others(&s.members, i)
                     .any(|o| !o.line && (o.write.may_be_executed() || o.sending)));
         !writes && !late
     }
@@ -497,50 +489,21 @@ impl<const N: usize> Model for World<N> {
         (state, key)
     }
 
-    fn steps(&self, s: &State<N>, steps: &mut Vec<Move<State<N>>>) -> Result<(), &'static str> {
+    fn steps(&self, s: &State<N>, steps: &mut Steps<State<N>>) -> Result<(), &'static str> {
         for i in 0..N {
-            self.member(s, i, steps)?;
-            let m = &s.members[i];
-            // A link that is lost with a write in flight takes the server down.
-            let must_be_lost = m.is_flying && m.primary.answers;
-            if !m.reaches && !must_be_lost {
-                let mut t = *s;
-                t.members[i].reaches = true;
-                t.members[i].primary.connected();
-                steps.push(Move {
-                    name: "heal",
-                    who: i as u8,
-                    is_fault: false,
-                    to: t,
-                });
-            }
+            steps.by(i);
+            self.clients(s, i, steps)?;
+            self.mirrors(s, i, steps);
+            self.late_write(s, i, steps);
+            self.time(s, i, steps);
+            self.look(s, i, steps);
+            self.back(s, i, steps);
+            self.take_line_out(s, i, steps);
+            self.take_over(s, i, steps)?;
+            self.heal(s, i, steps);
         }
-        for g in 0..GHOSTS {
-            if s.ghosts[g] == 0 {
-                break;
-            }
-            let mut t = *s;
-            t.ghosts[g] = 0;
-            t.ghosts.sort_unstable_by(|a, b| b.cmp(a));
-            steps.push(Move {
-                name: "nobody",
-                who: NOBODY,
-                is_fault: false,
-                to: t,
-            });
-            if s.ghosts[g] == OPEN {
-                t.written = s.written + 1;
-                t.primary = t.written;
-            } else {
-                t.primary = s.ghosts[g];
-            }
-            steps.push(Move {
-                name: "ghost",
-                who: NOBODY,
-                is_fault: false,
-                to: t,
-            });
-        }
+        steps.by(NOBODY);
+        self.ghosts(s, steps);
         if s.faults < self.faults {
             self.faults(s, steps);
         }
