@@ -5,6 +5,7 @@ use crate::common::fake::empty;
 use crate::common::farm::{Farm, quick, wait_back};
 use crate::common::{Client, Fake, FakeLink, Magent, Memcached};
 use crate::{back_empty, check_healthy};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// Each way to create `K`. (An append with `N` creates nothing in 1.6.18.)
@@ -88,8 +89,22 @@ fn asks(request: &[u8]) -> bool {
     matches!(words[..], ["mg" | "me" | "get", key, ..] if KEYS.contains(&key))
 }
 
-/// For backups that answer at once: a busy machine must not make them look dead.
-const AT_ONCE: &str = "5000";
+/// For backups that answer when all have asked, whenever that is: in milliseconds.
+const PATIENT: &str = "5000";
+
+/// A backup that says this once all of [`KEYS`] were asked for, to each; or closes then, if it says
+/// nothing. One that answered earlier could be known to be down when the last of them is asked for, and
+/// a creating request is sent as it is then.
+fn says(answer: &'static str) -> (Magent, Farm, Fake) {
+    let asked = AtomicUsize::new(0);
+    before(PATIENT, move |link| {
+        if (asked.fetch_add(1, Ordering::Relaxed) + 1) % KEYS.len() != 0 {
+            return true;
+        }
+        link.send(answer.repeat(KEYS.len()));
+        !answer.is_empty()
+    })
+}
 
 /// A fresh primary, and a backup that does `this` when it is asked for one of [`KEYS`]; an answer, and
 /// a connect, may take so many ms.
@@ -124,18 +139,12 @@ fn only_en_is_a_miss() {
         "nonsense\r\n",
         "",
     ] {
-        let (magent, farm, _backup) = before(AT_ONCE, move |link| {
-            link.send(answer);
-            !answer.is_empty()
-        });
+        let (magent, farm, _backup) = says(answer);
         let answers = create_all(&magent);
         let what = format!("a backup that says {answer:?}");
         check_refused(&answers, "SERVER_ERROR ", &farm.primaries[0], &what);
     }
-    let (magent, farm, _backup) = before(AT_ONCE, |link| {
-        link.send("EN\r\n");
-        true
-    });
+    let (magent, farm, _backup) = says("EN\r\n");
     let answers = create_all(&magent);
     assert_eq!(answers, ["STORED", "HD", "VA 0 W", "VA 1"]);
     assert_eq!(farm.primaries[0].value("k0").as_deref(), Some(&b"x"[..]));
