@@ -1,5 +1,5 @@
-//! Looks the host names of servers up beside the loop: name service takes as long as it likes, and no
-//! client waits for that.
+//! Looks up the host names of servers on threads beside the loop, so that no client waits for name
+//! service.
 //!
 //! ```text
 //!  begin(host) ─▶ waiting ─▶ a thread each, a few at a time ─▶ take() ─▶ the proxy
@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::Builder;
 
-/// Names that are looked up at a time, so that one that hangs holds up no other and a thousand of them
-/// are no thousand threads.
+/// Lookups at a time: several, so that one that hangs delays no other; bounded, since each has a
+/// thread.
 const LOOKUPS: usize = 16;
 
 /// The addresses of a host, or why there are none.
@@ -74,7 +74,7 @@ impl Resolver {
             let (waker, name) = (self.waker.clone(), host.clone());
             let thread = Builder::new().name("lookup".into()).spawn(move || {
                 let found = lookup(&name).map_err(|e| sys::reason(&e));
-                // Neither can fail as long as there is a loop that cares.
+                // These fail only when the loop is gone.
                 let _ = sender.send((name, found));
                 let _ = waker.wake();
             });

@@ -4,6 +4,7 @@
 //! While a flush is on its way nothing is copied from a backup: what it holds is about to go.
 
 use super::pending::{Ask, Pending, To};
+use super::server::distinct;
 use super::{Pools, ServerId};
 use crate::clients::{Clients, Ticket};
 use crate::health::Cause;
@@ -38,12 +39,8 @@ impl<S: Socket> Pools<S> {
         delay: Option<u64>,
         clients: &mut Clients<S>,
     ) {
-        let mut primaries = self.pools[pool].primary_ids.clone();
-        let mut backups = self.pools[pool].backup_ids.clone();
-        primaries.sort_unstable();
-        primaries.dedup();
-        backups.sort_unstable();
-        backups.dedup();
+        let primaries = distinct(&self.pools[pool].primary_ids);
+        let mut backups = distinct(&self.pools[pool].backup_ids);
         backups.retain(|id| primaries.binary_search(id).is_err());
         for id in &primaries {
             self.flows.outdate(*id);

@@ -1,9 +1,9 @@
-//! Names of servers: when they are looked up, and what follows from what is found. The lookup itself
-//! is the event loop's.
+//! Host names of servers: when they are looked up, and what follows from the result. The lookup
+//! itself is the event loop's.
 //!
 //! ```text
 //!  start, reconnect, --resolve, HUP ─▶ next_lookup ─▶ (name service) ─▶ resolved ─▶ links are opened
-//!                                                                         └▶ it moves: down, then probed
+//!                                                    another address: down, probed, warming ◀┘
 //! ```
 
 use super::link::LinkState;
@@ -14,12 +14,12 @@ use crate::time::Time;
 use std::net::SocketAddr;
 
 impl<S: Socket> Pools<S> {
-    /// The next host whose addresses are wanted; [`Pools::resolved`] is to be told them.
+    /// The next host to look up; the result goes to [`Pools::resolved`].
     pub fn next_lookup(&mut self) -> Option<String> {
         self.lookups.pop()
     }
 
-    /// The names of all servers are looked up, and once more after `--resolve`.
+    /// Has the host names of all servers looked up, now and again after `--resolve`.
     pub fn look_up_all(&mut self) {
         let known = self.servers.values().filter(|s| s.removed.is_none());
         let hosts = known.filter_map(|s| Some(s.name.as_ref()?.host.clone()));
@@ -89,8 +89,8 @@ impl<S: Socket> Pools<S> {
         }
     }
 
-    /// A server is at another address now: what answers there holds nothing of what this one held. It
-    /// has missed what this one missed, so it is told the journal before it is used.
+    /// A server's host has another address now. What the process there holds is unknown: the server
+    /// counts as restarted, and is sent its journal before it is used.
     fn server_moved(&mut self, id: ServerId) {
         self.server_is_another(id);
         self.server_down(id, Cause::Moved, true);
@@ -115,7 +115,8 @@ impl<S: Socket> Pools<S> {
         self.server_restarted(id);
     }
 
-    /// A link works; it may be at another address than the ones before. Returns false if that cost it.
+    /// A link is open, perhaps to another address of the server's host than the links before. Returns
+    /// false if the server went down because of that, and the link with it.
     pub(super) fn stands_at(&mut self, id: usize) -> bool {
         let Some(link) = self.links.get(id) else {
             return false;
@@ -132,16 +133,15 @@ impl<S: Socket> Pools<S> {
         if name.in_use() == Some(address) {
             return true;
         }
-        let was_elsewhere = name.in_use().is_some();
-        name.uses(address);
+        let has_moved = name.uses(address);
         self.warn_of_twins(server_id, address);
-        if !was_elsewhere {
+        if !has_moved {
             return true;
         }
         let is_up = |l: &usize| self.links.get(*l).is_some_and(|l| l.is_up());
         let links = self.servers.get(server_id).map_or(&[][..], |s| &s.links);
         if links.iter().any(|l| *l != id && is_up(l)) {
-            // Those are at the old address: one server is never at two.
+            // Other links are open to the old address, and a server has one address at a time.
             self.server_moved(server_id);
             return false;
         }
@@ -149,7 +149,7 @@ impl<S: Socket> Pools<S> {
         true
     }
 
-    /// Two names for one server give it two healths and two journals, and its keys a copy that is none.
+    /// A server under two names has a health and a journal for each, and may be its own backup.
     fn warn_of_twins(&self, id: ServerId, address: SocketAddr) {
         let is_twin = |s: &&super::Server| s.address() == Some(address);
         let own = self.servers.get(id).map(|s| &s.spec.name);

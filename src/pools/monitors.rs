@@ -1,14 +1,15 @@
-//! What monitors ask memcached for (`stats items` …): every primary of the client's pool is asked, and what
-//! they say is merged. Who is away, late or says nonsense adds nothing.
+//! What monitors ask memcached for (`stats items` …): every primary of the client's pool is asked, and
+//! their answers are merged. A server that is away, late, or breaks the protocol adds nothing.
 //!
 //! ```text
 //!  stats slabs ─▶ primary 1 ─▶ STAT 1:used_chunks 2 ─┐
 //!              └▶ primary 2 ─▶ STAT 1:used_chunks 3 ─┴─▶ STAT 1:used_chunks 5
 //! ```
 
+use super::Pools;
 use super::pending::{Ask, Pending, To};
+use super::server::distinct;
 use super::totals::{Merged, Totals};
-use super::{Pools, ServerId};
 use crate::clients::{Clients, Ticket, write_stats};
 use crate::net::Socket;
 use crate::protocol::{Reply, Traits, Verb};
@@ -40,16 +41,11 @@ impl<S: Socket> Pools<S> {
         totals: Totals,
         clients: &mut Clients<S>,
     ) {
-        let mut primaries: Vec<ServerId> = Vec::new();
-        for id in &self.pools[pool].primary_ids {
-            if !primaries.contains(id) {
-                primaries.push(*id);
-            }
-        }
+        let primaries = distinct(&self.pools[pool].primary_ids);
         let op = self.monitors.insert(Monitor {
             ticket,
             totals,
-            // One more than there are: those that are away must not finish it at once.
+            // One extra part: servers that are away must not finish it at once.
             waiting: primaries.len() + 1,
             charged: 0,
         });

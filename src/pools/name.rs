@@ -1,10 +1,10 @@
-//! A server that is configured by its host name: what that was last found to be, and which of its
-//! addresses is in use. No I/O: answers come in, decisions go out.
+//! A server that is configured by its host name: the addresses that the last lookup found, and which
+//! of them is in use. No I/O.
 
 use std::net::SocketAddr;
 
-/// The address in use may be missing in fewer lookups in a row than this: name service that answers
-/// with some of many addresses moves nobody.
+/// The address in use is given up when it is missing in so many lookups in a row: some name services
+/// answer with a part of many addresses only.
 const MISSING: u32 = 3;
 
 /// A name that is looked up.

@@ -113,6 +113,14 @@ pub fn policy<'a>(pools: impl Iterator<Item = &'a PoolConfig>, probing: Probing)
         })
 }
 
+/// Each of these servers once, by number. A farm names one several times by its weight.
+pub fn distinct(ids: &[ServerId]) -> Vec<ServerId> {
+    let mut ids = ids.to_vec();
+    ids.sort_unstable();
+    ids.dedup();
+    ids
+}
+
 /// One pool: its settings and where its keys go.
 #[derive(Debug)]
 pub struct Pool {
