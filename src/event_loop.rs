@@ -18,6 +18,7 @@ use crate::logger;
 use crate::net::{self, Stream};
 use crate::proxy::{Now, Proxy};
 use crate::sys::{self, Signal, Signals, State};
+use crate::work::Work;
 use listeners::{Listeners, Plan};
 use mio::event::Event;
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -220,7 +221,7 @@ impl EventLoop {
                 ACCEPTS
             };
             self.accept(most, now);
-            self.proxy.tick(now);
+            self.proxy.tick(now, Work::timed());
             self.connect(now);
             while let Some(host) = self.proxy.next_lookup() {
                 self.resolver.begin(host);

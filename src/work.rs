@@ -1,6 +1,7 @@
 //! What there is to do: lists of connections, and how much one turn may do of it.
 
 use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 /// Members that have something to do, oldest first. Each keeps a flag that says if it is on the
 /// list, so that it is there once.
@@ -44,19 +45,32 @@ impl<K> WorkList<K> {
     }
 }
 
-/// What one turn of the loop may do, in units of about a microsecond of processor time. What is
-/// left stays on its list for the next turn, so that no turn takes long and whoever has little to
-/// do is served between those who have much.
+/// What one turn of the loop may do. What is left stays on its list for the next turn, so that no
+/// turn takes long and whoever has little to do is served between those who have much.
+///
+/// Work is counted in units of about a microsecond, and the clock is read once in [`STEP`] of them:
+/// how long a byte takes depends on the machine, its caches and the other side's kernel.
 #[derive(Debug)]
 pub struct Work {
+    /// Units until the clock is read; of a counted turn, those that may still be done.
     left: i64,
+    /// The real clock: when it was read, and when the turn is to end. `None` for a counted turn.
+    clock: Option<(Instant, Instant)>,
 }
 
-/// Units that a turn begins with; see [`Work::next_kind`] for those that come to them.
-const TURN: i64 = 1_000;
+/// How long a turn may take; see [`Work::next_kind`] for what comes to it. The promise is 10 ms in
+/// all, of which the last system call of each kind takes some.
+const TURN: Duration = Duration::from_millis(2);
 
-/// Units for each further kind of work in a turn: the whole is some milliseconds.
-const KIND: i64 = 500;
+/// How long each further kind of work in a turn may take.
+const KIND: Duration = Duration::from_millis(1);
+
+/// Units between two looks at the clock.
+const STEP: i64 = 128;
+
+/// Units of a counted turn, and of each further kind of work in it.
+const COUNTED_TURN: i64 = 1_000;
+const COUNTED_KIND: i64 = 500;
 
 /// A read, or another small system call.
 const CALL: usize = 2;
@@ -77,9 +91,22 @@ pub const REPORT_LINES: usize = 2;
 const BYTES: usize = 1024;
 
 impl Work {
-    /// A fresh turn.
-    pub fn turn() -> Work {
-        Work { left: TURN }
+    /// A fresh turn, which ends by the clock.
+    pub fn timed() -> Work {
+        let now = Instant::now();
+        Work {
+            left: STEP,
+            clock: Some((now, now + TURN)),
+        }
+    }
+
+    /// A fresh turn that ends after so many units, whatever the clock says: for simulations, which
+    /// are to do the same each time.
+    pub fn counted() -> Work {
+        Work {
+            left: COUNTED_TURN,
+            clock: None,
+        }
     }
 
     /// Counts work of so many units.
@@ -102,13 +129,30 @@ impl Work {
 
     /// True if nothing more is to begin in this turn.
     #[inline]
-    pub fn is_done(&self) -> bool {
-        self.left <= 0
+    pub fn is_done(&mut self) -> bool {
+        self.left <= 0 && self.is_over()
+    }
+
+    fn is_over(&mut self) -> bool {
+        let Some((read, end)) = &mut self.clock else {
+            return true;
+        };
+        *read = Instant::now();
+        if *read < *end {
+            self.left = STEP;
+        }
+        *read >= *end
     }
 
     /// Another kind of work begins, which gets its part however much was done before.
     pub fn next_kind(&mut self) {
-        self.left = self.left.max(0) + KIND;
+        match &mut self.clock {
+            Some((read, end)) => {
+                *end = *end.max(read) + KIND;
+                self.left = self.left.max(0) + STEP;
+            }
+            None => self.left = self.left.max(0) + COUNTED_KIND,
+        }
     }
 }
 
@@ -130,13 +174,33 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_ends() {
-        let mut work = Work::turn();
+    fn a_counted_turn_ends_after_its_units() {
+        let mut work = Work::counted();
         let mut calls = 0;
         while !work.is_done() {
             work.count_call(64 * 1024);
             calls += 1;
         }
         assert!((10..1000).contains(&calls), "{calls}");
+        work.next_kind();
+        assert!(!work.is_done());
+    }
+
+    #[test]
+    fn a_timed_turn_ends_by_the_clock_and_each_kind_of_work_has_its_part() {
+        let begun = Instant::now();
+        let mut work = Work::timed();
+        while !work.is_done() {
+            work.count(REQUEST);
+        }
+        let turn = begun.elapsed();
+        assert!(turn >= TURN, "{turn:?}");
+        work.next_kind();
+        assert!(!work.is_done());
+        while !work.is_done() {
+            work.count(REQUEST);
+        }
+        let both = begun.elapsed();
+        assert!(both >= turn + KIND / 2, "{both:?}");
     }
 }

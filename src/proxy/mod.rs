@@ -233,11 +233,10 @@ impl<S: Socket> Proxy<S> {
         }
     }
 
-    /// One turn's work: serve what is ready, expire, write, reap. Bounded: what is left is done in
-    /// the next one.
-    pub fn tick(&mut self, now: Now) {
+    /// One turn's work: serve what is ready, expire, write, reap. What is left when `work` is used
+    /// up is done in the next turn.
+    pub fn tick(&mut self, now: Now, mut work: Work) {
         self.set_now(now);
-        let mut work = Work::turn();
         // Requests that come together with answers wait for one turn, and go with those that the
         // answered clients send meanwhile: more of them share a call to their server.
         let both = self.pools.has_readable() && self.clients.has_ready();

@@ -26,6 +26,7 @@ pub use store::{SECOND, UNIX};
 use super::rng::Rng;
 use magent::config::{Action, Address, Config, Endpoint};
 use magent::proxy::{Now, Proxy};
+use magent::work::Work;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io::ErrorKind;
@@ -304,7 +305,7 @@ impl World {
                 continue;
             };
             proxy.count_poll();
-            (self.around)(&mut || proxy.tick(clock));
+            (self.around)(&mut || proxy.tick(clock, Work::counted()));
         }
     }
 
