@@ -16,7 +16,7 @@ const DEPTH: usize = 1000;
 fn timeouts_by_the_thousand_stop_nobody() {
     let fake = Fake::start(|link| link.silence());
     let magent = Magent::farm(&[&fake.name], &[], &["--timeout", "300"]);
-    let mut clients: Vec<Client> = (0..CLIENTS).map(|_| magent.client()).collect();
+    let mut clients: Vec<Client> = (0..CLIENTS).map(|_| magent.old_client()).collect();
     for client in &mut clients {
         client.send("get a\r\n".repeat(DEPTH));
     }

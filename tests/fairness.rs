@@ -114,7 +114,7 @@ fn full_and_healthy() -> World {
     core.become_state(1, State::Silent);
     let key = key_on(0, 2, "k1.", 0);
     for _ in 0..64 {
-        let peer = core.client();
+        let peer = core.old_client();
         core.send(&peer, format!("get {key}\r\n").repeat(1024));
     }
     core.step();
@@ -155,7 +155,7 @@ fn a_hung_server_with_all_it_may_owe_does_not_slow_gets_of_several_keys_elsewher
         let values = keys.map(|k| format!("VALUE {k} 0 1\r\nv\r\n"));
         let answer = values.concat() + "END\r\n";
         let stuck = format!("get {}\r\n", key_on(0, 2, "k", 0)).repeat(1024);
-        let mut crowd: Vec<Client> = (0..66).map(|_| magent.client()).collect();
+        let mut crowd: Vec<Client> = (0..66).map(|_| magent.old_client()).collect();
         for client in &mut crowd {
             client.send(&stuck);
         }

@@ -197,7 +197,7 @@ fn values_that_wait_for_an_earlier_answer_are_counted_once() {
     core.become_state(1, State::Silent);
     let first = common::keys::key_on(0, 2, "k5.", 0);
     let large = common::keys::key_on(1, 2, "k1000000.", 0);
-    let client = core.client();
+    let client = core.old_client();
     core.send(&client, format!("get {first}\r\n"));
     core.send(&client, format!("get {large}\r\n").repeat(54));
     core.step();
@@ -255,7 +255,7 @@ fn a_client_that_held_over_four_gigabytes_leaves_nothing_behind() {
     let (first, large) = [(0, "f"), (1, "l")]
         .map(|(server, prefix)| common::keys::key_on(server, 2, prefix, 0))
         .into();
-    let client = core.client();
+    let client = core.old_client();
     core.become_state(1, State::Silent);
     core.become_state(2, State::Silent);
     core.send(&client, format!("get {first}\r\n"));

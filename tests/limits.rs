@@ -32,8 +32,8 @@ fn key_on(server: usize, len: usize, number: usize) -> String {
 #[test]
 fn a_thousand_requests_in_flight_pause_their_client_until_half_is_answered() {
     let mut core = core(&[]);
+    let greedy = core.old_client();
     core.become_state(1, State::Silent);
-    let greedy = core.client();
     core.send(&greedy, "get k1\r\n".repeat(1024));
     core.step();
     assert_eq!(core.requests(1), 1024);
@@ -53,6 +53,25 @@ fn a_thousand_requests_in_flight_pause_their_client_until_half_is_answered() {
     assert_eq!(core.take_text(&greedy), answer.repeat(1100));
     assert_eq!(core.take_text(&other), answer);
     assert_eq!(core.stat("limit_client_paused"), 1);
+}
+
+/// Those that connect, ask thousands of times and leave have little sent for them.
+#[test]
+fn a_client_that_has_taken_no_answer_has_few_requests_in_flight() {
+    let mut core = core(&[]);
+    core.become_state(1, State::Silent);
+    let new = core.client();
+    core.send(&new, "get k1\r\n".repeat(1100));
+    core.step();
+    let (mut sent, mut answered) = (0, 0);
+    for most in [20, 40, 80, 160, 320, 640, 1024] {
+        assert_eq!(core.requests(1) - answered, most.min(1100 - answered));
+        sent = core.requests(1);
+        core.serve_late(1, "END\r\n".repeat(sent - answered).as_bytes());
+        assert_eq!(core.take_text(&new), "END\r\n".repeat(sent - answered));
+        answered = sent;
+    }
+    assert_eq!(sent, 1100);
 }
 
 #[test]
@@ -160,7 +179,7 @@ fn a_silent_client_is_closed_only_where_that_was_asked_for() {
 fn crowd(core: &mut World) -> Vec<Peer> {
     core.become_state(1, State::Silent);
     let key = key_on(0, 1, 0);
-    let crowd: Vec<Peer> = (0..64).map(|_| core.client()).collect();
+    let crowd: Vec<Peer> = (0..64).map(|_| core.old_client()).collect();
     for peer in &crowd {
         core.send(peer, format!("get {key}\r\n").repeat(1024));
     }
@@ -203,7 +222,7 @@ fn a_backup_that_stands_in_is_bounded_too() {
     let mut core = World::new(&[&farm[..], &PATIENT].concat());
     core.become_state(1, State::Gone);
     core.become_state(2, State::Silent);
-    let crowd: Vec<Peer> = (0..66).map(|_| core.client()).collect();
+    let crowd: Vec<Peer> = (0..66).map(|_| core.old_client()).collect();
     for peer in &crowd {
         core.send(peer, "get k1\r\n");
     }

@@ -722,7 +722,7 @@ fn what_stands_behind_a_refused_delete_goes_to_the_backup() {
 #[test]
 fn a_server_that_never_ends_an_answer_is_down_when_its_link_is_full() {
     let mut core = core();
-    let others: Vec<_> = (0..70).map(|_| core.client()).collect();
+    let others: Vec<_> = (0..70).map(|_| core.old_client()).collect();
     core.ask(&others[0], "get k1\r\n");
     core.become_state(1, State::Silent);
     for other in &others {

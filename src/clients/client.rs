@@ -83,6 +83,8 @@ pub struct Client<S> {
     pub pause: Pause,
     /// How it ends.
     pub ending: Ending,
+    /// How often it has taken answers, up to 255.
+    pub answered: u8,
     /// On the list of clients to write.
     pub dirty: bool,
     /// On the list of clients to read.
@@ -101,9 +103,16 @@ impl<S: Socket> Client<S> {
             dialect: None,
             pause: Pause::default(),
             ending: Ending::Open,
+            answered: 0,
             dirty: false,
             listed: false,
         }
+    }
+
+    /// Some of its requests were answered, by bytes that were written or by none.
+    #[inline]
+    pub fn was_answered(&mut self) {
+        self.answered = self.answered.saturating_add(1);
     }
 
     /// The busy part, lent if it has none.

@@ -10,6 +10,11 @@ use crate::net::Socket;
 /// Requests in flight at which a client is paused.
 const MAX_SLOTS: usize = 1024;
 
+/// The same for a client that has taken no answers yet; it doubles with each time that it takes some.
+/// Otherwise those that connect, ask thousands of times, leave, and come again would fill their
+/// servers with requests that nobody waits for.
+const FIRST_SLOTS: usize = 20;
+
 /// Bytes owed at which a client is paused.
 const MAX_OWED: usize = 1024 * 1024;
 
@@ -73,6 +78,9 @@ impl<S: Socket> Clients<S> {
     pub(super) fn changed(&mut self, key: usize) {
         if let Some(client) = self.table.get_mut(key) {
             self.dirty.add(key, &mut client.dirty);
+            if client.active.as_ref().is_some_and(|a| a.out.is_empty()) {
+                client.was_answered();
+            }
             if let Some((copied, charged)) = client.account() {
                 self.budget.recharge(charged, copied);
             }
@@ -114,9 +122,10 @@ impl<S: Socket> Clients<S> {
         // What is there, and what may come.
         let expected = active.asked + slots * typical;
         let most = MAX_EXPECTED.min(self.budget.share() / 2);
+        let most_slots = MAX_SLOTS.min(FIRST_SLOTS << client.answered.min(16));
         let is_full =
-            slots >= MAX_SLOTS || owed >= MAX_OWED || (slots > 0 && owed + expected >= most);
-        let has_room = slots <= MAX_SLOTS / 2
+            slots >= most_slots || owed >= MAX_OWED || (slots > 0 && owed + expected >= most);
+        let has_room = slots <= most_slots / 2
             && owed <= MAX_OWED / 2
             && (slots == 0 || owed + expected <= most / 2);
         // Nothing else can go out before more keys of the first request were asked.

@@ -58,10 +58,12 @@ impl<S: Socket> Clients<S> {
             work.count_write(bytes);
             self.counters.writes += calls as u64;
             self.pools[client.pool as usize].counts.bytes_written += bytes as u64;
+            let has_more = !active.out.is_empty();
             if bytes > 0 {
                 client.last_moved = self.now;
+                client.was_answered();
             }
-            if !active.out.is_empty() && client.conn.is_writable() {
+            if has_more && client.conn.is_writable() {
                 self.dirty.add(key, &mut client.dirty);
             }
         }

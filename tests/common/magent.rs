@@ -144,6 +144,15 @@ impl Magent {
         Client::tcp(self.port)
     }
 
+    /// The same, and it has taken so many answers that it may have 1024 requests in flight.
+    pub fn old_client(&self) -> Client {
+        let mut client = self.client();
+        for _ in 0..6 {
+            client.ask("mn\r\n", "MN\r\n");
+        }
+        client
+    }
+
     /// What it wrote to stderr so far.
     pub fn log(&self) -> String {
         let log = fs::read(self.dir.path().join(LOG)).expect("its log");

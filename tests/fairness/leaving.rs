@@ -145,7 +145,7 @@ fn a_client_that_ends_its_half_is_answered() {
 fn writes_of_a_client_that_left_are_sent() {
     let mut core = slow();
     let before = core.requests(1);
-    let peer = core.client();
+    let peer = core.old_client();
     core.send(&peer, "set k1 0 0 1\r\nv\r\n".repeat(1000));
     core.step();
     core.reset(peer);
@@ -163,7 +163,7 @@ fn whoever_stays_waits_for_one_timeout_behind_those_who_left() {
     let stays = core.client();
     core.ask(&stays, "get k1\r\n");
     core.become_state(1, State::Hung);
-    let leaves: Vec<_> = (0..2).map(|_| core.client()).collect();
+    let leaves: Vec<_> = (0..2).map(|_| core.old_client()).collect();
     for peer in &leaves {
         core.send(peer, LONG_GET.repeat(1000));
         core.step();
@@ -186,7 +186,7 @@ fn whoever_stays_waits_for_one_timeout_behind_those_who_left() {
 #[test]
 fn whoever_waits_for_room_gets_that_of_those_who_left() {
     let mut core = slow();
-    let leaves: Vec<_> = (0..66).map(|_| core.client()).collect();
+    let leaves: Vec<_> = (0..66).map(|_| core.old_client()).collect();
     for peer in &leaves {
         core.send(peer, LONG_GET.repeat(1024));
         core.step();

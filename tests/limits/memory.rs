@@ -154,7 +154,7 @@ fn what_comes_while_memory_is_short_is_served() {
 fn requests_that_wait_for_a_warming_primary_are_counted_with_their_values() {
     let farm = ["-s", "127.0.0.1:1", "-b", "127.0.0.1:2", "--warm", "200000"];
     let mut core = World::new(&[&farm[..], &PATIENT].concat());
-    let writer = core.client();
+    let writer = core.old_client();
     core.ask(&writer, "get k1\r\n");
     core.become_state(1, State::Silent);
     let add = format!("add k 0 0 4000\r\n{}\r\n", "v".repeat(4000));

@@ -111,7 +111,7 @@ fn a_reload_with_64_servers() {
 
 /// As much in flight as a server may owe.
 fn crowd(magent: &Magent, server: &str) -> Vec<Client> {
-    let mut all: Vec<Client> = (0..64).map(|_| magent.client()).collect();
+    let mut all: Vec<Client> = (0..64).map(|_| magent.old_client()).collect();
     for client in &mut all {
         client.send("get k\r\n".repeat(1024));
     }

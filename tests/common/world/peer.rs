@@ -89,6 +89,16 @@ impl World {
         self.try_client().expect("a place for a client")
     }
 
+    /// The same, and it has taken so many answers that it may have 1024 requests in flight.
+    #[track_caller]
+    pub fn old_client(&mut self) -> Peer {
+        let peer = self.client();
+        for _ in 0..6 {
+            assert_eq!(self.ask(&peer, "mn\r\n"), "MN\r\n");
+        }
+        peer
+    }
+
     /// The same of another listener.
     #[track_caller]
     pub fn connect(&mut self, listener: usize) -> Peer {
