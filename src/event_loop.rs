@@ -8,6 +8,7 @@
 //! Readiness is state: every socket is registered once, for both directions, and an event is
 //! only noted. Tokens with the top bit set are the loop's own, the others are the proxy's.
 
+mod door;
 mod listeners;
 mod reading;
 mod resolver;
@@ -19,6 +20,7 @@ use crate::net::{self, Stream};
 use crate::proxy::{Now, Proxy};
 use crate::sys::{self, Signal, Signals, State};
 use crate::work::Work;
+use door::Door;
 use listeners::{Listeners, Plan};
 use mio::event::Event;
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -35,6 +37,8 @@ const SIGNALS: Token = Token(LOOP);
 /// A thread beside the loop has something for it.
 const WAKER: Token = Token(LOOP + 1);
 const FIRST_LISTENER: usize = LOOP + 2;
+/// Far above those of listeners that come and go with reloads.
+const FIRST_DOOR: usize = LOOP + (1 << 48);
 
 /// Events taken in one turn; more wait in the kernel.
 const EVENTS: usize = 1024;
@@ -75,6 +79,7 @@ pub struct EventLoop {
     config: Config,
     owner: Owner,
     listeners: Listeners,
+    door: Door,
     signals: Signals,
     /// The signals' stream has something to read.
     signalled: bool,
@@ -91,6 +96,7 @@ pub struct EventLoop {
 pub struct Bound {
     listeners: Listeners,
     plan: Plan,
+    door: door::Bound,
 }
 
 /// Binds every listener of `config`; socket files are given to `owner`.
@@ -100,7 +106,12 @@ pub struct Bound {
 pub fn bind(config: &Config, owner: Owner) -> Result<Bound, String> {
     let mut listeners = Listeners::new(FIRST_LISTENER);
     let plan = plan(&mut listeners, config, owner)?;
-    Ok(Bound { listeners, plan })
+    let door = door::bind(config, owner, FIRST_DOOR)?;
+    Ok(Bound {
+        listeners,
+        plan,
+        door,
+    })
 }
 
 fn plan(listeners: &mut Listeners, config: &Config, owner: Owner) -> Result<Plan, String> {
@@ -130,7 +141,8 @@ pub fn descriptors(config: &Config) -> u64 {
         let servers = pool.primaries.len() + pool.backups.len();
         pool.listen.len() + 2 * servers * pool.connections
     });
-    (config.clients + pools.sum::<usize>() + SPARE_DESCRIPTORS) as u64
+    let others = door::descriptors(config) + SPARE_DESCRIPTORS;
+    (config.clients + pools.sum::<usize>() + others) as u64
 }
 
 /// The clock, read once a turn.
@@ -157,11 +169,13 @@ impl EventLoop {
         let Bound {
             mut listeners,
             plan,
+            door,
         } = bound;
         let poll = Poll::new()?;
         poll.registry()
             .register(signals.source(), SIGNALS, Interest::READABLE)?;
         listeners.apply(plan, poll.registry())?;
+        let door = Door::open(door, &prepared.config, poll.registry())?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let config = prepared.config.clone();
         Ok(EventLoop {
@@ -170,6 +184,7 @@ impl EventLoop {
             config,
             owner,
             listeners,
+            door,
             signals,
             signalled: false,
             reading: Reading::new(waker.clone()),
@@ -222,6 +237,7 @@ impl EventLoop {
             };
             self.accept(most, now);
             self.proxy.tick(now, Work::timed());
+            self.open_door(now);
             self.connect(now);
             while let Some(host) = self.proxy.next_lookup() {
                 self.resolver.begin(host);
@@ -242,7 +258,8 @@ impl EventLoop {
         };
         let reading = self.reading.wait(now.at);
         let listeners = self.listeners.wait(now.at);
-        [self.proxy.wait(now), listeners, reading, drain]
+        let door = self.door.wait(now);
+        [self.proxy.wait(now), listeners, door, reading, drain]
             .into_iter()
             .flatten()
             .min()
@@ -256,12 +273,16 @@ impl EventLoop {
             // Who works beside the loop is asked in each turn while it does.
         } else if token.0 & LOOP != 0 {
             self.listeners.note(token);
+            self.door.note(token);
         } else {
             // An error is read like an end: the next read tells which of them it is.
             let closed = event.is_read_closed() || event.is_error();
             let readable = event.is_readable() || closed;
             let writable = event.is_writable() || event.is_error();
-            self.proxy.ready(token.0, readable, writable, closed);
+            match token.0 & door::SESSION {
+                0 => self.proxy.ready(token.0, readable, writable, closed),
+                bit => (self.door.admin).ready(token.0 & !bit, readable, writable, closed),
+            }
         }
     }
 
@@ -359,18 +380,38 @@ impl EventLoop {
         }
     }
 
+    /// Operators have their turn.
+    fn open_door(&mut self, now: Now) {
+        self.door.turn(&mut self.proxy, self.poll.registry(), now);
+        if self.door.admin.take_reload() {
+            let why = match (&self.config.file, self.phase) {
+                (None, _) => Some("there is no configuration file (-c) to read again"),
+                (Some(_), Phase::Serving) => None,
+                (Some(_), Phase::Draining(_) | Phase::Over) => Some("stopping"),
+            };
+            match why {
+                Some(why) => self.door.admin.reloaded(Err(why)),
+                None => self.reread(now),
+            }
+        }
+    }
+
     /// HUP: the log and the names of servers anew, and the configuration if it is in a file.
     fn hang_up(&mut self, now: Now) {
         if let Err(e) = logger::reopen() {
             log::warn!("the log can't be reopened: {}", sys::reason(&e));
         }
         self.proxy.look_up_all(now);
+        if self.phase == Phase::Serving {
+            self.reread(now);
+        }
+    }
+
+    /// Begins to read the configuration again, if it is in a file.
+    fn reread(&mut self, now: Now) {
         let Some(file) = &self.config.file else {
             return;
         };
-        if self.phase != Phase::Serving {
-            return;
-        }
         let status = format!("reading {} again", file.display());
         tell_systemd(State::Reloading, &status);
         self.read_configuration(now);
@@ -406,6 +447,7 @@ impl EventLoop {
                 self.proxy.take_over(prepared, now);
                 if is_done {
                     self.tell_ready();
+                    self.door.admin.reloaded(Ok(()));
                 }
             }
             Err(why) => {
@@ -414,6 +456,7 @@ impl EventLoop {
                 self.proxy.reload_failed(&why, now);
                 if is_done {
                     tell_systemd(State::Ready, &line);
+                    self.door.admin.reloaded(Err(&why));
                 }
             }
         }

@@ -56,6 +56,8 @@ pub enum Cause {
     UnknownHost,
     /// Its host has another address now.
     Moved,
+    /// An operator took it out of use.
+    Drained,
 }
 
 impl Cause {
@@ -73,6 +75,7 @@ impl Cause {
             Cause::NoMemory => "out of memory reading",
             Cause::UnknownHost => "unknown host",
             Cause::Moved => "its address changed",
+            Cause::Drained => "drained",
         }
     }
 }
@@ -153,6 +156,8 @@ pub struct Health {
     unsettled: bool,
     /// How often it went down without answering a request in between.
     flaps: u32,
+    /// An operator took it out of use: it is down and not probed.
+    drained: bool,
     jitter: u64,
 }
 
@@ -178,6 +183,7 @@ impl Health {
             proved: true,
             unsettled: false,
             flaps: 0,
+            drained: false,
             jitter: seed | 1,
         }
     }
@@ -356,9 +362,11 @@ impl Health {
         self.failures = 0;
         if was_up {
             self.since = now;
-            self.flaps += 1;
+            self.flaps += u32::from(!self.drained);
         }
-        let probe_at = if at_once && self.reconnects_at_once() {
+        let probe_at = if self.drained {
+            Time::NEVER
+        } else if at_once && self.reconnects_at_once() {
             now
         } else {
             let wait = self.jittered();
@@ -401,8 +409,27 @@ impl Health {
     /// If it is down it is probed now: there is news of it.
     pub fn probe_soon(&mut self, now: Time) {
         if let State::Down { probe_at } = &mut self.state {
-            *probe_at = now;
+            if !self.drained {
+                *probe_at = now;
+            }
         }
+    }
+
+    /// Once it is down, which the caller sees to, it stays so whatever it answers.
+    pub fn drain(&mut self) {
+        self.drained = true;
+    }
+
+    /// The end of [`Health::drain`]: a good probe brings it back, and the first one is due now.
+    pub fn end_drain(&mut self, now: Time) {
+        self.drained = false;
+        self.wait = self.policy.retry;
+        self.probe_soon(now);
+    }
+
+    /// True from [`Health::drain`] to [`Health::end_drain`].
+    pub fn is_drained(&self) -> bool {
+        self.drained
     }
 
     /// The probe has begun.
@@ -513,6 +540,18 @@ mod tests {
         h.on_answer(at(0.5));
         assert!(!h.on_timeout(at(0.0), at(1.0)), "slow is not dead");
         assert!(h.on_timeout(at(0.5), at(1.5)));
+    }
+
+    #[test]
+    fn a_drained_server_is_not_probed_before_its_drain_ends() {
+        let mut h = Health::new(POLICY, at(0.0), 1);
+        h.drain();
+        h.go_down(Cause::Drained, true, at(1.0));
+        assert_eq!(h.probe_at(), Some(Time::NEVER));
+        h.probe_soon(at(2.0));
+        assert_eq!((h.probe_at(), h.flaps()), (Some(Time::NEVER), 0));
+        h.end_drain(at(3.0));
+        assert_eq!(h.probe_at(), Some(at(3.0)));
     }
 
     #[test]

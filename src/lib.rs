@@ -1,5 +1,6 @@
 //! magent: a proxy between memcached clients and memcached servers. See `docs/design.md`.
 
+pub mod admin;
 pub mod budget;
 pub mod buffer;
 pub mod clients;

@@ -70,7 +70,7 @@ static LOGGER: Logger = Logger(Mutex::new(State {
 ///
 /// # Errors
 /// The log can't be opened.
-pub fn start(target: &LogTarget, verbosity: u32, owner: Owner) -> io::Result<()> {
+pub fn start(target: &LogTarget, verbosity: u8, owner: Owner) -> io::Result<()> {
     let sink = match target {
         LogTarget::Stderr => Sink::Stderr(Stream::stderr()?),
         LogTarget::Syslog => Sink::Syslog(Syslog::new(Path::new(SYSLOG))),
@@ -83,12 +83,26 @@ pub fn start(target: &LogTarget, verbosity: u32, owner: Owner) -> io::Result<()>
     LOGGER.state().sink = sink;
     // It only fails if it was called before, and then this logger is in place already.
     let _ = log::set_logger(&LOGGER);
+    set_verbosity(verbosity);
+    Ok(())
+}
+
+/// From now on so much is logged; see [`start`].
+pub fn set_verbosity(verbosity: u8) {
     log::set_max_level(match verbosity {
         0 => LevelFilter::Warn,
         1 => LevelFilter::Info,
         _ => LevelFilter::Debug,
     });
-    Ok(())
+}
+
+/// How much is logged; see [`start`].
+pub fn verbosity() -> u8 {
+    match log::max_level() {
+        LevelFilter::Off | LevelFilter::Error | LevelFilter::Warn => 0,
+        LevelFilter::Info => 1,
+        LevelFilter::Debug | LevelFilter::Trace => 2,
+    }
 }
 
 /// Opens the log file anew, after it was moved away. Stderr and syslog need nothing.

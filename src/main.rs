@@ -136,6 +136,13 @@ fn prepare(config: Config) -> Result<Made, String> {
 /// What of the command line has no effect, or leaves more rights than are needed; a line each.
 fn doubts(config: &Config, identity: Option<&Identity>) -> Vec<String> {
     let mut all = config.unused.clone();
+    for door in config.admin.iter().filter(|door| door.is_public()) {
+        let advice = "name 127.0.0.1 or a socket unless a firewall stands before it";
+        let door = door.place();
+        all.push(format!(
+            "--admin {door}: whoever reaches it may stop service; {advice}"
+        ));
+    }
     if sys::is_root() {
         if config.user.is_none() {
             let advice = "add -u USER, or -u root if that is meant";
@@ -161,7 +168,7 @@ fn doubts(config: &Config, identity: Option<&Identity>) -> Vec<String> {
 }
 
 fn start_log(config: &Config, owner: Owner) -> Result<(), String> {
-    logger::start(&config.log, config.verbose.into(), owner).map_err(|e| match &config.log {
+    logger::start(&config.log, config.verbose, owner).map_err(|e| match &config.log {
         LogTarget::File(path) => format!("-L {}: {}", path.display(), reason(&e)),
         _ => format!("the log: {}", reason(&e)),
     })?;

@@ -40,6 +40,9 @@ pub trait Socket {
     /// # Errors
     /// Why it failed.
     fn connected(&mut self) -> io::Result<bool>;
+
+    /// Who is at the other end, for people: `127.0.0.1:41234`, or `unix:PID` of a local process.
+    fn peer(&self) -> String;
 }
 
 /// Slices handed to one `writev`; the kernel takes at most 1024.
@@ -164,6 +167,11 @@ impl<S: Socket> Conn<S> {
         self.io.shutdown_write()
     }
 
+    /// See [`Socket::peer`].
+    pub fn peer(&self) -> String {
+        self.io.peer()
+    }
+
     /// See [`Socket::connected`].
     ///
     /// # Errors
@@ -270,6 +278,17 @@ impl Socket for Stream {
             (None, Ok(())) => Ok(true),
             (None, Err(e)) if e.kind() == ErrorKind::NotConnected => Ok(false),
             (None, Err(e)) => Err(e),
+        }
+    }
+
+    fn peer(&self) -> String {
+        match self {
+            Stream::Tcp(s) => s
+                .peer_addr()
+                .map_or_else(|_| "gone".into(), |a| a.to_string()),
+            Stream::Unix(s) => {
+                sys::peer_process(s).map_or_else(|| "unix".into(), |p| format!("unix:{p}"))
+            }
         }
     }
 }

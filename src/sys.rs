@@ -16,7 +16,7 @@ pub use notify::{State, notify};
 pub use nowait::{has_room, send_now};
 pub use process::{cpu_time, raise_nofile, release_pages, thread_time, trim_memory, with_umask};
 pub use signals::{Signal, Signals};
-pub use sockets::{keep_alive, listen_tcp, set_backlog};
+pub use sockets::{keep_alive, listen_tcp, peer_process, set_backlog};
 
 use std::io;
 

@@ -109,6 +109,15 @@ impl Work {
         }
     }
 
+    /// One kind of work that is done besides a turn; it ends by the clock.
+    pub fn part() -> Work {
+        let now = Instant::now();
+        Work {
+            left: STEP,
+            clock: Some((now, now + KIND)),
+        }
+    }
+
     /// Counts work of so many units.
     #[inline]
     pub fn count(&mut self, units: usize) {

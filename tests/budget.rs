@@ -119,14 +119,12 @@ fn requests_allocate_nothing_in_the_steady_state() {
     assert!(over.is_empty(), "{over:#?}");
 }
 
-/// An idle client is this and an entry in a table; what a busy one needs is lent.
+/// An idle client is its socket, this, and an entry in a table; what a busy one needs is lent. In debug
+/// builds the socket has a number of mio's.
 #[test]
 fn an_idle_client_is_small() {
-    assert!(
-        size_of::<clients::Client<Stream>>() <= 64,
-        "{}",
-        size_of::<clients::Client<Stream>>()
-    );
+    let own = size_of::<clients::Client<Stream>>() - size_of::<Stream>();
+    assert!(own <= 56, "{own}");
 }
 
 #[test]

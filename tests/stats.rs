@@ -222,6 +222,7 @@ fn stats_settings_shows_every_option_in_force() {
         ("pid_file", "none"),
         ("log", "stderr"),
         ("memcached_stats", "true"),
+        ("admin", "none"),
         ("retry_max", "506"),
         ("probe", "507"),
         ("resolve", "508"),
@@ -253,7 +254,7 @@ fn stats_settings_shows_every_option_in_force() {
     assert_eq!(all["configuration"].len(), 16);
     // A new option needs a line here.
     let given = OPTIONS.iter().filter(|o| o.takes != Takes::Nothing).count();
-    assert_eq!(given, 28, "is the new option in stats settings?");
+    assert_eq!(given, 29, "is the new option in stats settings?");
 }
 
 #[test]

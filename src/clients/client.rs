@@ -30,6 +30,19 @@ impl Pause {
     /// The next portion of its keys waits until the one before has gone out.
     pub const PORTION: Pause = Pause(16);
 
+    /// The reasons in words, for people.
+    pub fn words(self) -> impl Iterator<Item = &'static str> {
+        let all = [
+            (Pause::OWED, "owed"),
+            (Pause::MEMORY, "memory"),
+            (Pause::SERVER, "server"),
+            (Pause::ORDER, "order"),
+            (Pause::PORTION, "portion"),
+        ];
+        all.into_iter()
+            .filter_map(move |(reason, word)| self.has(reason).then_some(word))
+    }
+
     /// True if there is no reason.
     #[inline]
     pub fn is_empty(self) -> bool {
@@ -79,6 +92,10 @@ pub struct Client<S> {
     pub listener: u16,
     /// The protocol, known from its first byte.
     pub dialect: Option<Dialect>,
+    /// When it came.
+    pub since: Time,
+    /// What it asked so far.
+    pub requests: u64,
     /// Why it is not read.
     pub pause: Pause,
     /// How it ends.
@@ -101,6 +118,8 @@ impl<S: Socket> Client<S> {
             pool,
             listener,
             dialect: None,
+            since: now,
+            requests: 0,
             pause: Pause::default(),
             ending: Ending::Open,
             answered: 0,

@@ -6,6 +6,11 @@ use crate::net::Socket;
 use crate::work::{CLOSE, Work};
 
 impl<S: Socket> Clients<S> {
+    /// False once all are to leave.
+    pub fn admits(&self) -> bool {
+        !self.closed
+    }
+
     /// A key for one more client, or the line to send before closing. `listener` counts through all
     /// pools in the order of the configuration.
     pub fn admit(&mut self, listener: usize) -> Result<usize, &'static [u8]> {

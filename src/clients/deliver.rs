@@ -20,6 +20,7 @@ impl<S: Socket> Clients<S> {
     ) -> Option<Ticket> {
         self.counters.requests += 1;
         let client = self.table.get_mut(key)?;
+        client.requests += 1;
         let counts = &mut self.pools[client.pool as usize].counts;
         counts.count_command(verb, traits, 1);
         let slot = Slot {
@@ -41,6 +42,7 @@ impl<S: Socket> Clients<S> {
     pub fn owe_keys(&mut self, key: usize, request: &Request, keys: usize) -> Option<Ticket> {
         self.counters.requests += 1;
         let client = self.table.get_mut(key)?;
+        client.requests += 1;
         let counts = &mut self.pools[client.pool as usize].counts;
         counts.count_command(request.verb, request.traits, keys as u64);
         let slot = Slot {

@@ -295,6 +295,7 @@ impl<S: Socket> Clients<S> {
                 drop_key,
             } => {
                 self.counters.requests += 1;
+                client.requests += 1;
                 let pool = &mut self.pools[client.pool as usize];
                 pool.counts.store_too_large += u64::from(swallow > pool.max_value);
                 log_own(input, used);
@@ -321,6 +322,7 @@ impl<S: Socket> Clients<S> {
             }
             Parsed::Local { used, what, format } => {
                 self.counters.requests += 1;
+                client.requests += 1;
                 log_own(input, used);
                 input.at += used;
                 Some(Next::Local(what, format))
@@ -342,7 +344,7 @@ impl<S: Socket> Clients<S> {
             return Some(Next::Head(request));
         }
         if request.value.is_some() && has_bad_end(&request, input.source(), input.at + total) {
-            self.counters.requests += 1;
+            self.count_request(key);
             input.at += total;
             self.bad_data_chunk(key, &request);
             return None;

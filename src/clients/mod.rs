@@ -9,6 +9,7 @@
 //!
 //! ```text
 //!  sweep hungry         what time does; clients that wait for memory
+//!  operator             what operators see of clients, and do with them
 //!  intake deliver       bytes → requests; answers of the pools → slots
 //!  value                large values, which arrive in pieces
 //!  refuse               what magent refuses by itself
@@ -32,6 +33,7 @@ mod hungry;
 mod input;
 mod intake;
 mod multi;
+mod operator;
 mod refuse;
 mod share;
 mod slots;
@@ -48,6 +50,7 @@ pub use client::Client;
 pub use input::Input;
 pub use intake::Next;
 pub use multi::Multi;
+pub use operator::{Seen, number};
 pub use value::needs_line_end;
 
 use crate::budget::Budget;
@@ -203,6 +206,14 @@ impl<S: Socket> Clients<S> {
         self.pools
             .iter_mut()
             .for_each(|p| p.counts = Default::default());
+    }
+
+    /// A client asked something.
+    fn count_request(&mut self, key: usize) {
+        self.counters.requests += 1;
+        if let Some(client) = self.table.get_mut(key) {
+            client.requests += 1;
+        }
     }
 
     /// A client asked for a `flush_all`.

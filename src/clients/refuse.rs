@@ -10,7 +10,7 @@ use crate::protocol::{self, Format, Limits, Parsed, Request, Scratch, Verb};
 impl<S: Socket> Clients<S> {
     /// Refuses a value for want of memory; the rest of it is thrown away as it arrives.
     pub(super) fn no_memory_to_store(&mut self, key: usize, request: &Request, missing: usize) {
-        self.counters.requests += 1;
+        self.count_request(key);
         self.counters.limit_memory_stores += 1;
         self.say(key, request.format, |out, format| {
             answer::write_error(format, b"out of memory storing object", out);

@@ -64,7 +64,7 @@ impl<S: Socket> Clients<S> {
         }
         let source = Source::Queue(&value.bytes, value.bytes.start());
         if has_bad_end(&value.request, source, value.bytes.len()) {
-            self.counters.requests += 1;
+            self.count_request(key);
             self.bad_data_chunk(key, &value.request);
             self.spares.give_arriving(value);
             return None;

@@ -17,6 +17,7 @@ mod prepared;
 mod report;
 mod typed;
 mod values;
+mod written;
 mod yaml;
 
 pub use file::{KEYS, Key};
@@ -90,6 +91,35 @@ impl ListenSpec {
     const MODE: u32 = 0o700;
     /// Accept queue of the command line's listeners: memcached's default.
     const BACKLOG: u32 = 1024;
+
+    /// Mode of a socket of the door: it is the operator's alone.
+    const ADMIN_MODE: u32 = 0o600;
+
+    /// As a file writes it.
+    fn written(&self) -> String {
+        match &self.address {
+            Address::Tcp(_) => self.place(),
+            Address::Unix(_) => format!("{} {:04o}", self.place(), self.mode),
+        }
+    }
+
+    /// True if it is no socket in the file system.
+    pub fn is_tcp(&self) -> bool {
+        matches!(self.address, Address::Tcp(_))
+    }
+
+    /// True if other hosts may reach it.
+    pub fn is_public(&self) -> bool {
+        matches!(&self.address, Address::Tcp(address) if !address.ip().is_loopback())
+    }
+
+    /// Where it is, for people.
+    pub fn place(&self) -> String {
+        match &self.address {
+            Address::Tcp(address) => address.to_string(),
+            Address::Unix(path) => path.display().to_string(),
+        }
+    }
 
     /// A listener of the command line.
     pub fn new(address: Address, mode: u32) -> ListenSpec {
@@ -230,6 +260,8 @@ pub struct Config {
     pub log: LogTarget,
     /// `--memcached-stats`.
     pub memcached_stats: bool,
+    /// `--admin`: doors for operators.
+    pub admin: Vec<ListenSpec>,
     /// Warnings of options that were typed and have no effect.
     pub unused: Vec<String>,
     /// `--retry-max`.

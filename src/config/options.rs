@@ -2,11 +2,12 @@
 //! of man page and README are made.
 
 use super::check;
-use super::typed::{Typed, wrong};
+use super::typed::{self, Typed, wrong};
 use super::values::{self, Bad};
 use super::{Action, Address, Config, ListenSpec, LogTarget, PoolConfig, UsageError, file};
 use crate::placement::{Distribution, Hash};
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 /// How often an option may stand on a command line, and whether it takes a value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -120,6 +121,7 @@ pub const OPTIONS: &[Opt] = &[
     opt("--journal", One("SIZE"), "memory for what one absent server missed").default("64m"),
     opt("--idle-timeout", One("SECONDS"), "close a client that is silent for so long; 0: never").default("0"),
     opt("--memcached-stats", Nothing, "answer stats as memcached does"),
+    opt("--admin", Many("ADDR:PORT"), "a door for operators and monitors; also /PATH.sock, of mode 0600; repeat"),
     opt("-c", One("FILE"), "pools of a configuration file, twemproxy's or magent's own"),
     opt("-t", Nothing, "check the options, and the file of -c, and exit"),
     opt("--hash", One("NAME"), "hash of the keys").default("magent").key("hash"),
@@ -229,11 +231,17 @@ fn no_pool_options(typed: &Typed) -> Result<(), UsageError> {
 
 /// Each file has one use: a log would grow into the configuration, a pid would be written over it.
 fn no_file_twice(typed: &Typed) -> Result<(), UsageError> {
-    let mut seen = Vec::new();
+    let mut named = Vec::new();
     for option in ["-c", "-f", "-P", "-L"] {
-        let Some(path) = typed.path(option)? else {
-            continue;
-        };
+        named.extend(typed.path(option)?.map(|path| (option, path)));
+    }
+    for door in admin(typed)? {
+        if let Address::Unix(path) = door.address {
+            named.push(("--admin", path));
+        }
+    }
+    let mut seen: Vec<(&str, PathBuf)> = Vec::new();
+    for (option, path) in named {
         if let Some((other, _)) = seen.iter().find(|(_, p)| *p == path) {
             let line = format!("{option} {}: is the file of {other} too", path.display());
             return Err(UsageError::usage(line));
@@ -302,6 +310,7 @@ fn process(typed: &Typed) -> Result<Config, UsageError> {
         pid_file: typed.path("-P")?,
         log,
         memcached_stats: typed.flag("--memcached-stats"),
+        admin: admin(typed)?,
         unused: Vec::new(),
         retry_max: values::ms(typed.number("--retry-max", 1..=MAX_MS)?),
         probe: values::ms(typed.number("--probe", 0..=MAX_MS)?),
@@ -391,6 +400,22 @@ fn pool(typed: &Typed, template: &PoolConfig) -> Result<PoolConfig, UsageError> 
         ))),
         None => Ok(pool),
     }
+}
+
+/// The doors.
+fn admin(typed: &Typed) -> Result<Vec<ListenSpec>, UsageError> {
+    let mut doors: Vec<ListenSpec> = Vec::new();
+    for text in typed.texts("--admin") {
+        let address = match text.contains('/') {
+            true => Address::Unix(typed::absolute("--admin", &text)?),
+            false => values::host_and_port(&text).map_err(|bad| wrong("--admin", &text, bad))?,
+        };
+        if doors.iter().any(|d| d.address == address) {
+            return Err(UsageError::usage(format!("--admin {text}: given twice")));
+        }
+        doors.push(ListenSpec::new(address, ListenSpec::ADMIN_MODE));
+    }
+    Ok(doors)
 }
 
 fn distribution(typed: &Typed) -> Result<Distribution, UsageError> {

@@ -1,7 +1,7 @@
 //! What a configuration says of itself: `stats settings` and its fingerprint.
 
 use super::values::{look_up, show_size};
-use super::{Address, Config, Endpoint, LogTarget, PoolConfig, ServerSpec};
+use super::{Config, Endpoint, ListenSpec, LogTarget, PoolConfig, ServerSpec};
 use std::collections::HashSet;
 use std::path::PathBuf;
 
@@ -20,7 +20,6 @@ impl Config {
         line("user", text(&self.user));
         line("group", text(&self.group));
         line("daemon", self.daemon.to_string());
-        line("verbose", self.verbose.to_string());
         line("pid_file", path(&self.pid_file));
         line(
             "log",
@@ -31,6 +30,7 @@ impl Config {
             },
         );
         line("memcached_stats", self.memcached_stats.to_string());
+        line("admin", listed(self.admin.iter().map(ListenSpec::place)));
         line("retry_max", self.retry_max.as_millis().to_string());
         line("probe", self.probe.as_millis().to_string());
         line("resolve", self.resolve.as_secs().to_string());
@@ -95,21 +95,18 @@ fn none() -> String {
 /// option's name.
 fn pool_lines(pool: &PoolConfig) -> Vec<(&'static str, String)> {
     let ms = |d: std::time::Duration| d.as_millis().to_string();
-    let listen = pool.listen.iter().map(|l| match &l.address {
-        Address::Tcp(address) => address.to_string(),
-        Address::Unix(path) => format!("{} {:04o}", path.display(), l.mode),
-    });
+    let listen = pool.listen.iter().map(ListenSpec::written);
     let tag = pool.hash_tag.map_or_else(none, |(open, close)| {
         format!("{}{}", open.escape_ascii(), close.escape_ascii())
     });
     let backlog = pool.listen.first().map_or(0, |l| l.backlog);
     vec![
-        ("listen", listen.collect::<Vec<_>>().join(", ")),
+        ("listen", listed(listen)),
         ("hash", pool.hash.name().to_string()),
         ("distribution", pool.distribution.name().to_string()),
         ("hash_tag", tag),
-        ("servers", server_list(&pool.primaries)),
-        ("backups", server_list(&pool.backups)),
+        ("servers", listed(server_list(&pool.primaries))),
+        ("backups", listed(server_list(&pool.backups))),
         ("timeout", ms(pool.timeout)),
         ("connect_timeout", ms(pool.connect_timeout)),
         ("backlog", backlog.to_string()),
@@ -135,10 +132,16 @@ fn pool_lines(pool: &PoolConfig) -> Vec<(&'static str, String)> {
 }
 
 /// Servers as the file writes them, each with the name that is hashed.
-fn server_list(servers: &[ServerSpec]) -> String {
-    if servers.is_empty() {
-        return none();
-    }
+pub(super) fn server_list(servers: &[ServerSpec]) -> impl Iterator<Item = String> {
     let one = |s: &ServerSpec| format!("{}:{} {}", s.name, s.weight, s.hash_name);
-    servers.iter().map(one).collect::<Vec<_>>().join(", ")
+    servers.iter().map(one)
+}
+
+/// All in one line.
+fn listed(all: impl Iterator<Item = String>) -> String {
+    let all: Vec<String> = all.collect();
+    match all.is_empty() {
+        true => none(),
+        false => all.join(", "),
+    }
 }

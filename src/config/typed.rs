@@ -123,16 +123,8 @@ impl Typed {
 
     /// A path, made absolute.
     pub fn path(&self, option: &str) -> Result<Option<PathBuf>, UsageError> {
-        let Some(text) = self.text(option) else {
-            return Ok(None);
-        };
-        if text.is_empty() {
-            return Err(UsageError::usage(format!("{option}: the path is empty")));
-        }
-        match std::path::absolute(Path::new(&text)) {
-            Ok(path) => Ok(Some(path)),
-            Err(e) => Err(UsageError::other(format!("{option} {text}: {e}"))),
-        }
+        let text = self.text(option);
+        text.map(|text| absolute(option, &text)).transpose()
     }
 
     /// The end of a message about an option that means something else to twemproxy, if it is
@@ -143,6 +135,15 @@ impl Typed {
             None => String::new(),
         }
     }
+}
+
+/// The value of an option as an absolute path.
+pub(super) fn absolute(option: &str, text: &str) -> Result<PathBuf, UsageError> {
+    if text.is_empty() {
+        return Err(UsageError::usage(format!("{option}: the path is empty")));
+    }
+    std::path::absolute(Path::new(text))
+        .map_err(|e| UsageError::other(format!("{option} {text}: {e}")))
 }
 
 /// What to do about an option that twemproxy has.

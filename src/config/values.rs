@@ -285,10 +285,20 @@ pub(super) fn file_listen(text: &str) -> Result<(Address, Option<u32>), Bad> {
             None => Ok((Address::Unix(PathBuf::from(text)), None)),
         };
     }
+    match host_and_port(text) {
+        Err(Bad::Value(_)) if !text.contains(':') => {
+            bad("must be host:port, [v6]:port, or /path.sock with an octal mode")
+        }
+        address => Ok((address?, None)),
+    }
+}
+
+/// An address to listen at: `host:port` or `[v6]:port`.
+pub(super) fn host_and_port(text: &str) -> Result<Address, Bad> {
     let Some((host, end)) = text.rsplit_once(':') else {
-        return bad("must be host:port, [v6]:port, or /path.sock with an octal mode");
+        return bad("must be ADDR:PORT, [V6]:PORT, or a path with a slash in it");
     };
-    Ok((Address::Tcp(resolve(host, port(end)?)?), None))
+    Ok(Address::Tcp(resolve(host, port(end)?)?))
 }
 
 /// The address of `-l`: IPv4 or IPv6, with or without brackets, or a name.

@@ -78,7 +78,7 @@ impl<S: Socket> Pools<S> {
         if was_trusted {
             let name = &server.spec.name;
             match server.health.flaps() {
-                1 => log::warn!("{name}: down: {}", cause.text()),
+                0 | 1 => log::warn!("{name}: down: {}", cause.text()),
                 n => log::warn!(
                     "{name}: down: {} ({n} times without an answer)",
                     cause.text()

@@ -94,18 +94,26 @@ impl<S: Socket> Pools<S> {
         }
     }
 
-    /// A server that is up and of which nothing was heard is asked for its version, once whatever links
-    /// it has: behind what it owes, if that is late already, else on a link that is open. Where nothing
-    /// is open the handshake of a new link is the probe.
+    /// A server that is up and of which nothing was heard is probed.
     fn probe_silent(&mut self, id: ServerId) {
         let now = self.now;
         let Some(server) = self.servers.get_mut(id) else {
             return;
         };
         let is_due = server.health.probe_at().is_some_and(|at| at <= now);
-        if !is_due || !server.health.is_silent(now) {
-            return;
+        if is_due && server.health.is_silent(now) {
+            self.probe_up(id);
         }
+    }
+
+    /// A server that is up is asked for its version, once whatever links it has: behind what it owes, if
+    /// that is late already, else on a link that is open. Where nothing is open the handshake of a new
+    /// link is the probe.
+    pub(super) fn probe_up(&mut self, id: ServerId) {
+        let now = self.now;
+        let Some(server) = self.servers.get(id) else {
+            return;
+        };
         let (timeout, all) = (server.timeout, server.links.clone());
         let links = || all.iter().filter_map(|l| Some((*l, self.links.get(*l)?)));
         if links().any(|(_, link)| link.will_tell()) {

@@ -13,7 +13,7 @@
 //! The files of this folder are layers; each calls those below it only:
 //!
 //! ```text
-//!  turn reload report                what the proxy calls
+//!  turn reload report operator       what the proxy calls
 //!  expire                            what time does
 //!  eject                             rings that servers leave
 //!  ask                               requests of clients
@@ -45,6 +45,7 @@ mod lookup;
 mod mirror;
 mod monitors;
 mod name;
+mod operator;
 mod pending;
 mod recent;
 mod reload;
@@ -60,10 +61,11 @@ mod turn;
 mod warm;
 
 pub use ask::Split;
+pub use monitors::Asker;
 pub use pending::Ask;
 pub use report::{Lines, line};
 pub use server::Place;
-pub use totals::{Names, Totals, Value};
+pub use totals::{Merged, Names, Totals, Value};
 pub use turn::Connect;
 
 use crate::budget::Budget;
@@ -127,6 +129,8 @@ pub struct Pools<S> {
     flows: flows::Flows,
     flushes: Slab<flush_all::FlushAll>,
     monitors: Slab<monitors::Monitor>,
+    /// What came of those that operators asked for.
+    reports: Vec<(usize, Merged)>,
     recent: RecentWrites,
     readable: WorkList<usize>,
     dirty: WorkList<usize>,
@@ -153,4 +157,13 @@ pub struct Pools<S> {
     looked_for_abandoned: Time,
     /// What servers did.
     pub counters: PoolCounters,
+}
+
+impl<S> Pools<S> {
+    /// This pool, or all that are configured.
+    fn pools_of(&self, pool: Option<usize>) -> impl Iterator<Item = &Pool> {
+        let all = self.pools.iter().enumerate();
+        let is_meant = move |at: usize, p: &Pool| pool.map_or(!p.removed, |one| one == at);
+        all.filter(move |(at, p)| is_meant(*at, p)).map(|(_, p)| p)
+    }
 }

@@ -1,4 +1,4 @@
-//! What monitors ask memcached for (`stats items` …): every primary of the client's pool is asked, and
+//! What monitors ask memcached for (`stats items` …): every primary of a pool, or of all, is asked, and
 //! their answers are merged. A server that is away, late, or breaks the protocol adds nothing.
 //!
 //! ```text
@@ -6,18 +6,27 @@
 //!              └▶ primary 2 ─▶ STAT 1:used_chunks 3 ─┴─▶ STAT 1:used_chunks 5
 //! ```
 
-use super::Pools;
 use super::pending::{Ask, Pending, To};
-use super::server::distinct;
+use super::server::{Pool, distinct};
 use super::totals::{Merged, Totals};
-use crate::clients::{Clients, Ticket, write_stats};
+use super::{Pools, ServerId};
+use crate::clients::{Clients, Ticket};
 use crate::net::Socket;
 use crate::protocol::{Reply, Traits, Verb};
 
-/// One client's `stats` on its way.
+/// Who asked.
+#[derive(Clone, Copy, Debug)]
+pub enum Asker {
+    /// A client.
+    Client(Ticket),
+    /// An operator; [`Pools::take_report`] names this number again.
+    Operator(usize),
+}
+
+/// One `stats` on its way.
 #[derive(Debug)]
 pub struct Monitor {
-    ticket: Ticket,
+    asker: Asker,
     totals: Totals,
     waiting: usize,
     /// Bytes charged to the budget.
@@ -32,27 +41,30 @@ impl Monitor {
 }
 
 impl<S: Socket> Pools<S> {
-    /// Asks the primaries of a pool for `line`, and answers with what comes of `totals`.
+    /// Asks the primaries of a pool, or of all, for `line`, and answers with what comes of `totals`.
     pub fn ask_primaries(
         &mut self,
-        ticket: Ticket,
-        pool: usize,
-        line: &[u8],
+        asker: Asker,
+        pool: Option<usize>,
+        line: &str,
         totals: Totals,
         clients: &mut Clients<S>,
     ) {
-        let primaries = distinct(&self.pools[pool].primary_ids);
+        let pools = || self.pools_of(pool);
+        let ids: Vec<ServerId> = pools().flat_map(|p| &p.primary_ids).copied().collect();
+        let span = pools().map(Pool::span).max().unwrap_or(0);
+        let timeout = pools().map(Pool::timeout_ms).max().unwrap_or(0);
+        let (primaries, deadline) = (distinct(&ids), self.now.plus(span));
         let op = self.monitors.insert(Monitor {
-            ticket,
+            asker,
             totals,
             // One extra part: servers that are away must not finish it at once.
             waiting: primaries.len() + 1,
             charged: 0,
         });
         self.charge_monitor(op);
-        let p = &self.pools[pool];
-        let (deadline, timeout) = (self.now.plus(p.span()), p.timeout_ms());
-        let ask = Ask::line(Verb::Stats, Traits::default(), line);
+        let line = format!("{line}\r\n");
+        let ask = Ask::line(Verb::Stats, Traits::default(), line.as_bytes());
         for id in primaries {
             let part = Pending {
                 deadline,
@@ -113,12 +125,16 @@ impl<S: Socket> Pools<S> {
         self.budget.recharge(&mut monitor.charged, 0);
         let bytes = monitor.totals.bytes();
         let merged = monitor.totals.finish();
-        clients.report(monitor.ticket, bytes, |out, format| match merged {
-            Merged::Lines(lines) => write_stats(format, &lines, out),
-            Merged::Raw(lines) => {
-                out.push_slice(&lines);
-                out.push_slice(b"END\r\n");
-            }
-        });
+        match monitor.asker {
+            Asker::Client(ticket) => clients.report(ticket, bytes, |out, format| {
+                merged.write(format, out);
+            }),
+            Asker::Operator(number) => self.reports.push((number, merged)),
+        }
+    }
+
+    /// What came of a `stats` that an operator asked for: that one's number, and the answer.
+    pub fn take_report(&mut self) -> Option<(usize, Merged)> {
+        self.reports.pop()
     }
 }

@@ -50,6 +50,7 @@ impl<S: Socket> Pools<S> {
             flows: flows::Flows::default(),
             flushes: Slab::<flush_all::FlushAll>::default(),
             monitors: Slab::default(),
+            reports: Vec::new(),
             recent: recent::RecentWrites::default(),
             readable: WorkList::default(),
             dirty: WorkList::default(),

@@ -1,12 +1,14 @@
 //! What an operator can see of pools and servers.
 
 use super::link::LinkState;
+use super::server::Pool;
 use super::{NOBODY, Pools, ServerId};
 use crate::clients::Clients;
 use crate::config::{Address, PoolConfig};
 use crate::health::State;
 use crate::net::Socket;
 use crate::time::{SECOND, Time, nanos};
+use std::collections::HashSet;
 
 /// The lines of one `stats`: names and values.
 pub type Lines = Vec<(String, String)>;
@@ -22,10 +24,11 @@ impl<S: Socket> Pools<S> {
         &self.pools[pool].config
     }
 
-    /// `stats` as every magent session ever published shows it.
-    pub fn matrix(&self, pool: usize) -> String {
+    /// `stats` as every magent session ever published shows it, of one pool or of all.
+    pub fn matrix(&self, pool: Option<usize>) -> String {
         let mut text = format!("memcached agent v{}\r\n", env!("CARGO_PKG_VERSION"));
-        for (i, id) in self.pools[pool].primary_ids.iter().enumerate() {
+        let primaries = self.pools_of(pool).flat_map(|p| &p.primary_ids);
+        for (i, id) in primaries.enumerate() {
             let Some(server) = self.servers.get(*id) else {
                 continue;
             };
@@ -71,23 +74,19 @@ impl<S: Socket> Pools<S> {
         self.start_unix + time.0 / SECOND
     }
 
-    /// `stats servers` of one pool.
-    pub fn stats_servers(&self, pool: usize) -> Lines {
-        let p = &self.pools[pool];
-        let mut ids: Vec<ServerId> = Vec::new();
-        for id in p.primary_ids.iter().chain(&p.backup_ids) {
-            if !ids.contains(id) {
-                ids.push(*id);
-            }
-        }
+    /// `stats servers` of one pool or of all.
+    pub fn stats_servers(&self, pool: Option<usize>) -> Lines {
+        let mut seen = HashSet::new();
+        let ids = |p: &Pool| [&p.primary_ids[..], &p.backup_ids].concat();
+        let all = self.pools_of(pool).flat_map(ids);
         let mut lines = Lines::new();
-        for id in ids {
+        for id in all.filter(|id| seen.insert(*id)) {
             self.stats_server(pool, id, &mut lines);
         }
         lines
     }
 
-    fn stats_server(&self, pool: usize, id: ServerId, lines: &mut Lines) {
+    fn stats_server(&self, pool: Option<usize>, id: ServerId, lines: &mut Lines) {
         let Some(s) = self.servers.get(id) else {
             return;
         };
@@ -95,8 +94,8 @@ impl<S: Socket> Pools<S> {
         let open = links().filter(|l| !matches!(l.state, LinkState::Idle));
         let in_flight: usize = links().map(|l| l.pending.len()).sum();
         let bytes: usize = links().map(|l| l.queue.len()).sum();
-        let pool = pool as u32;
-        let role = match (s.primary_of.contains(&pool), s.backup_of.contains(&pool)) {
+        let is_one = |of: &[u32]| of.iter().any(|p| pool.is_none_or(|one| one == *p as usize));
+        let role = match (is_one(&s.primary_of), is_one(&s.backup_of)) {
             (true, true) => "primary,backup",
             (true, false) => "primary",
             (false, _) => "backup",
@@ -139,8 +138,23 @@ impl<S: Socket> Pools<S> {
         put("latency_p99_us", s.stats.latency.quantile(990).to_string());
     }
 
-    /// `stats route`: where a key goes and why.
-    pub fn stats_route(&mut self, pool: usize, key: &[u8]) -> Lines {
+    /// `stats route`: where a key goes and why, in one pool or in each.
+    pub fn stats_route(&mut self, pool: Option<usize>, key: &[u8]) -> Lines {
+        let is_meant = |at: usize| pool.map_or(!self.pools[at].removed, |one| one == at);
+        let pools: Vec<usize> = (0..self.pools.len()).filter(|at| is_meant(*at)).collect();
+        let mut lines = Lines::new();
+        for at in &pools {
+            let prefix = match pools.len() {
+                1 => String::new(),
+                _ => format!("{}:", self.pools[*at].config.name),
+            };
+            let of_pool = self.route(*at, key).into_iter();
+            lines.extend(of_pool.map(|(name, value)| (format!("{prefix}{name}"), value)));
+        }
+        lines
+    }
+
+    fn route(&mut self, pool: usize, key: &[u8]) -> Lines {
         let place = self.place(pool, key);
         let p = &self.pools[pool];
         let name = |id: ServerId| {

@@ -4,7 +4,7 @@ use super::link::LinkState;
 use super::pending::{Ask, Attempt, Home, Pending, To};
 use super::{Losses, NOBODY, Pools, ServerId};
 use crate::buffer::Queue;
-use crate::clients::Ticket;
+use crate::clients::number;
 use crate::health::Cause;
 use crate::net::Socket;
 use crate::protocol::{Traits, Verb, forms};
@@ -254,7 +254,7 @@ impl<S: Socket> Pools<S> {
 /// Whose a request is, for `-vv`.
 fn whose(to: &To) -> String {
     match to {
-        To::Client(Ticket { client, .. }) => format!("client {}", client & 0xffff_ffff),
+        To::Client(ticket) => format!("client {}", number(ticket.client)),
         To::Nobody => "magent".into(),
         To::Mirror(_) => "mirror".into(),
         To::Delete(_) | To::Flush(_) => "journal".into(),

@@ -1,5 +1,8 @@
 //! The answers of several servers to one `stats`, merged into one: what can be added up is added up.
 
+use crate::buffer::Queue;
+use crate::clients::write_stats;
+use crate::protocol::Format;
 use std::collections::HashMap;
 
 /// Longest list of keys in bytes, in all: memcached's own bound for one.
@@ -172,12 +175,26 @@ impl Names {
     }
 }
 
-/// What a client gets.
+/// What whoever asked gets.
+#[derive(Debug)]
 pub enum Merged {
     /// Names and values.
     Lines(Vec<(Box<[u8]>, Vec<u8>)>),
     /// Lines as they are.
     Raw(Vec<u8>),
+}
+
+impl Merged {
+    /// Appends it as an answer of this format.
+    pub fn write(&self, format: Format, out: &mut Queue) {
+        match self {
+            Merged::Lines(lines) => write_stats(format, lines, out),
+            Merged::Raw(lines) => {
+                out.push_slice(lines);
+                out.push_slice(b"END\r\n");
+            }
+        }
+    }
 }
 
 impl Totals {

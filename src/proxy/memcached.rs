@@ -2,6 +2,7 @@
 //! proxy's is the client's pool's or the process's, what is the servers' is summed over the pool's primaries.
 
 use super::Proxy;
+use crate::logger;
 use crate::net::Socket;
 use crate::pools::{Lines, Names, Value, line};
 use crate::sys;
@@ -59,15 +60,26 @@ impl<S: Socket> Proxy<S> {
         ]
     }
 
-    /// The names, with the values that are known without asking servers.
-    pub(super) fn memcached_stats(&self, pool: usize) -> Names {
+    /// The names, with the values that are known without asking servers, of one pool or of all.
+    pub(super) fn memcached_stats(&self, pool: Option<usize>) -> Names {
         let mut own: BTreeMap<String, String> = self.process_lines().into_iter().collect();
         let mut put = |name: &str, value: u64| own.insert(name.into(), value.to_string());
-        let counts = self.clients.counts(pool);
+        let (counts, most, connected) = match pool {
+            Some(pool) => (
+                self.clients.counts(pool),
+                self.clients.most_of(pool),
+                self.clients.in_pool(pool),
+            ),
+            None => (
+                self.clients.all_counts(),
+                self.config.clients,
+                self.clients.count(),
+            ),
+        };
         counts.each(|name, value| drop(put(name, value)));
         NONE_HERE.iter().for_each(|name| drop(put(name, 0)));
-        put("max_connections", self.clients.most_of(pool) as u64);
-        put("curr_connections", self.clients.in_pool(pool) as u64);
+        put("max_connections", most as u64);
+        put("curr_connections", connected as u64);
         put("connection_structures", self.clients.count() as u64);
         put("response_obj_oom", self.clients.counters.limit_memory_gets);
         put("read_buf_oom", self.clients.counters.limit_memory_requests);
@@ -89,7 +101,7 @@ impl<S: Socket> Proxy<S> {
         let config = self.pools.config(pool);
         vec![
             line("maxconns", self.clients.most_of(pool)),
-            line("verbosity", self.config.verbose),
+            line("verbosity", logger::verbosity()),
             line("num_threads", 1),
             line("item_size_max", config.max_value),
             line("flush_enabled", yes_no(config.flush_all)),

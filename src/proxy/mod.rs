@@ -17,7 +17,9 @@
 
 mod local;
 mod memcached;
+mod operator;
 mod requests;
+mod stats;
 mod turns;
 
 use crate::budget::Budget;
@@ -36,6 +38,7 @@ use turns::Turns;
 
 pub use crate::pools::Connect;
 pub use crate::stats::Holdings;
+pub use operator::Stats;
 
 /// The time of one turn: read once, passed everywhere, so that tests can hold the clock.
 #[derive(Clone, Copy, Debug)]

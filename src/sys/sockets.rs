@@ -82,6 +82,23 @@ pub fn keep_alive(socket: &impl AsFd) -> io::Result<()> {
     set_option(socket, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)
 }
 
+/// The process at the other end of a Unix socket, as of its connect.
+pub fn peer_process(socket: &impl AsFd) -> Option<i32> {
+    let mut peer = libc::ucred {
+        pid: 0,
+        uid: 0,
+        gid: 0,
+    };
+    let mut size = size_of::<libc::ucred>() as libc::socklen_t;
+    let fd = socket.as_fd().as_raw_fd();
+    let (level, option) = (libc::SOL_SOCKET, libc::SO_PEERCRED);
+    // SAFETY: the descriptor is borrowed, so it is open; peer is a ucred of that size.
+    let answer =
+        unsafe { libc::getsockopt(fd, level, option, (&raw mut peer).cast(), &raw mut size) };
+    // A process outside of this one's namespace has no number here.
+    (answer == 0 && peer.pid > 0).then_some(peer.pid)
+}
+
 fn set_option(
     socket: &impl AsFd,
     level: libc::c_int,

@@ -37,7 +37,8 @@ impl Magent {
         Magent::start(&args)
     }
 
-    /// One with these options; it listens on a free port of 127.0.0.1 and on [`Magent::socket`].
+    /// One with these options, in which `DIR` is a folder for sockets; it listens on a free port of
+    /// 127.0.0.1 and on [`Magent::socket`].
     pub fn start(options: &[&str]) -> Magent {
         for _ in 0..TRIES {
             if let Some(magent) = Magent::try_start(options) {
@@ -52,7 +53,9 @@ impl Magent {
         let socket = dir.path().join("s").display().to_string();
         let port_text = port.to_string();
         let mut args = vec!["-l", "127.0.0.1", "-p", &port_text, "-f", &socket];
-        args.extend(options);
+        let folder = dir.path().display().to_string();
+        let options: Vec<String> = options.iter().map(|o| o.replace("DIR", &folder)).collect();
+        args.extend(options.iter().map(String::as_str));
         Magent::spawn(&args, &[], port, dir)
     }
 
@@ -66,9 +69,11 @@ impl Magent {
     pub fn with_file_under(text: &str, environment: &[(&str, &Path)]) -> Magent {
         for _ in 0..TRIES {
             let (port, dir) = (free_port(), TempDir::new());
-            let file = dir.path().join("pools.yml").display().to_string();
+            let path = |name: &str| dir.path().join(name).display().to_string();
+            let (file, door) = (path("pools.yml"), path("admin"));
             write_file(&dir, port, text);
-            if let Some(magent) = Magent::spawn(&["-c", &file], environment, port, dir) {
+            let args = ["-c", &file, "--admin", &door];
+            if let Some(magent) = Magent::spawn(&args, environment, port, dir) {
                 return magent;
             }
         }
@@ -137,6 +142,11 @@ impl Magent {
     /// Its Unix socket.
     pub fn socket(&self) -> PathBuf {
         self.dir.path().join("s")
+    }
+
+    /// A session at its door, for one that has a file or was started with `--admin DIR/admin`.
+    pub fn operator(&self) -> Client {
+        Client::unix(&self.dir.path().join("admin"))
     }
 
     /// A client over TCP.

@@ -72,6 +72,8 @@ pub struct Plan {
     pub rude: bool,
     /// Servers may speak nonsense, and fail to store.
     pub mad: bool,
+    /// Operators take servers out of use and back.
+    pub drains: bool,
 }
 
 /// The first server's port; the next ones follow, primaries first.
@@ -131,6 +133,7 @@ impl Plan {
             choppy,
             rude: r.often(600),
             mad: r.often(300),
+            drains: false,
             tardy: !choppy && r.often(500),
         };
         plan.add_trouble(Rng::new(seed ^ 0x0074_726f_7562_6c65));
@@ -174,6 +177,7 @@ impl Plan {
             (self.crowd, self.leavers) = (0, 0);
         }
         self.probe = r.pick(&[0, 100, 1000]);
+        self.drains = r.often(300);
     }
 
     /// The configuration of it.

@@ -120,6 +120,29 @@ fn an_idle_primary_that_stops_is_not_felt() {
     assert_eq!(s.ask("get k\r\n"), value("new"), "{}", s.sim.trace());
 }
 
+/// What is written while a primary is drained is read when it is used again.
+#[test]
+fn a_drain_is_not_felt() {
+    let mut s = Scene::new(1);
+    assert_eq!(s.ask("set k 0 0 3\r\nold\r\n"), "STORED\r\n");
+    s.lag(PRIMARY, 50).send("get k\r\n").pass(2);
+    s.sim.drain(PRIMARY);
+    assert_eq!(s.pass(20).got(), value("old"), "it is asked at the backup");
+    assert_eq!(
+        s.send("set k 0 0 3\r\nnew\r\n").pass(20).got(),
+        "STORED\r\n"
+    );
+    // However well it answers.
+    s.pass(20_000);
+    let held = s.sim.world.servers[&PRIMARY].store.get("k", 0);
+    assert_eq!(held.map(|item| &item.data[..]), Some(&b"old"[..]));
+    s.sim.end_drain(PRIMARY);
+    s.lag(PRIMARY, 0).pass(2000);
+    assert_eq!(s.ask("get k\r\n"), value("new"), "{}", s.sim.trace());
+    let item = s.sim.world.servers[&PRIMARY].store.get("k", 0);
+    assert!(item.is_some_and(|i| i.data == b"new"), "it was copied");
+}
+
 /// A key that is deleted while it is fetched stays deleted.
 #[test]
 fn a_fetch_does_not_outlive_a_delete() {

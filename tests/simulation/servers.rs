@@ -262,7 +262,29 @@ impl Sim {
         self.after(100 * MS, 4 * SECOND, Event::Fault);
     }
 
+    /// An operator takes a server out of use.
+    pub fn drain(&mut self, server: u16) {
+        self.note_fault(format!("s{server} is drained"));
+        self.drained.insert(server);
+        let done = self.world.proxy().drain_server(&name(server));
+        assert_eq!(done, Ok(()));
+    }
+
+    /// An operator uses a server again.
+    pub fn end_drain(&mut self, server: u16) {
+        if self.drained.remove(&server) {
+            self.note_fault(format!("s{server} is used again"));
+            self.healed = self.world.now;
+            let done = self.world.proxy().end_drain(&name(server));
+            assert_eq!(done, Ok(()));
+        }
+    }
+
     fn fail(&mut self, server: u16, length: u64) {
+        if self.plan.drains && self.rng.often(300) && !self.drained.contains(&server) {
+            self.drain(server);
+            return self.after(length, length + 1, Event::EndDrain(server));
+        }
         let most = self.plan.timeout * MS * 3 / 2;
         let state = match self.rng.below(12) {
             0..=2 => State::Gone,
@@ -406,6 +428,11 @@ impl Sim {
             self.schedule_reply(conn);
         }
     }
+}
+
+/// A server as magent names it.
+fn name(server: u16) -> String {
+    format!("127.0.0.1:{server}")
 }
 
 /// The number of the write that an `incr` or `ma` does: its delta is one more.

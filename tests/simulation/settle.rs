@@ -110,7 +110,7 @@ impl Sim {
         let recent =
             self.world.now < self.healed + self.plan.window() + SECOND || !self.clients[i].eager;
         if let Some((_, s)) = server.filter(|(port, _)| self.plan.backup_ports().contains(port)) {
-            if recent || s.state != State::Well {
+            if recent || s.state != State::Well || !self.drained.is_empty() {
                 return Ok(());
             }
         }

@@ -14,7 +14,7 @@ use crate::common::keys;
 use crate::common::rng::Rng;
 use crate::common::world::{Edges, SECOND, State, World};
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet, VecDeque};
 
 /// One millisecond in nanoseconds.
 pub const MS: u64 = 1_000_000;
@@ -43,6 +43,8 @@ pub enum Event {
     Sever(u16),
     /// A server does all that it has received of a link that magent has given up.
     Late(usize),
+    /// An operator uses a server again.
+    EndDrain(u16),
 }
 
 /// What magent reads at a time, in bytes.
@@ -77,6 +79,8 @@ pub struct Sim {
     faults: Vec<String>,
     /// When the last server got well.
     pub healed: u64,
+    /// Servers that an operator took out of use.
+    pub drained: BTreeSet<u16>,
     /// When magent last held a server for away.
     pub away: u64,
     /// Turns of the loop.
@@ -117,6 +121,7 @@ impl Sim {
             trace: VecDeque::new(),
             faults: Vec::new(),
             healed: 0,
+            drained: BTreeSet::new(),
             away: 0,
             steps: 0,
             ending: false,
@@ -261,6 +266,7 @@ impl Sim {
                 Event::Heal(server) => self.heal(server),
                 Event::Sever(server) => self.sever_links(server),
                 Event::Late(conn) => self.run_late(conn)?,
+                Event::EndDrain(server) => self.end_drain(server),
             }
         }
         Ok(())
@@ -339,6 +345,7 @@ impl Sim {
         self.ending = true;
         for server in self.plan.ports() {
             self.heal(server);
+            self.end_drain(server);
         }
         self.note_fault("all servers are well, clients finish".into());
         self.run(self.world.now + 120 * SECOND)?;

@@ -107,6 +107,43 @@ fn ten_thousand_clients_that_come_and_leave_together() {
     });
 }
 
+/// They are listed, and killed one after the other.
+#[test]
+fn ten_thousand_clients_that_an_operator_looks_at() {
+    const CLIENTS: usize = 10_000;
+    raise_descriptors(CLIENTS as u64 + 1000);
+    let server = Memcached::start();
+    let options = ["-n", "12000", "--admin", "DIR/admin"];
+    let magent = Magent::farm(&[&server.name], &[], &options);
+    let all: Vec<Client> = (0..CLIENTS).map(|_| magent.client()).collect();
+    wait_for("them", || {
+        (magent.stat("curr_connections") > CLIENTS as u64).then_some(())
+    });
+    assert_short_turns(&magent, || {
+        let mut operators: Vec<Client> = (0..4).map(|_| magent.operator()).collect();
+        for operator in &mut operators {
+            operator.send(
+                "clients
+"
+                .repeat(3),
+            );
+        }
+        for operator in &mut operators {
+            for _ in 0..3 {
+                let list = operator.read_until(b"\r\nEND\r\n");
+                let lines = list.iter().filter(|b| **b == b'\n').count();
+                assert!(lines > CLIENTS, "{lines} lines");
+            }
+        }
+        let operator = &mut operators[0];
+        let kills: String = (0..CLIENTS).map(|n| format!("kill {n}\n")).collect();
+        let sender = operator.send_aside(kills.into_bytes());
+        (0..CLIENTS).for_each(|_| drop(operator.read_line()));
+        sender.join().expect("it is read");
+    });
+    drop(all);
+}
+
 /// A hundred clients take nothing, and then all that there is at once.
 #[test]
 fn a_backlog_of_900_megabytes_that_is_taken_at_once() {

@@ -405,6 +405,10 @@ pub struct End {
 }
 
 impl Socket for End {
+    fn peer(&self) -> String {
+        format!("end:{}", self.conn)
+    }
+
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         self.net.borrow_mut().read(self.conn, buf)
     }

@@ -1,0 +1,339 @@
+//! One connection: what it sent and was not answered, what it was answered and has not taken.
+
+use super::http::{self, Refusal};
+use super::task::Task;
+use super::text::{self, Asked, Follows};
+use crate::buffer::Queue;
+use crate::net::{Conn, Socket};
+use crate::pools::Merged;
+use crate::protocol::Format;
+use crate::proxy::Proxy;
+use crate::work::Work;
+use std::time::{Duration, Instant};
+
+/// Bytes that may wait to be answered: one line of text, or one head of HTTP.
+const MAX_INPUT: usize = http::MAX_HEAD;
+
+/// Bytes of answers at which no more is made before some are taken. One report may be longer.
+const MAX_OUT: usize = 64 * 1024;
+
+/// Bytes written to one session in one turn.
+const MAX_WRITE: usize = 256 * 1024;
+
+/// Units of work for one request: what it changes is logged.
+const ANSWER: usize = 10;
+
+/// Somebody at a terminal may think for so long.
+const TEXT_IDLE: Duration = Duration::from_secs(600);
+
+/// A monitor asks this often, or connects anew; from one whole request to the next, so that nobody
+/// holds a place by a byte now and then.
+const HTTP_IDLE: Duration = Duration::from_secs(75);
+
+/// Who takes nothing of an answer for so long is closed.
+const STALLED: Duration = Duration::from_secs(30);
+
+/// After the last answer the other side gets so long to close first: unread bytes would reset the
+/// connection, and the reset may overtake the answer.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// What it speaks. Who spoke HTTP once never gives a command: a web page could.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Speaks {
+    /// It has sent no line yet.
+    Nothing,
+    Text,
+    Http,
+}
+
+/// How it ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Ending {
+    Open,
+    /// What it sent is still answered.
+    AfterInput,
+    /// Nothing more is answered; what was is still sent.
+    AfterAnswers,
+    /// Until then the other side may close first.
+    Lingering(Instant),
+    Dead,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub struct Session<S> {
+    conn: Conn<S>,
+    peer: String,
+    is_tcp: bool,
+    speaks: Speaks,
+    input: Vec<u8>,
+    /// `input` was looked at and holds no whole request.
+    is_looked_at: bool,
+    task: Task,
+    out: Queue,
+    ending: Ending,
+    /// It has asked something.
+    has_asked: bool,
+    /// When it came, or last asked something.
+    asked_at: Instant,
+    /// Since when it is owed something and took nothing of it.
+    owed_since: Option<Instant>,
+}
+
+impl<S: Socket> Session<S> {
+    /// Somebody has connected.
+    pub fn new(io: S, is_tcp: bool, now: Instant) -> Session<S> {
+        let conn = Conn::new(io);
+        Session {
+            peer: conn.peer(),
+            conn,
+            is_tcp,
+            speaks: Speaks::Nothing,
+            input: Vec::new(),
+            is_looked_at: true,
+            task: Task::Nothing,
+            out: Queue::new(),
+            ending: Ending::Open,
+            has_asked: false,
+            asked_at: now,
+            owed_since: None,
+        }
+    }
+
+    /// Its claim to its place: who has the least goes when there is none left.
+    pub fn claim(&self) -> (bool, Instant) {
+        (self.has_asked, self.asked_at)
+    }
+
+    /// An event of its socket.
+    pub fn note(&mut self, readable: bool, writable: bool, closed: bool) {
+        self.conn.note(readable, writable, closed);
+    }
+
+    /// Answers what it asked, as far as there is work and room. True if it asks for a reload.
+    pub fn serve(
+        &mut self,
+        number: usize,
+        proxy: &mut Proxy<S>,
+        work: &mut Work,
+        now: Instant,
+    ) -> bool {
+        let mut asks_for_reload = false;
+        while !work.is_done() && self.may_answer() {
+            if self.task.has_more() {
+                self.task.go_on(proxy, &mut self.out, work);
+            } else if !matches!(self.task, Task::Nothing) {
+                break;
+            } else if !self.is_looked_at {
+                self.is_looked_at = true;
+                self.take_request(number, proxy, work, now);
+                asks_for_reload |= matches!(self.task, Task::Reload);
+            } else if !self.read(work) {
+                break;
+            }
+        }
+        self.write(work, now);
+        self.end(now);
+        asks_for_reload
+    }
+
+    fn may_answer(&self) -> bool {
+        let is_open = matches!(self.ending, Ending::Open | Ending::AfterInput);
+        is_open && self.out.len() < MAX_OUT
+    }
+
+    /// Reads once; false if there is nothing to be read.
+    fn read(&mut self, work: &mut Work) -> bool {
+        if self.ending != Ending::Open || !self.conn.is_readable() {
+            return false;
+        }
+        let mut bytes = [0; MAX_INPUT];
+        let room = MAX_INPUT - self.input.len();
+        match self.conn.read(&mut bytes[..room]) {
+            Ok(Some(0)) => self.ending = Ending::AfterInput,
+            Ok(Some(n)) => {
+                work.count_call(n);
+                self.input.extend_from_slice(&bytes[..n]);
+                self.is_looked_at = false;
+            }
+            Ok(None) => return false,
+            Err(_) => self.ending = Ending::Dead,
+        }
+        true
+    }
+
+    /// Answers the request at the front of the input, if that is whole.
+    fn take_request(&mut self, number: usize, proxy: &mut Proxy<S>, work: &mut Work, now: Instant) {
+        let line_end = self.input.iter().position(|b| *b == b'\n');
+        if let (Speaks::Nothing, Some(end)) = (self.speaks, line_end) {
+            self.speaks = match http::is_first_line(&self.input[..end]) {
+                true => Speaks::Http,
+                false => Speaks::Text,
+            };
+        }
+        let used = match self.speaks {
+            Speaks::Http => http::head_len(&self.input),
+            Speaks::Text | Speaks::Nothing => line_end.map(|end| end + 1),
+        };
+        let Some(used) = used else {
+            if self.input.len() == MAX_INPUT {
+                self.refuse_length();
+            }
+            return;
+        };
+        let request: Vec<u8> = self.input.drain(..used).collect();
+        self.is_looked_at = self.input.is_empty();
+        (self.has_asked, self.asked_at) = (true, now);
+        work.count(ANSWER);
+        match self.speaks {
+            Speaks::Http => self.take_head(&request, proxy),
+            Speaks::Text | Speaks::Nothing => {
+                let line = String::from_utf8_lossy(&request);
+                let asked = Asked {
+                    number,
+                    peer: &self.peer,
+                    line: &line,
+                };
+                match text::answer(&asked, proxy, &mut self.out, work) {
+                    Follows::Task(task) => self.task = task,
+                    Follows::Close => self.ending = Ending::AfterAnswers,
+                }
+            }
+        }
+    }
+
+    fn take_head(&mut self, head: &[u8], proxy: &Proxy<S>) {
+        let (request, refusal) = match http::parse(head, self.is_tcp) {
+            Ok(request) => match request.path {
+                "/healthz" => {
+                    let (status, body) = match proxy.is_serving() {
+                        true => ("200 OK", "ok\n"),
+                        false => ("503 Service Unavailable", "stopping\n"),
+                    };
+                    let answer = http::Answer {
+                        status,
+                        kind: http::TEXT,
+                        body: body.as_bytes(),
+                    };
+                    answer.write(&request, &mut self.out);
+                    (Some(request), None)
+                }
+                _ => (Some(request), Some(Refusal::NotFound)),
+            },
+            Err(why) => (None, Some(why)),
+        };
+        if let Some(why) = refusal {
+            http::refuse(why, request.as_ref(), &mut self.out);
+        }
+        if !request.is_some_and(|r| r.stays) {
+            self.ending = Ending::AfterAnswers;
+        }
+    }
+
+    /// A request that is too long has no end that could be looked for.
+    fn refuse_length(&mut self) {
+        match self.speaks {
+            Speaks::Http => http::refuse(Refusal::TooLong, None, &mut self.out),
+            Speaks::Text | Speaks::Nothing => {
+                text::say(&Err("line too long".into()), &mut self.out);
+            }
+        }
+        self.ending = Ending::AfterAnswers;
+    }
+
+    fn write(&mut self, work: &mut Work, now: Instant) {
+        let at = self.out.start();
+        let mut written = 0;
+        if !self.out.is_empty() && self.conn.is_writable() {
+            match self.conn.write(&self.out, at, MAX_WRITE) {
+                Ok((bytes, _)) => written = bytes,
+                Err(_) => self.ending = Ending::Dead,
+            }
+            work.count_write(written);
+            self.out.release(at + written as u64);
+        }
+        self.owed_since = match (self.out.is_empty(), written) {
+            (true, _) => None,
+            (false, 0) => self.owed_since.or(Some(now)),
+            (false, _) => Some(now),
+        };
+    }
+
+    /// Moves on towards its end.
+    fn end(&mut self, now: Instant) {
+        let is_answered = self.out.is_empty() && matches!(self.task, Task::Nothing);
+        let is_last = match self.ending {
+            Ending::AfterInput => self.is_looked_at,
+            Ending::AfterAnswers => true,
+            Ending::Lingering(_) => return self.swallow(),
+            Ending::Open | Ending::Dead => false,
+        };
+        if is_answered && is_last {
+            self.ending = match self.conn.shutdown_write() {
+                Ok(()) if !self.conn.has_ended() => Ending::Lingering(now + LINGER),
+                _ => Ending::Dead,
+            };
+        }
+    }
+
+    /// Throws away what comes behind the last answer.
+    fn swallow(&mut self) {
+        if self.conn.is_readable()
+            && !matches!(self.conn.read(&mut [0; MAX_INPUT]), Ok(Some(1..) | None))
+        {
+            self.ending = Ending::Dead;
+        }
+    }
+
+    /// What servers said to its `stats`.
+    pub fn reported(&mut self, report: &Merged) {
+        if matches!(self.task, Task::Report) {
+            self.task = Task::Nothing;
+            report.write(Format::Text, &mut self.out);
+        }
+    }
+
+    /// What came of a reload, if it waits for one.
+    pub fn reloaded(&mut self, result: Result<(), &str>) {
+        if matches!(self.task, Task::Reload) {
+            self.task = Task::Nothing;
+            text::say(&result.map_err(str::to_string), &mut self.out);
+        }
+    }
+
+    /// True if it is gone, or its time is over.
+    pub fn is_over(&self, now: Instant) -> bool {
+        self.ending == Ending::Dead || self.deadline().is_some_and(|at| at <= now)
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        if let Some(since) = self.owed_since {
+            return Some(since + STALLED);
+        }
+        match (self.ending, &self.task) {
+            (Ending::Lingering(until), _) => Some(until),
+            (_, Task::Nothing) if self.speaks == Speaks::Http => Some(self.asked_at + HTTP_IDLE),
+            (_, Task::Nothing) => Some(self.asked_at + TEXT_IDLE),
+            _ => None,
+        }
+    }
+
+    /// How long nothing is to be done for it unless an event comes.
+    pub fn wait(&self, now: Instant) -> Option<Duration> {
+        if self.can_go_on() {
+            return Some(Duration::ZERO);
+        }
+        self.deadline().map(|at| at.saturating_duration_since(now))
+    }
+
+    fn can_go_on(&self) -> bool {
+        if matches!(self.ending, Ending::Lingering(_)) {
+            return self.conn.is_readable();
+        }
+        let is_free = matches!(self.task, Task::Nothing);
+        let reads = self.ending == Ending::Open && self.conn.is_readable();
+        let answers = self.task.has_more() || is_free && (!self.is_looked_at || reads);
+        let writes = !self.out.is_empty() && self.conn.is_writable();
+        writes || self.may_answer() && answers
+    }
+}

@@ -1,0 +1,59 @@
+//! Answers that take longer than a turn: lists that are written in pieces, and what others work on.
+
+use crate::buffer::Queue;
+use crate::net::Socket;
+use crate::proxy::Proxy;
+use crate::work::{REQUEST, Work};
+use std::fmt::Write as _;
+
+/// Units of work for one client's line: it asks the system who that is.
+const CLIENT: usize = 4 * REQUEST;
+
+/// What a session is in the middle of.
+#[derive(Debug)]
+pub enum Task {
+    /// Nothing: the next request may be answered.
+    Nothing,
+    /// The list of clients, from this place on.
+    Clients(usize),
+    /// Servers are asked for their part of a `stats`.
+    Report,
+    /// The configuration is read again.
+    Reload,
+}
+
+impl Task {
+    /// True if it can go on at once.
+    pub fn has_more(&self) -> bool {
+        matches!(self, Task::Clients(_))
+    }
+
+    /// Writes the next piece.
+    pub fn go_on<S: Socket>(&mut self, proxy: &Proxy<S>, out: &mut Queue, work: &mut Work) {
+        let Task::Clients(place) = self else {
+            return;
+        };
+        let mut line = String::new();
+        // As many as there are now: who comes later has a place that is free again, or comes last.
+        if *place >= proxy.client_places() {
+            out.push_slice(b"END\r\n");
+            *self = Task::Nothing;
+            return;
+        }
+        if let Some((c, pool)) = proxy.client_at(*place) {
+            let unread = match c.unread.is_empty() {
+                true => "-".to_string(),
+                false => c.unread.join(","),
+            };
+            let _ = write!(
+                line,
+                "{} {} {pool} {} age {} idle {} requests {} in_flight {} owed {} unread {unread}\r\n",
+                c.number, c.peer, c.dialect, c.age, c.idle, c.requests, c.in_flight, c.owed
+            );
+            work.count(CLIENT);
+        }
+        work.count(1);
+        out.push_slice(line.as_bytes());
+        *place += 1;
+    }
+}

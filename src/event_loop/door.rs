@@ -1,0 +1,101 @@
+//! The operator's door as far as the loop is concerned: its listeners and its sockets.
+
+use super::listeners::{Listeners, Plan};
+use crate::admin::Admin;
+use crate::config::Config;
+use crate::files::Owner;
+use crate::net::Stream;
+use crate::proxy::{Now, Proxy};
+use crate::sys;
+use crate::work::Work;
+use mio::{Interest, Registry, Token};
+use std::io;
+use std::time::Duration;
+
+/// Set in the tokens of sessions; what the loop's own have is above it.
+pub const SESSION: usize = 1 << 62;
+
+/// Operators accepted in one turn.
+const ACCEPTS: usize = 4;
+
+/// Descriptors that doors need besides those of [`super::descriptors`]: sessions, and listeners.
+pub fn descriptors(config: &Config) -> usize {
+    match config.admin.len() {
+        0 => 0,
+        listeners => listeners + crate::admin::SESSIONS,
+    }
+}
+
+/// The listeners of doors and whoever came through them.
+pub struct Door {
+    listeners: Listeners,
+    /// Of each listener: it is a TCP one.
+    tcp: Vec<bool>,
+    pub admin: Admin<Stream>,
+}
+
+/// Listeners that were bound for doors.
+pub struct Bound(Listeners, Plan);
+
+/// Binds the doors of `config`, whose listeners' tokens count from `first_token`.
+///
+/// # Errors
+/// A line that names the door and why it can't be bound.
+pub fn bind(config: &Config, owner: Owner, first_token: usize) -> Result<Bound, String> {
+    let mut listeners = Listeners::new(first_token);
+    let wanted: Vec<_> = config.admin.iter().collect();
+    match listeners.plan(&wanted, owner) {
+        Ok(plan) => Ok(Bound(listeners, plan)),
+        Err((at, why)) => {
+            let door = wanted[at].place();
+            Err(format!("--admin {door}: {}", sys::reason(&why)))
+        }
+    }
+}
+
+impl Door {
+    /// Opens the doors of `config`.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn open(bound: Bound, config: &Config, registry: &Registry) -> io::Result<Door> {
+        let Bound(mut listeners, plan) = bound;
+        listeners.apply(plan, registry)?;
+        Ok(Door {
+            listeners,
+            tcp: config.admin.iter().map(|door| door.is_tcp()).collect(),
+            admin: Admin::default(),
+        })
+    }
+
+    /// Takes an event of a listener; that of another one is ignored.
+    pub fn note(&mut self, token: Token) {
+        self.listeners.note(token);
+    }
+
+    /// Lets operators in and serves them.
+    pub fn turn(&mut self, proxy: &mut Proxy<Stream>, registry: &Registry, now: Now) {
+        for _ in 0..ACCEPTS {
+            let Some((listener, mut stream)) = self.listeners.next(now.at) else {
+                break;
+            };
+            self.admin.make_room();
+            let token = Token(SESSION | self.admin.next_number());
+            let both = Interest::READABLE | Interest::WRITABLE;
+            match registry.register(&mut stream, token, both) {
+                Ok(()) => self.admin.accepted(stream, self.tcp[listener], now),
+                Err(e) => log::warn!("an operator can't be watched: {}", sys::reason(&e)),
+            }
+        }
+        self.admin.tick(proxy, now, Work::part());
+    }
+
+    /// How long nothing is to be done here unless an event comes; `None`: for ever.
+    pub fn wait(&self, now: Now) -> Option<Duration> {
+        let listeners = self.listeners.wait(now.at);
+        [listeners, self.admin.wait(now)]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+}

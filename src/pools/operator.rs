@@ -1,0 +1,69 @@
+//! What an operator does with a server.
+
+use super::{Pools, ServerId};
+use crate::health::{Cause, State};
+use crate::net::Socket;
+
+impl<S: Socket> Pools<S> {
+    /// The server that `stats servers` calls so.
+    fn server_named(&self, name: &str) -> Result<ServerId, String> {
+        let is_named = |id: &ServerId| {
+            let server = self.servers.get(*id);
+            server.is_some_and(|s| s.removed.is_none() && s.spec.name == name)
+        };
+        let found = self.servers.keys().find(is_named);
+        found.ok_or_else(|| format!("no server {name}"))
+    }
+
+    /// Takes a server out of use: until [`Pools::end_drain`] it counts as down, with a journal.
+    ///
+    /// # Errors
+    /// A line that says why not.
+    pub fn drain(&mut self, name: &str) -> Result<(), String> {
+        let id = self.server_named(name)?;
+        if let Some(server) = self.servers.get_mut(id) {
+            if server.health.is_drained() {
+                return Err(format!("{name} is drained already"));
+            }
+            server.health.drain();
+        }
+        self.server_down(id, Cause::Drained, false);
+        Ok(())
+    }
+
+    /// Uses a drained server again, as soon as it answers and was sent what it missed.
+    ///
+    /// # Errors
+    /// A line that says why not.
+    pub fn end_drain(&mut self, name: &str) -> Result<(), String> {
+        let id = self.server_named(name)?;
+        match self.servers.get_mut(id) {
+            Some(server) if server.health.is_drained() => {
+                server.health.end_drain(self.now);
+                Ok(())
+            }
+            _ => Err(format!("{name} is not drained")),
+        }
+    }
+
+    /// Asks a server at once whether it answers; `stats servers` tells what came of it.
+    ///
+    /// # Errors
+    /// A line that says why not.
+    pub fn probe(&mut self, name: &str) -> Result<(), String> {
+        let id = self.server_named(name)?;
+        let Some(server) = self.servers.get_mut(id) else {
+            return Ok(());
+        };
+        match server.health.state() {
+            _ if server.health.is_drained() => {
+                return Err(format!("{name} is drained: `use` brings it back"));
+            }
+            State::Down { .. } => server.health.probe_soon(self.now),
+            State::Up => self.probe_up(id),
+            // One is on its way.
+            State::Probing | State::Settling { .. } | State::Syncing => {}
+        }
+        Ok(())
+    }
+}
