@@ -113,5 +113,5 @@ fuzz:
 # Where twemproxy puts keys, there magent looks for them: 20,000 for each hash and distribution.
 # What dist/ holds, under the programs that read it.
 interop:
-	@.ci/need memcached nutcracker logrotate
-	$(CARGO) test --locked --test interop --test dist
+	@.ci/need memcached nutcracker logrotate prometheus
+	$(CARGO) test --locked --test interop --test dist --test prometheus

@@ -3,8 +3,12 @@
 #[path = "admin/abuse.rs"]
 mod abuse;
 mod common;
+#[path = "prometheus/dashboard.rs"]
+mod dashboard;
 #[path = "admin/http.rs"]
 mod http;
+#[path = "admin/monitors.rs"]
+mod monitors;
 #[path = "admin/servers.rs"]
 mod servers;
 

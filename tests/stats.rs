@@ -44,7 +44,8 @@ const OF_A_SERVER: &[&str] = &[
     "role", "address", "state", "since", "last_error", "connections", "connects", "restarts", "probes",
     "requests", "errors", "timeouts", "in_flight", "bytes_in_flight", "bytes_read", "bytes_written", "journal_keys",
     "journal_bytes", "journal_overflows", "keys_copied", "mirrors", "mirrors_failed",
-    "latency_p50_us", "latency_p99_us",
+    "latency_p50_us", "latency_p99_us", "latency_p999_us", "latency_max_us", "latency_10s_p50_us",
+    "latency_10s_p99_us", "latency_10s_p999_us", "latency_10s_max_us",
 ];
 
 #[test]

@@ -43,6 +43,10 @@ pub struct Request<'a> {
     pub is_head: bool,
     /// Another request may follow.
     pub stays: bool,
+    /// An answer may come in chunks.
+    pub knows_chunks: bool,
+    /// It would rather have OpenMetrics.
+    pub likes_openmetrics: bool,
 }
 
 /// Why a request is not answered.
@@ -85,7 +89,8 @@ pub fn parse(head: &[u8], is_tcp: bool) -> Result<Request<'_>, Refusal> {
         "HEAD" => true,
         _ => return Err(Refusal::NotAllowed),
     };
-    let (mut hosts, mut stays) = (Vec::new(), version != "HTTP/1.0");
+    let knows_chunks = version != "HTTP/1.0";
+    let (mut hosts, mut stays, mut likes_openmetrics) = (Vec::new(), knows_chunks, false);
     for line in lines.filter(|line| !line.is_empty()) {
         // A line that goes on with a space would hide what is in it.
         let field = line
@@ -97,13 +102,14 @@ pub fn parse(head: &[u8], is_tcp: bool) -> Result<Request<'_>, Refusal> {
             "host" => hosts.push(value),
             "connection" if value.eq_ignore_ascii_case("close") => stays = false,
             "connection" if value.eq_ignore_ascii_case("keep-alive") => stays = true,
+            "accept" => likes_openmetrics |= value.contains("application/openmetrics-text"),
             "content-length" if value == "0" => {}
             "content-length" | "transfer-encoding" => return Err(Refusal::BadRequest),
             _ => {}
         }
     }
     match hosts[..] {
-        [] if version == "HTTP/1.0" => {}
+        [] if !knows_chunks => {}
         [host] if !is_tcp || is_own(host) => {}
         [_] => return Err(Refusal::Forbidden),
         _ => return Err(Refusal::BadRequest),
@@ -113,6 +119,8 @@ pub fn parse(head: &[u8], is_tcp: bool) -> Result<Request<'_>, Refusal> {
         path,
         is_head,
         stays,
+        knows_chunks,
+        likes_openmetrics,
     })
 }
 
@@ -133,6 +141,27 @@ fn is_own(host: &str) -> bool {
     name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
 }
 
+/// The head of an answer whose length is not known yet: its body comes in chunks if the other side knows
+/// them, else the end of the connection is its end.
+pub fn write_head(kind: &str, request: &Request<'_>, out: &mut Queue) {
+    let length = match request.knows_chunks {
+        true => "Transfer-Encoding: chunked\r\n",
+        false => "",
+    };
+    let stays = request.stays && request.knows_chunks;
+    put_head("200 OK", kind, length, stays, out);
+}
+
+fn put_head(status: &str, kind: &str, length: &str, stays: bool, out: &mut Queue) {
+    let mut head = String::new();
+    let _ = write!(
+        head,
+        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\n{length}{HEADERS}Connection: {}\r\n\r\n",
+        if stays { "keep-alive" } else { "close" },
+    );
+    out.push_slice(head.as_bytes());
+}
+
 /// An answer that is there whole.
 pub struct Answer<'a> {
     /// Number and words.
@@ -146,16 +175,8 @@ pub struct Answer<'a> {
 impl Answer<'_> {
     /// Appends it.
     pub fn write(&self, request: &Request<'_>, out: &mut Queue) {
-        let mut head = String::new();
-        let _ = write!(
-            head,
-            "HTTP/1.1 {}\r\nContent-Type: {}\r\nContent-Length: {}\r\n{HEADERS}Connection: {}\r\n\r\n",
-            self.status,
-            self.kind,
-            self.body.len(),
-            if request.stays { "keep-alive" } else { "close" },
-        );
-        out.push_slice(head.as_bytes());
+        let length = format!("Content-Length: {}\r\n", self.body.len());
+        put_head(self.status, self.kind, &length, request.stays, out);
         if !request.is_head {
             out.push_slice(self.body);
         }
@@ -171,6 +192,8 @@ pub fn refuse(why: Refusal, request: Option<&Request<'_>>, out: &mut Queue) {
         path: "",
         is_head: false,
         stays: false,
+        knows_chunks: true,
+        likes_openmetrics: false,
     };
     let body = format!("{}\n", why.status());
     let status = match why {

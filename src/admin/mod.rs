@@ -8,15 +8,22 @@
 //! The files of this folder are layers; each calls those below it only:
 //!
 //! ```text
-//!  mod        all sessions: who comes, who goes, whose turn it is
-//!  session    one connection
-//!  text http  what is asked, and what is answered
-//!  task       answers that take longer than a turn
+//!  mod           all sessions: who comes, who goes, whose turn it is
+//!  session       one connection
+//!  text pages    commands; what HTTP asks for
+//!  task          answers that take longer than a turn
+//!  document      what monitors read, in pieces
+//!  metrics json  its forms
+//!  http          heads of requests and of answers
 //! ```
 //!
 //! It has few sessions, each of which holds little: one that is in the way goes when another one comes.
 
+mod document;
 mod http;
+mod json;
+mod metrics;
+mod pages;
 mod session;
 mod task;
 mod text;

@@ -1,6 +1,7 @@
 //! One connection: what it sent and was not answered, what it was answered and has not taken.
 
 use super::http::{self, Refusal};
+use super::pages;
 use super::task::Task;
 use super::text::{self, Asked, Follows};
 use crate::buffer::Queue;
@@ -52,7 +53,7 @@ enum Ending {
     Open,
     /// What it sent is still answered.
     AfterInput,
-    /// Nothing more is answered; what was is still sent.
+    /// Nothing more is answered but what it is in the middle of.
     AfterAnswers,
     /// Until then the other side may close first.
     Lingering(Instant),
@@ -119,10 +120,10 @@ impl<S: Socket> Session<S> {
         now: Instant,
     ) -> bool {
         let mut asks_for_reload = false;
-        while !work.is_done() && self.may_answer() {
+        while !work.is_done() && self.out.len() < MAX_OUT {
             if self.task.has_more() {
                 self.task.go_on(proxy, &mut self.out, work);
-            } else if !matches!(self.task, Task::Nothing) {
+            } else if !self.may_ask() {
                 break;
             } else if !self.is_looked_at {
                 self.is_looked_at = true;
@@ -137,9 +138,10 @@ impl<S: Socket> Session<S> {
         asks_for_reload
     }
 
-    fn may_answer(&self) -> bool {
+    /// True if its next request may be answered.
+    fn may_ask(&self) -> bool {
         let is_open = matches!(self.ending, Ending::Open | Ending::AfterInput);
-        is_open && self.out.len() < MAX_OUT
+        is_open && matches!(self.task, Task::Nothing)
     }
 
     /// Reads once; false if there is nothing to be read.
@@ -186,7 +188,14 @@ impl<S: Socket> Session<S> {
         (self.has_asked, self.asked_at) = (true, now);
         work.count(ANSWER);
         match self.speaks {
-            Speaks::Http => self.take_head(&request, proxy),
+            Speaks::Http => {
+                let (task, stays) =
+                    pages::answer(&request, self.is_tcp, proxy, &mut self.out, work);
+                self.task = task;
+                if !stays {
+                    self.ending = Ending::AfterAnswers;
+                }
+            }
             Speaks::Text | Speaks::Nothing => {
                 let line = String::from_utf8_lossy(&request);
                 let asked = Asked {
@@ -199,34 +208,6 @@ impl<S: Socket> Session<S> {
                     Follows::Close => self.ending = Ending::AfterAnswers,
                 }
             }
-        }
-    }
-
-    fn take_head(&mut self, head: &[u8], proxy: &Proxy<S>) {
-        let (request, refusal) = match http::parse(head, self.is_tcp) {
-            Ok(request) => match request.path {
-                "/healthz" => {
-                    let (status, body) = match proxy.is_serving() {
-                        true => ("200 OK", "ok\n"),
-                        false => ("503 Service Unavailable", "stopping\n"),
-                    };
-                    let answer = http::Answer {
-                        status,
-                        kind: http::TEXT,
-                        body: body.as_bytes(),
-                    };
-                    answer.write(&request, &mut self.out);
-                    (Some(request), None)
-                }
-                _ => (Some(request), Some(Refusal::NotFound)),
-            },
-            Err(why) => (None, Some(why)),
-        };
-        if let Some(why) = refusal {
-            http::refuse(why, request.as_ref(), &mut self.out);
-        }
-        if !request.is_some_and(|r| r.stays) {
-            self.ending = Ending::AfterAnswers;
         }
     }
 
@@ -330,10 +311,9 @@ impl<S: Socket> Session<S> {
         if matches!(self.ending, Ending::Lingering(_)) {
             return self.conn.is_readable();
         }
-        let is_free = matches!(self.task, Task::Nothing);
         let reads = self.ending == Ending::Open && self.conn.is_readable();
-        let answers = self.task.has_more() || is_free && (!self.is_looked_at || reads);
+        let answers = self.task.has_more() || self.may_ask() && (!self.is_looked_at || reads);
         let writes = !self.out.is_empty() && self.conn.is_writable();
-        writes || self.may_answer() && answers
+        writes || self.out.len() < MAX_OUT && answers
     }
 }

@@ -1,5 +1,6 @@
 //! Answers that take longer than a turn: lists that are written in pieces, and what others work on.
 
+use super::document::Document;
 use crate::buffer::Queue;
 use crate::net::Socket;
 use crate::proxy::Proxy;
@@ -16,6 +17,8 @@ pub enum Task {
     Nothing,
     /// The list of clients, from this place on.
     Clients(usize),
+    /// A document, in pieces.
+    Document(Box<Document>),
     /// Servers are asked for their part of a `stats`.
     Report,
     /// The configuration is read again.
@@ -25,35 +28,51 @@ pub enum Task {
 impl Task {
     /// True if it can go on at once.
     pub fn has_more(&self) -> bool {
-        matches!(self, Task::Clients(_))
+        matches!(self, Task::Clients(_) | Task::Document(_))
     }
 
     /// Writes the next piece.
     pub fn go_on<S: Socket>(&mut self, proxy: &Proxy<S>, out: &mut Queue, work: &mut Work) {
-        let Task::Clients(place) = self else {
-            return;
+        let goes_on = match self {
+            Task::Clients(place) => {
+                let goes_on = list_client(*place, proxy, out, work);
+                *place += 1;
+                goes_on
+            }
+            Task::Document(document) => document.go_on(out, work),
+            Task::Nothing | Task::Report | Task::Reload => return,
         };
-        let mut line = String::new();
-        // As many as there are now: who comes later has a place that is free again, or comes last.
-        if *place >= proxy.client_places() {
-            out.push_slice(b"END\r\n");
+        if !goes_on {
             *self = Task::Nothing;
-            return;
         }
-        if let Some((c, pool)) = proxy.client_at(*place) {
-            let unread = match c.unread.is_empty() {
-                true => "-".to_string(),
-                false => c.unread.join(","),
-            };
-            let _ = write!(
-                line,
-                "{} {} {pool} {} age {} idle {} requests {} in_flight {} owed {} unread {unread}\r\n",
-                c.number, c.peer, c.dialect, c.age, c.idle, c.requests, c.in_flight, c.owed
-            );
-            work.count(CLIENT);
-        }
-        work.count(1);
-        out.push_slice(line.as_bytes());
-        *place += 1;
     }
+}
+
+/// Writes the client of this place, or behind the last of them the end; false then.
+fn list_client<S: Socket>(
+    place: usize,
+    proxy: &Proxy<S>,
+    out: &mut Queue,
+    work: &mut Work,
+) -> bool {
+    if place >= proxy.client_places() {
+        out.push_slice(b"END\r\n");
+        return false;
+    }
+    let mut line = String::new();
+    if let Some((c, pool)) = proxy.client_at(place) {
+        let unread = match c.unread.is_empty() {
+            true => "-".to_string(),
+            false => c.unread.join(","),
+        };
+        let _ = write!(
+            line,
+            "{} {} {pool} {} age {} idle {} requests {} in_flight {} owed {} unread {unread}\r\n",
+            c.number, c.peer, c.dialect, c.age, c.idle, c.requests, c.in_flight, c.owed
+        );
+        work.count(CLIENT);
+    }
+    work.count(1);
+    out.push_slice(line.as_bytes());
+    true
 }

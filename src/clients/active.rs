@@ -4,6 +4,7 @@ use super::Ticket;
 use super::multi::Multi;
 use crate::buffer::Queue;
 use crate::protocol::{Format, Request, Traits, Verb};
+use crate::time::Time;
 use std::collections::VecDeque;
 
 /// What a client is in the middle of sending.
@@ -110,6 +111,8 @@ pub struct Slot {
     pub held: Option<Box<Queue>>,
     /// Of a request with several keys.
     pub multi: Option<Box<Multi>>,
+    /// When it was read.
+    pub since: Time,
 }
 
 impl Slot {
@@ -123,6 +126,7 @@ impl Slot {
             asked: 0,
             held: None,
             multi: None,
+            since: Time::NEVER,
         }
     }
 }

@@ -149,21 +149,18 @@ impl<S: Socket> Client<S> {
         seq
     }
 
-    /// Completes slot `seq`: `write` appends the answer.
+    /// Completes slot `seq`: `write` appends the answer. When its request was read, if it was owed.
     #[inline]
     pub fn deliver(
         &mut self,
         spares: &mut Spares,
         seq: u32,
         write: impl FnOnce(&mut Queue, &Slot),
-    ) {
-        let Some(active) = self.active.as_mut() else {
-            return;
-        };
+    ) -> Option<Time> {
+        let active = self.active.as_mut()?;
         let i = seq.wrapping_sub(active.first_seq) as usize;
-        let Some(slot) = active.slots.get_mut(i).filter(|slot| !slot.done) else {
-            return;
-        };
+        let slot = active.slots.get_mut(i).filter(|slot| !slot.done)?;
+        let since = slot.since;
         slot.done = true;
         active.asked -= slot.asked as usize;
         if i > 0 {
@@ -172,12 +169,13 @@ impl<S: Socket> Client<S> {
             active.held += held.len();
             active.held_copied += held.own_bytes();
             slot.held = Some(held);
-            return;
+            return Some(since);
         }
         write(&mut active.out, slot);
         active.slots.pop_front();
         active.first_seq = active.first_seq.wrapping_add(1);
         active.advance(spares);
+        Some(since)
     }
 
     /// Copied bytes that it holds, and what was charged for them.

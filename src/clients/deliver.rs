@@ -6,6 +6,7 @@ use super::{Clients, Ticket, answer, has_values};
 use crate::buffer::Queue;
 use crate::net::Socket;
 use crate::protocol::{Format, Reply, Request, Traits, Verb};
+use crate::time::Time;
 
 impl<S: Socket> Clients<S> {
     /// Adds a slot for the answer to a request of so many bytes.
@@ -26,6 +27,7 @@ impl<S: Socket> Clients<S> {
         let slot = Slot {
             traits,
             asked: bytes as u32,
+            since: self.now,
             ..Slot::new(format, verb)
         };
         let slot = client.owe(&mut self.spares, slot);
@@ -48,6 +50,7 @@ impl<S: Socket> Clients<S> {
         let slot = Slot {
             traits: request.traits,
             multi: Some(self.spares.multi()),
+            since: self.now,
             ..Slot::new(request.format, request.verb)
         };
         let slot = client.owe(&mut self.spares, slot);
@@ -77,9 +80,10 @@ impl<S: Socket> Clients<S> {
         } else {
             let counts = &mut self.pools[pool].counts;
             counts.count_reply(verb, traits, line, reply.status);
-            client.deliver(&mut self.spares, ticket.slot, |out, slot| {
+            let since = client.deliver(&mut self.spares, ticket.slot, |out, slot| {
                 answer::write_reply(slot.format, verb, line, reply, out);
             });
+            self.note_latency(pool, since);
             self.changed(ticket.client);
         }
         if has_values(verb) {
@@ -156,9 +160,11 @@ impl<S: Socket> Clients<S> {
             return;
         };
         self.counters.server_errors += 1;
-        client.deliver(&mut self.spares, ticket.slot, |out, slot| {
+        let pool = client.pool as usize;
+        let since = client.deliver(&mut self.spares, ticket.slot, |out, slot| {
             answer::write_line(slot.format, failure, out);
         });
+        self.note_latency(pool, since);
         self.changed(ticket.client);
     }
 
@@ -215,14 +221,25 @@ impl<S: Socket> Clients<S> {
     /// Lets `f` change the answer to a request with several keys; `None` if it is none.
     fn change<T>(&mut self, ticket: Ticket, f: impl FnOnce(&mut Multi) -> T) -> Option<T> {
         let client = self.table.get_mut(ticket.client)?;
+        let pool = client.pool as usize;
         let active = client.active.as_mut()?;
-        let result = active.change_multi(&mut self.spares, ticket.slot, f)?;
+        let (result, since) = active.change_multi(&mut self.spares, ticket.slot, f)?;
         let waits = |slot: &mut Slot| slot.multi.as_ref().is_some_and(|m| m.waits_to_ask_again());
         if active.slot(ticket.slot).is_some_and(waits) && !active.again.contains(&ticket.slot) {
             active.again.push_back(ticket.slot);
         }
+        self.note_latency(pool, since);
         self.changed(ticket.client);
         Some(result)
+    }
+
+    /// A request that was read at this time has its answer.
+    #[inline]
+    fn note_latency(&mut self, pool: usize, since: Option<Time>) {
+        if let Some(since) = since.filter(|since| *since != Time::NEVER) {
+            let waited = self.now.since(since);
+            self.pools[pool].latency.add(waited, self.now);
+        }
     }
 
     /// Ticket, verb, traits and line prefix of a slot with keys to be asked once more.

@@ -128,7 +128,7 @@ impl<S: Socket> Clients<S> {
             _ => 0,
         };
         let room = most.min(space.len() - left);
-        self.counters.reads += 1;
+        self.calls.reads += 1;
         let read = client.conn.read(&mut space[left..left + room]);
         work.count_call(*read.as_ref().ok().and_then(|n| n.as_ref()).unwrap_or(&0));
         let n = match read {

@@ -56,7 +56,7 @@ pub use value::needs_line_end;
 use crate::budget::Budget;
 use crate::net::Socket;
 use crate::slab::Slab;
-use crate::stats::{ClientCounters, CommandCounters};
+use crate::stats::{CallCounters, ClientCounters, CommandCounters, Latency};
 use crate::time::Time;
 use crate::work::WorkList;
 use client::{Ending, Pause};
@@ -98,6 +98,8 @@ struct Pool {
     connected: usize,
     /// What its clients did.
     counts: CommandCounters,
+    /// How long its clients waited for servers.
+    latency: Latency,
     /// Typical size of the answer for one key, in bytes; falls slowly. 0 before the first.
     typical: usize,
 }
@@ -127,6 +129,8 @@ pub struct Clients<S> {
     abandoned: bool,
     /// What was done for clients, whatever their pool.
     pub counters: ClientCounters,
+    /// Reads from clients and writes to them.
+    pub calls: CallCounters,
 }
 
 impl<S: Socket> Clients<S> {
@@ -150,6 +154,7 @@ impl<S: Socket> Clients<S> {
             closed: false,
             abandoned: false,
             counters: ClientCounters::default(),
+            calls: CallCounters::default(),
         }
     }
 
@@ -187,6 +192,11 @@ impl<S: Socket> Clients<S> {
             .map_or_else(Default::default, |p| p.counts.clone())
     }
 
+    /// How long the clients of the pool with this number waited for servers' answers.
+    pub fn latency(&self, pool: usize) -> &Latency {
+        &self.pools[pool].latency
+    }
+
     /// What the clients of all pools did.
     pub fn all_counts(&self) -> CommandCounters {
         let mut all = CommandCounters::default();
@@ -202,10 +212,10 @@ impl<S: Socket> Clients<S> {
 
     /// Forgets what was counted.
     pub fn reset_counters(&mut self) {
-        self.counters = Default::default();
-        self.pools
-            .iter_mut()
-            .for_each(|p| p.counts = Default::default());
+        (self.counters, self.calls) = Default::default();
+        for pool in &mut self.pools {
+            (pool.counts, pool.latency) = Default::default();
+        }
     }
 
     /// A client asked something.

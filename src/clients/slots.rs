@@ -10,6 +10,7 @@ use super::active::{Active, Slot};
 use super::multi::Multi;
 use super::spares::Spares;
 use crate::buffer::Source;
+use crate::time::Time;
 
 impl Active {
     /// Takes complete answers off the front, and sends on what waited for them.
@@ -70,19 +71,21 @@ impl Active {
         self.slots.get_mut(i)
     }
 
-    /// Lets `f` change the answer to a request with several keys, and sends on what became ready.
+    /// Lets `f` change the answer to a request with several keys, and sends on what became ready. If
+    /// that completes the answer: when the request was read.
     pub fn change_multi<T>(
         &mut self,
         spares: &mut Spares,
         seq: u32,
         f: impl FnOnce(&mut Multi) -> T,
-    ) -> Option<T> {
+    ) -> Option<(T, Option<Time>)> {
         let i = seq.wrapping_sub(self.first_seq) as usize;
         let slot = self.slots.get_mut(i)?;
         let multi = slot.multi.as_mut()?;
         let (held, copied) = (multi.held(), multi.copied());
         let result = f(multi);
-        slot.done = multi.is_done();
+        let was_done = std::mem::replace(&mut slot.done, multi.is_done());
+        let since = (slot.done && !was_done).then_some(slot.since);
         if slot.done {
             self.asked -= std::mem::take(&mut slot.asked) as usize;
         }
@@ -92,6 +95,6 @@ impl Active {
         if seq == self.first_seq {
             self.advance(spares);
         }
-        Some(result)
+        Some((result, since))
     }
 }

@@ -56,7 +56,7 @@ impl<S: Socket> Clients<S> {
             };
             active.out.release(at + bytes as u64);
             work.count_write(bytes);
-            self.counters.writes += calls as u64;
+            self.calls.writes += calls as u64;
             self.pools[client.pool as usize].counts.bytes_written += bytes as u64;
             let has_more = !active.out.is_empty();
             if bytes > 0 {

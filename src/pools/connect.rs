@@ -60,7 +60,7 @@ impl<S: Socket> Pools<S> {
             match conn.write(&greeting.queue, at, usize::MAX) {
                 Ok((bytes, calls)) => {
                     greeting.queue.release(at + bytes as u64);
-                    self.counters.writes += calls as u64;
+                    self.calls.writes += calls as u64;
                 }
                 Err(_) => self.connect_failed(id, Cause::ConnectionLost),
             }

@@ -63,7 +63,7 @@ mod warm;
 pub use ask::Split;
 pub use monitors::Asker;
 pub use pending::Ask;
-pub use report::{Lines, line};
+pub use report::{Lines, ServerFigures, line};
 pub use server::Place;
 pub use totals::{Merged, Names, Totals, Value};
 pub use turn::Connect;
@@ -74,7 +74,7 @@ use crate::config::Endpoint;
 use crate::health::{Cause, Probing};
 use crate::net::Conn;
 use crate::slab::Slab;
-use crate::stats::PoolCounters;
+use crate::stats::{CallCounters, PoolCounters};
 use crate::time::Time;
 use crate::work::WorkList;
 use link::Link;
@@ -157,6 +157,8 @@ pub struct Pools<S> {
     looked_for_abandoned: Time,
     /// What servers did.
     pub counters: PoolCounters,
+    /// Reads from servers and writes to them.
+    pub calls: CallCounters,
 }
 
 impl<S> Pools<S> {

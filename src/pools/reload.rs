@@ -17,7 +17,7 @@ use crate::health::{Health, Probing};
 use crate::journal::Journal;
 use crate::net::Socket;
 use crate::slab::Slab;
-use crate::stats::{PoolCounters, ServerStats};
+use crate::stats::{CallCounters, Latency, PoolCounters, ServerStats};
 use crate::time::{SECOND, Time, nanos};
 use crate::work::WorkList;
 use std::collections::hash_map::Entry;
@@ -66,6 +66,7 @@ impl<S: Socket> Pools<S> {
             open_lines: Vec::new(),
             looked_for_abandoned: Time(0),
             counters: PoolCounters::default(),
+            calls: CallCounters::default(),
         }
     }
 
@@ -200,6 +201,7 @@ impl<S: Socket> Pools<S> {
             failure_limit: config.failure_limit,
             removed: None,
             stats: ServerStats::default(),
+            latency: Latency::default(),
         });
         self.by_endpoint.insert(spec.endpoint.clone(), id);
         let most_bytes = self.most_bytes(config.connections);

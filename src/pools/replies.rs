@@ -113,7 +113,7 @@ impl<S: Socket> Pools<S> {
         let Some(conn) = link.conn() else {
             return false;
         };
-        self.counters.reads += 1;
+        self.calls.reads += 1;
         let n = match conn.read(&mut space[left..]) {
             Ok(Some(n)) if n > 0 => n,
             Ok(None) => {

@@ -1,17 +1,125 @@
 //! What an operator can see of pools and servers.
 
 use super::link::LinkState;
-use super::server::Pool;
+use super::server::{Pool, distinct};
 use super::{NOBODY, Pools, ServerId};
 use crate::clients::Clients;
 use crate::config::{Address, PoolConfig};
 use crate::health::State;
 use crate::net::Socket;
+use crate::stats::{Histogram, ServerStats};
 use crate::time::{SECOND, Time, nanos};
 use std::collections::HashSet;
 
 /// The lines of one `stats`: names and values.
 pub type Lines = Vec<(String, String)>;
+
+/// One server, as it is now.
+#[derive(Clone, Debug)]
+pub struct ServerFigures {
+    /// As configured.
+    pub name: String,
+    /// `primary`, `backup`, or both.
+    pub role: &'static str,
+    /// Where it is, or `unknown`.
+    pub address: String,
+    /// `up`, `warming` or `down`.
+    pub state: &'static str,
+    /// An operator took it out of use.
+    pub is_drained: bool,
+    /// Since when it is up, or not: seconds since the epoch.
+    pub since: u64,
+    /// When it last failed, in seconds since the epoch, and why.
+    pub last_error: Option<(u64, &'static str)>,
+    /// Links that are open or being opened.
+    pub connections: usize,
+    /// Requests that it has not answered.
+    pub in_flight: usize,
+    /// Their bytes.
+    pub bytes_in_flight: usize,
+    /// Keys that it missed.
+    pub journal_keys: usize,
+    /// Memory of its journal.
+    pub journal_bytes: usize,
+    /// How often that was too little.
+    pub journal_overflows: u64,
+    /// What it was asked and answered.
+    pub stats: ServerStats,
+    /// How long its answers took since the start.
+    pub latency: Histogram,
+    /// How long they took in the last ten seconds.
+    pub recent: Histogram,
+}
+
+impl ServerFigures {
+    /// True if it is asked.
+    pub fn is_up(&self) -> bool {
+        self.state != "down"
+    }
+
+    /// True if what it lacks is fetched from its backup.
+    pub fn is_warming(&self) -> bool {
+        self.state == "warming"
+    }
+
+    /// What can be counted, under the names of `stats servers`.
+    pub fn numbers(&self) -> [(&'static str, u64); 17] {
+        let s = &self.stats;
+        [
+            ("connections", self.connections as u64),
+            ("connects", s.connects),
+            ("restarts", s.restarts),
+            ("probes", s.probes),
+            ("requests", s.requests.all()),
+            ("errors", s.errors),
+            ("timeouts", s.timeouts),
+            ("in_flight", self.in_flight as u64),
+            ("bytes_in_flight", self.bytes_in_flight as u64),
+            ("bytes_read", s.bytes_read),
+            ("bytes_written", s.bytes_written),
+            ("journal_keys", self.journal_keys as u64),
+            ("journal_bytes", self.journal_bytes as u64),
+            ("journal_overflows", self.journal_overflows),
+            ("keys_copied", s.keys_copied),
+            ("mirrors", s.mirrors),
+            ("mirrors_failed", s.mirrors_failed),
+        ]
+    }
+
+    /// Its lines of `stats servers`.
+    fn lines(&self) -> Lines {
+        let last_error = match self.last_error {
+            Some((at, why)) => format!("{at} {why}"),
+            None => "none".into(),
+        };
+        let mut lines = vec![
+            line("role", self.role),
+            line("address", &self.address),
+            line("state", self.state),
+            line("since", self.since),
+            line("last_error", last_error),
+        ];
+        lines.extend(self.numbers().map(|(name, value)| line(name, value)));
+        lines.extend(latency_lines(&self.latency, &self.recent));
+        let name = &self.name;
+        lines
+            .iter_mut()
+            .for_each(|l| l.0.insert_str(0, &format!("{name}:")));
+        lines
+    }
+}
+
+/// How long answers took, since the start and in the last ten seconds.
+pub fn latency_lines(total: &Histogram, recent: &Histogram) -> Lines {
+    let of = |name: &'static str, times: &Histogram| {
+        let one = move |(what, value)| line(format!("{name}_{what}_us"), value);
+        times.summary().map(one)
+    };
+    of("latency", total)
+        .into_iter()
+        .chain(of("latency_10s", recent))
+        .collect()
+}
 
 /// One line.
 pub fn line(name: impl ToString, value: impl ToString) -> (String, String) {
@@ -45,17 +153,42 @@ impl<S: Socket> Pools<S> {
         let mut lines = Lines::new();
         for (at, pool) in self.pools.iter().enumerate().filter(|(_, p)| !p.removed) {
             let name = &pool.config.name;
-            let up = |ids: &[ServerId]| ids.iter().filter(|id| self.is_up(**id)).count();
+            let (primaries, backups) = (self.primaries_of(at), self.backups_of(at));
             let mut put = |key: &str, value: String| lines.push((format!("{name}:{key}"), value));
             put("curr_connections", clients.in_pool(at).to_string());
-            put("primaries", pool.primary_ids.len().to_string());
-            put("primaries_up", up(&pool.primary_ids).to_string());
-            put("backups", pool.backup_ids.len().to_string());
-            put("backups_up", up(&pool.backup_ids).to_string());
+            put("primaries", primaries.0.to_string());
+            put("primaries_up", primaries.1.to_string());
+            put("backups", backups.0.to_string());
+            put("backups_up", backups.1.to_string());
             put("hash", pool.config.hash.name().to_string());
             put("distribution", pool.config.distribution.name().to_string());
+            let latency = clients.latency(at);
+            let both = (latency.total(), latency.recent(self.now));
+            let times = latency_lines(&both.0, &both.1);
+            times.into_iter().for_each(|(key, value)| put(&key, value));
         }
         lines
+    }
+
+    /// The numbers of pools that are configured.
+    pub fn live_pools(&self) -> impl Iterator<Item = usize> {
+        let all = self.pools.iter().enumerate();
+        all.filter(|(_, pool)| !pool.removed).map(|(at, _)| at)
+    }
+
+    /// How many primaries a pool has, and how many of them are up.
+    pub fn primaries_of(&self, pool: usize) -> (usize, usize) {
+        self.up_of(&self.pools[pool].primary_ids)
+    }
+
+    /// How many backups a pool has, and how many of them are up.
+    pub fn backups_of(&self, pool: usize) -> (usize, usize) {
+        self.up_of(&self.pools[pool].backup_ids)
+    }
+
+    fn up_of(&self, ids: &[ServerId]) -> (usize, usize) {
+        let up = ids.iter().filter(|id| self.is_up(**id)).count();
+        (ids.len(), up)
     }
 
     /// The state of a server in one word.
@@ -76,66 +209,86 @@ impl<S: Socket> Pools<S> {
 
     /// `stats servers` of one pool or of all.
     pub fn stats_servers(&self, pool: Option<usize>) -> Lines {
+        let servers = self.figures(pool);
+        servers.iter().flat_map(ServerFigures::lines).collect()
+    }
+
+    /// Each server of one pool or of all, once.
+    pub fn figures(&self, pool: Option<usize>) -> Vec<ServerFigures> {
         let mut seen = HashSet::new();
         let ids = |p: &Pool| [&p.primary_ids[..], &p.backup_ids].concat();
         let all = self.pools_of(pool).flat_map(ids);
-        let mut lines = Lines::new();
-        for id in all.filter(|id| seen.insert(*id)) {
-            self.stats_server(pool, id, &mut lines);
-        }
-        lines
+        let each = all.filter(|id| seen.insert(*id));
+        each.filter_map(|id| self.figures_of(pool, id)).collect()
     }
 
-    fn stats_server(&self, pool: Option<usize>, id: ServerId, lines: &mut Lines) {
-        let Some(s) = self.servers.get(id) else {
-            return;
-        };
+    fn figures_of(&self, pool: Option<usize>, id: ServerId) -> Option<ServerFigures> {
+        let s = self.servers.get(id)?;
         let links = || s.links.iter().filter_map(|l| self.links.get(*l));
         let open = links().filter(|l| !matches!(l.state, LinkState::Idle));
-        let in_flight: usize = links().map(|l| l.pending.len()).sum();
-        let bytes: usize = links().map(|l| l.queue.len()).sum();
         let is_one = |of: &[u32]| of.iter().any(|p| pool.is_none_or(|one| one == *p as usize));
-        let role = match (is_one(&s.primary_of), is_one(&s.backup_of)) {
-            (true, true) => "primary,backup",
-            (true, false) => "primary",
-            (false, _) => "backup",
+        let last_error = s.health.last_error();
+        Some(ServerFigures {
+            name: s.spec.name.clone(),
+            role: match (is_one(&s.primary_of), is_one(&s.backup_of)) {
+                (true, true) => "primary,backup",
+                (true, false) => "primary",
+                (false, _) => "backup",
+            },
+            address: match s.candidate(0) {
+                Some(Address::Tcp(address)) => address.to_string(),
+                Some(Address::Unix(path)) => path.display().to_string(),
+                None => "unknown".into(),
+            },
+            state: self.state_of(id),
+            is_drained: s.health.is_drained(),
+            since: self.unix_of(s.health.since()),
+            last_error: last_error.map(|(cause, at)| (self.unix_of(at), cause.text())),
+            connections: open.count(),
+            in_flight: links().map(|l| l.pending.len()).sum(),
+            bytes_in_flight: links().map(|l| l.queue.len()).sum(),
+            journal_keys: s.journal.len(),
+            journal_bytes: s.journal.bytes(),
+            journal_overflows: s.journal.overflows(),
+            stats: s.stats.clone(),
+            latency: s.latency.total(),
+            recent: s.latency.recent(self.now),
+        })
+    }
+
+    /// Why not every key of every pool can be answered; nothing if each can.
+    pub fn unanswered(&self) -> Vec<String> {
+        let pools = self.pools.iter().filter(|p| !p.removed);
+        pools.flat_map(|p| self.unanswered_in(p)).collect()
+    }
+
+    fn unanswered_in(&self, pool: &Pool) -> Vec<String> {
+        let down = |ids: &[ServerId], but: ServerId| -> Vec<ServerId> {
+            let away = |id: &ServerId| *id != but && !self.is_up(*id);
+            distinct(ids).into_iter().filter(away).collect()
         };
-        let last_error = match s.health.last_error() {
-            Some((cause, at)) => format!("{} {}", self.unix_of(at), cause.text()),
-            None => "none".into(),
-        };
-        let mut put = |name: &str, value: String| {
-            lines.push((format!("{}:{name}", s.spec.name), value));
-        };
-        let address = match s.candidate(0) {
-            Some(Address::Tcp(address)) => address.to_string(),
-            Some(Address::Unix(path)) => path.display().to_string(),
-            None => "unknown".into(),
-        };
-        put("role", role.into());
-        put("address", address);
-        put("state", self.state_of(id).into());
-        put("since", self.unix_of(s.health.since()).to_string());
-        put("last_error", last_error);
-        put("connections", open.count().to_string());
-        put("connects", s.stats.connects.to_string());
-        put("restarts", s.stats.restarts.to_string());
-        put("probes", s.stats.probes.to_string());
-        put("requests", s.stats.requests.to_string());
-        put("errors", s.stats.errors.to_string());
-        put("timeouts", s.stats.timeouts.to_string());
-        put("in_flight", in_flight.to_string());
-        put("bytes_in_flight", bytes.to_string());
-        put("bytes_read", s.stats.bytes_read.to_string());
-        put("bytes_written", s.stats.bytes_written.to_string());
-        put("journal_keys", s.journal.len().to_string());
-        put("journal_bytes", s.journal.bytes().to_string());
-        put("journal_overflows", s.journal.overflows().to_string());
-        put("keys_copied", s.stats.keys_copied.to_string());
-        put("mirrors", s.stats.mirrors.to_string());
-        put("mirrors_failed", s.stats.mirrors_failed.to_string());
-        put("latency_p50_us", s.stats.latency.quantile(500).to_string());
-        put("latency_p99_us", s.stats.latency.quantile(990).to_string());
+        let primaries = down(&pool.primary_ids, NOBODY);
+        // Those that are up answer for one that left the ring.
+        if pool.config.auto_eject && primaries.len() < distinct(&pool.primary_ids).len() {
+            return Vec::new();
+        }
+        let name = |id: ServerId| self.servers.get(id).map_or("", |s| &s.spec.name);
+        let mut why = Vec::new();
+        for id in primaries {
+            let backups = down(&pool.backup_ids, id);
+            let has_some = pool.backup_ids.iter().any(|b| *b != id);
+            let rest = match (has_some, backups.first()) {
+                (true, None) => continue,
+                (true, Some(backup)) => format!("and so is the backup {}", name(*backup)),
+                (false, _) => "and it has no backup".to_string(),
+            };
+            why.push(format!(
+                "pool {}: {} is down {rest}",
+                pool.config.name,
+                name(id)
+            ));
+        }
+        why
     }
 
     /// `stats route`: where a key goes and why, in one pool or in each.
@@ -183,9 +336,10 @@ impl<S: Socket> Pools<S> {
 
     /// Forgets what was counted.
     pub fn reset_stats(&mut self) {
-        self.counters = Default::default();
+        (self.counters, self.calls) = Default::default();
         for server in self.servers.values_mut() {
             server.stats = Default::default();
+            server.latency = Default::default();
         }
     }
 }

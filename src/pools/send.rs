@@ -88,7 +88,7 @@ impl<S: Socket> Pools<S> {
         }
         match pending.to {
             To::Probe => server.stats.probes += 1,
-            _ => server.stats.requests += 1,
+            _ => server.stats.requests.count(pending.verb, pending.traits),
         }
         let is_mirror = matches!(pending.to, To::Mirror(_));
         let (verb, hash, len) = (pending.verb, pending.hash, pending.line);

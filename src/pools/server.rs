@@ -6,7 +6,7 @@ use crate::config::{Address, Endpoint, Farms, PoolConfig, ServerSpec};
 use crate::health::{Health, Policy, Probing};
 use crate::journal::Journal;
 use crate::placement::{Distribution, Farm};
-use crate::stats::ServerStats;
+use crate::stats::{Latency, ServerStats};
 use crate::time::{Time, nanos};
 use std::net::SocketAddr;
 
@@ -54,6 +54,8 @@ pub struct Server {
     pub removed: Option<Removal>,
     /// Its figures.
     pub stats: ServerStats,
+    /// How long its answers took.
+    pub latency: Latency,
 }
 
 /// A server that is no longer configured finishes what it owes.

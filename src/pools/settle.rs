@@ -39,7 +39,7 @@ impl<S: Socket> Pools<S> {
             }
             if p.to != To::Probe {
                 if p.sent != Time::NEVER {
-                    server.stats.latency.add(self.now.since(p.sent));
+                    server.latency.add(self.now.since(p.sent), self.now);
                 }
                 server.stats.errors += u64::from(is_error(reply.status));
             }

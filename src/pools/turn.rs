@@ -144,7 +144,7 @@ impl<S: Socket> Pools<S> {
             return self.link_closed(id);
         };
         work.count_write(bytes);
-        self.counters.writes += calls as u64;
+        self.calls.writes += calls as u64;
         self.counters.server_bytes_written += bytes as u64;
         if bytes > 0 {
             link.went_on(self.now);

@@ -19,6 +19,7 @@ mod local;
 mod memcached;
 mod operator;
 mod requests;
+mod snapshot;
 mod stats;
 mod turns;
 
@@ -36,9 +37,10 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 use turns::Turns;
 
-pub use crate::pools::Connect;
+pub use crate::pools::{Connect, ServerFigures};
 pub use crate::stats::Holdings;
 pub use operator::Stats;
+pub use snapshot::{PoolFigures, ProcessFigures, Snapshot};
 
 /// The time of one turn: read once, passed everywhere, so that tests can hold the clock.
 #[derive(Clone, Copy, Debug)]

@@ -4,6 +4,7 @@ use super::Proxy;
 use crate::logger;
 use crate::net::Socket;
 use crate::pools::{Lines, Names, Totals, line};
+use crate::stats::CallCounters;
 
 /// memcached's slab classes are numbered up to this, in any version.
 const SLAB_CLASSES: u32 = 64;
@@ -80,23 +81,23 @@ impl<S: Socket> Proxy<S> {
             line("limit_maxbytes", self.budget.limit()),
             line("log_lines_lost", logger::lost()),
         ]);
-        let mut clients = self.clients.counters.clone();
-        // Calls are counted by either half.
-        clients.reads += self.pools.counters.reads;
-        clients.writes += self.pools.counters.writes;
         let mut put = |name: &'static str, value: u64| lines.push(line(name, value));
         self.clients.all_counts().each(&mut put);
-        clients.each(&mut put);
+        self.calls().each(&mut put);
+        self.clients.counters.each(&mut put);
         self.counters.each(&mut put);
         self.turns
             .report()
             .for_each(|(name, value)| put(name, value));
-        self.pools.counters.each(|name, value| {
-            if !matches!(name, "reads" | "writes") {
-                put(name, value);
-            }
-        });
+        self.pools.counters.each(&mut put);
         lines
+    }
+
+    /// Calls of both halves.
+    pub(super) fn calls(&self) -> CallCounters {
+        let mut calls = self.clients.calls.clone();
+        calls.add(&self.pools.calls);
+        calls
     }
 
     fn stats_settings(&self, pool: Option<usize>) -> Lines {

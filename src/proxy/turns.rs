@@ -11,11 +11,26 @@ const READ_EVERY: u64 = MILLISECOND;
 pub struct Turns {
     /// The longest, in nanoseconds.
     longest: u64,
+    /// All together, in nanoseconds.
+    sum: u64,
     /// How many took up to 0.1, 1 and 10 ms, and how many longer.
     counts: [u64; 4],
     /// The processor's clock, and when it was read.
     cpu: u64,
     read_at: Time,
+}
+
+/// How long turns took, in processor time, since the start or the last `stats reset`.
+#[derive(Clone, Debug)]
+pub struct TurnFigures {
+    /// Up to so many nanoseconds, and how many; what is left took longer.
+    pub counts: Vec<(u64, u64)>,
+    /// How many there were.
+    pub count: u64,
+    /// All together, in nanoseconds.
+    pub sum: u64,
+    /// The longest, in nanoseconds.
+    pub longest: u64,
 }
 
 /// Bounds of the counts, in nanoseconds.
@@ -43,6 +58,7 @@ impl Turns {
             }
         };
         self.longest = self.longest.max(took);
+        self.sum += took;
         let at = BOUNDS.iter().position(|bound| took <= *bound);
         self.counts[at.unwrap_or(BOUNDS.len())] += 1;
     }
@@ -61,8 +77,18 @@ impl Turns {
             .chain(counts)
     }
 
+    /// The same for monitors.
+    pub fn figures(&self) -> TurnFigures {
+        TurnFigures {
+            counts: BOUNDS.into_iter().zip(self.counts).collect(),
+            count: self.counts.iter().sum(),
+            sum: self.sum,
+            longest: self.longest,
+        }
+    }
+
     /// Counts from now on.
     pub fn reset(&mut self) {
-        (self.longest, self.counts) = (0, [0; 4]);
+        (self.longest, self.sum, self.counts) = (0, 0, [0; 4]);
     }
 }

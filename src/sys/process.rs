@@ -71,6 +71,15 @@ pub fn cpu_time() -> (Duration, Duration) {
     (time(usage.ru_utime), time(usage.ru_stime))
 }
 
+/// Memory that the process holds now, in bytes, as the kernel counts it.
+pub fn resident_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;
+    // SAFETY: a plain number.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    Some(pages * u64::try_from(page).ok()?)
+}
+
 /// The system's monotonic clock in µs, which `Instant` does not show.
 pub(super) fn monotonic_us() -> u64 {
     clock(libc::CLOCK_MONOTONIC) / 1000

@@ -32,15 +32,36 @@ pub fn answer(client: &mut Client, has_body: bool) -> Answer {
         .filter_map(|l| l.split_once(": "))
         .map(|(name, value)| (name.to_ascii_lowercase(), value.to_string()))
         .collect();
-    let len: usize = fields["content-length"].parse().expect("a length");
-    let body = match has_body {
-        true => String::from_utf8(client.read_exact(len)).expect("text"),
-        false => String::new(),
+    let len = fields.get("content-length").and_then(|n| n.parse().ok());
+    let is_chunked = fields.get("transfer-encoding").map(String::as_str) == Some("chunked");
+    let body = match (len, is_chunked) {
+        _ if !has_body => Vec::new(),
+        (Some(len), false) => client.read_exact(len),
+        (None, true) => chunks(client),
+        (None, false) => client.read_to_end(),
+        (Some(_), true) => panic!("two lengths: {head}"),
     };
+    let body = String::from_utf8(body).expect("text");
     Answer {
         status: status.unwrap_or_else(|| panic!("{first}")),
         fields,
         body,
+    }
+}
+
+/// A body in chunks.
+#[track_caller]
+fn chunks(client: &mut Client) -> Vec<u8> {
+    let mut body = Vec::new();
+    loop {
+        let line = client.read_line();
+        let len = std::str::from_utf8(&line).expect("text").trim_end();
+        let len = usize::from_str_radix(len, 16).expect("a length");
+        body.extend(client.read_exact(len));
+        client.expect("\r\n");
+        if len == 0 {
+            return body;
+        }
     }
 }
 

@@ -1,18 +1,27 @@
-//! Counters and latency histograms.
+//! Counters and latencies.
+
+mod latency;
+
+pub use latency::{Histogram, Latency};
 
 use crate::protocol::{Status, Traits, Verb, forms};
 
 /// Declares a struct of counters whose names are what `stats proxy` calls them.
 macro_rules! counters {
-    ($(#[$outer:meta])* $name:ident { $($(#[$doc:meta])* $field:ident,)* }) => {
+    ($(#[$outer:meta])* $name:ident { $(#[doc = $doc:literal] $field:ident,)* }) => {
         $(#[$outer])*
         #[derive(Clone, Default, Debug)]
-        pub struct $name { $($(#[$doc])* pub $field: u64,)* }
+        pub struct $name { $(#[doc = $doc] pub $field: u64,)* }
 
         impl $name {
             /// Calls `f` with each counter's name and value.
             pub fn each(&self, mut f: impl FnMut(&'static str, u64)) {
                 $(f(stringify!($field), self.$field);)*
+            }
+
+            /// The same with a line that says what it counts.
+            pub fn each_with_help(&self, mut f: impl FnMut(&'static str, &'static str, u64)) {
+                $(f(stringify!($field), $doc.trim_ascii(), self.$field);)*
             }
 
             /// Adds the numbers of another one.
@@ -91,14 +100,20 @@ counters! {
 }
 
 counters! {
+    /// Calls of the system, of either half, since the start or the last `stats reset`.
+    CallCounters {
+        /// Reads from clients and servers.
+        reads,
+        /// Writes to clients and servers.
+        writes,
+    }
+}
+
+counters! {
     /// What was done for the clients of all pools since the start or the last `stats reset`.
     ClientCounters {
         /// Requests of clients, magent's own answers included.
         requests,
-        /// Reads from clients.
-        reads,
-        /// Writes to clients.
-        writes,
         /// Keys of a request with several keys that no server answered for.
         multi_get_keys_lost,
         /// Requests answered with `SERVER_ERROR` because no server could be had.
@@ -125,10 +140,6 @@ counters! {
 counters! {
     /// What servers were asked since the start or the last `stats reset`.
     PoolCounters {
-        /// Reads from servers.
-        reads,
-        /// Writes to servers.
-        writes,
         /// Bytes from servers.
         server_bytes_read,
         /// Bytes to servers.
@@ -254,6 +265,87 @@ impl CommandCounters {
     }
 }
 
+/// What a server is asked, in few kinds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Command {
+    /// A key, or several, to be read.
+    Get,
+    /// The same with another time to live, or that alone.
+    Touch,
+    /// A value to be stored, in whatever way.
+    Set,
+    /// A key to be deleted.
+    Delete,
+    /// A number to be changed.
+    Arithmetic,
+    /// `flush_all`.
+    Flush,
+    /// Whatever else: `stats`, `version`, looks.
+    Other,
+}
+
+impl Command {
+    /// All of them.
+    pub const ALL: [Command; 7] = [
+        Command::Get,
+        Command::Touch,
+        Command::Set,
+        Command::Delete,
+        Command::Arithmetic,
+        Command::Flush,
+        Command::Other,
+    ];
+
+    /// Its name in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Command::Get => "get",
+            Command::Touch => "touch",
+            Command::Set => "set",
+            Command::Delete => "delete",
+            Command::Arithmetic => "arithmetic",
+            Command::Flush => "flush_all",
+            Command::Other => "other",
+        }
+    }
+
+    #[inline]
+    fn of(verb: Verb, traits: Traits) -> Command {
+        match Kind::of(verb, traits, b"") {
+            Kind::Get => Command::Get,
+            Kind::Touch => Command::Touch,
+            Kind::Store | Kind::Cas => Command::Set,
+            Kind::Delete => Command::Delete,
+            Kind::Incr | Kind::Decr => Command::Arithmetic,
+            Kind::Other if verb == Verb::MetaDelete => Command::Delete,
+            Kind::Other if verb == Verb::FlushAll => Command::Flush,
+            Kind::Other => Command::Other,
+        }
+    }
+}
+
+/// Requests by what they ask.
+#[derive(Clone, Default, Debug)]
+pub struct Requests([u64; Command::ALL.len()]);
+
+impl Requests {
+    /// Counts one.
+    #[inline]
+    pub fn count(&mut self, verb: Verb, traits: Traits) {
+        self.0[Command::of(verb, traits) as usize] += 1;
+    }
+
+    /// Those of one kind.
+    pub fn of(&self, command: Command) -> u64 {
+        self.0[command as usize]
+    }
+
+    /// All of them.
+    pub fn all(&self) -> u64 {
+        self.0.iter().sum()
+    }
+}
+
 /// What a proxy holds at one moment: all of it comes to nothing when nobody is owed anything.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Holdings {
@@ -281,65 +373,11 @@ pub struct Holdings {
     pub journals: usize,
 }
 
-/// Buckets of a [`Histogram`]: four to each doubling, from 1 µs on.
-const BUCKETS: usize = 96;
-
-/// How long answers took: logarithmic buckets, a quarter of a doubling wide.
-#[derive(Clone, Debug)]
-pub struct Histogram {
-    counts: [u32; BUCKETS],
-    total: u64,
-}
-
-impl Default for Histogram {
-    fn default() -> Self {
-        Histogram {
-            counts: [0; BUCKETS],
-            total: 0,
-        }
-    }
-}
-
-impl Histogram {
-    /// Counts one answer that took so many nanoseconds.
-    #[inline]
-    pub fn add(&mut self, nanos: u64) {
-        let micros = (nanos / 1000).max(1);
-        let doubling = 63 - micros.leading_zeros() as u64;
-        let quarter = if doubling >= 2 {
-            (micros >> (doubling - 2)) & 3
-        } else {
-            0
-        };
-        let i = ((doubling * 4 + quarter) as usize).min(BUCKETS - 1);
-        self.counts[i] = self.counts[i].saturating_add(1);
-        self.total += 1;
-    }
-
-    /// The time, in microseconds, that `permille` of a thousand answers did not exceed.
-    pub fn quantile(&self, permille: u64) -> u64 {
-        let wanted = (self.total * permille).div_ceil(1000);
-        let mut seen = 0;
-        for (i, n) in self.counts.iter().enumerate() {
-            seen += u64::from(*n);
-            if seen >= wanted && seen > 0 {
-                let (doubling, quarter) = (i as u64 / 4, i as u64 % 4);
-                return if doubling >= 2 {
-                    (1 << doubling) + ((quarter + 1) << (doubling - 2))
-                } else {
-                    2 << doubling
-                };
-            }
-        }
-        0
-    }
-}
-
 /// One server's figures.
 #[derive(Clone, Default, Debug)]
 pub struct ServerStats {
     /// Requests sent.
-    pub requests: u64,
+    pub requests: Requests,
     /// Answers that were errors, and requests lost.
     pub errors: u64,
     /// Answers that did not come in time.
@@ -360,25 +398,11 @@ pub struct ServerStats {
     pub mirrors: u64,
     /// Mirrors that it did not take.
     pub mirrors_failed: u64,
-    /// How long its answers took.
-    pub latency: Histogram,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn quantiles_are_within_a_quarter_of_a_doubling() {
-        let mut h = Histogram::default();
-        for micros in 1..=1000u64 {
-            h.add(micros * 1000);
-        }
-        let (median, high) = (h.quantile(500), h.quantile(990));
-        assert!((500..=640).contains(&median), "{median}");
-        assert!((990..=1100).contains(&high), "{high}");
-        assert_eq!(Histogram::default().quantile(500), 0);
-    }
 
     /// What memcached 1.6.18 does is in `tests/monitors.rs`; this is what magent's lines are.
     #[test]

@@ -1,0 +1,134 @@
+//! All that monitors are told, at one moment, as values: whoever writes them out can take as long as that
+//! takes.
+
+use super::Proxy;
+use super::turns::TurnFigures;
+use crate::logger;
+use crate::net::Socket;
+use crate::pools::ServerFigures;
+use crate::stats::{
+    CallCounters, ClientCounters, CommandCounters, Histogram, LoopCounters, PoolCounters,
+};
+use crate::sys;
+use crate::time::SECOND;
+use std::time::Duration;
+
+/// Everything.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// The process.
+    pub process: ProcessFigures,
+    /// Pools, in the order of the configuration.
+    pub pools: Vec<PoolFigures>,
+    /// Servers, each once whatever pools name it.
+    pub servers: Vec<ServerFigures>,
+}
+
+/// The process.
+#[derive(Debug)]
+pub struct ProcessFigures {
+    /// Its number.
+    pub pid: u32,
+    /// Seconds since the epoch, now.
+    pub time: u64,
+    /// For how many seconds it has been running.
+    pub uptime: u64,
+    /// A hash of the configuration in force.
+    pub configuration: String,
+    /// Processor time in user code and in the kernel.
+    pub cpu: (Duration, Duration),
+    /// Memory in bytes, as the kernel counts it; `None` where that is not told.
+    pub resident: Option<u64>,
+    /// Clients, and how many there may be.
+    pub clients: (usize, usize),
+    /// Bytes in flight, and how many there may be.
+    pub memory: (usize, usize),
+    /// Lines that the log did not take.
+    pub log_lines_lost: u64,
+    /// When a reload last came to its end, in seconds since the epoch, and whether it was taken over.
+    pub last_reload: Option<(u64, bool)>,
+    /// How long turns of the loop took.
+    pub turns: TurnFigures,
+    /// What the loop did.
+    pub loop_counters: LoopCounters,
+    /// Calls of the system.
+    pub call_counters: CallCounters,
+    /// What was done for clients.
+    pub client_counters: ClientCounters,
+    /// What servers were asked.
+    pub pool_counters: PoolCounters,
+}
+
+/// One pool.
+#[derive(Debug)]
+pub struct PoolFigures {
+    /// Its name.
+    pub name: String,
+    /// Its clients, and how many there may be.
+    pub clients: (usize, usize),
+    /// Its primaries, and how many of them are up.
+    pub primaries: (usize, usize),
+    /// Its backups, and how many of them are up.
+    pub backups: (usize, usize),
+    /// What its clients asked and got.
+    pub commands: CommandCounters,
+    /// How long its clients waited for answers of servers: from the request to its answer.
+    pub latency: Histogram,
+    /// The same of the last ten seconds.
+    pub recent: Histogram,
+}
+
+impl<S: Socket> Proxy<S> {
+    /// Everything as it is now.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            process: self.process_figures(),
+            pools: self.pool_figures(),
+            servers: self.pools.figures(None),
+        }
+    }
+
+    fn process_figures(&self) -> ProcessFigures {
+        ProcessFigures {
+            pid: std::process::id(),
+            time: self.unix,
+            uptime: self.now.0 / SECOND,
+            configuration: self.config.fingerprint(),
+            cpu: sys::cpu_time(),
+            resident: sys::resident_memory(),
+            clients: (self.clients.count(), self.config.clients),
+            memory: (self.budget.total(), self.budget.limit()),
+            log_lines_lost: logger::lost(),
+            last_reload: self
+                .last_reload
+                .as_ref()
+                .map(|(at, result)| (*at, result == "ok")),
+            turns: self.turns.figures(),
+            loop_counters: self.counters.clone(),
+            call_counters: self.calls(),
+            client_counters: self.clients.counters.clone(),
+            pool_counters: self.pools.counters.clone(),
+        }
+    }
+
+    fn pool_figures(&self) -> Vec<PoolFigures> {
+        let pools = self.pools.live_pools().map(|pool| {
+            let latency = self.clients.latency(pool);
+            PoolFigures {
+                name: self.pools.config(pool).name.clone(),
+                clients: (self.clients.in_pool(pool), self.clients.most_of(pool)),
+                primaries: self.pools.primaries_of(pool),
+                backups: self.pools.backups_of(pool),
+                commands: self.clients.counts(pool),
+                latency: latency.total(),
+                recent: latency.recent(self.now),
+            }
+        });
+        pools.collect()
+    }
+
+    /// Why not every key of every pool can be answered; nothing if each can.
+    pub fn unanswered(&self) -> Vec<String> {
+        self.pools.unanswered()
+    }
+}
