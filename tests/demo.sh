@@ -234,6 +234,33 @@ show_copies() {
     done
 }
 
+refilled() { # true if magent says that the backup was refilled
+    ask "${port[magent]}" 'stats servers' &&
+        grep -qxF "STAT 127.0.0.1:${port[backup]}:refill done" <<<"$answer"
+}
+
+restart_backup() {
+    title "The backup restarts empty, and is filled"
+    # A restart is told by an uptime that is over 2 s less.
+    until_true "an uptime that can fall" old_enough
+    printf '\n$ kill -9 %s        # backup\n' "${pid[backup]}"
+    stop KILL backup
+    until_true "port ${port[backup]}" start_memcached backup
+    connected=
+    telnet backup "get key1"
+    expect END
+    until_true "the backup to be refilled" refilled
+    local i
+    for i in "${!keys[@]}"; do
+        telnet backup "get ${keys[$i]}"
+        expect "$(value_of "$i")"
+    done
+}
+
+old_enough() { # true if the backup runs for 3 s: memcached begins to count at 2
+    ask "${port[backup]}" stats && [[ $answer =~ "STAT uptime "([0-9]+) ]] && [ "${BASH_REMATCH[1]}" -ge 5 ]
+}
+
 command -v memcached >/dev/null || fail "memcached is not installed; .ci/need memcached does it"
 start_farm
 set_keys
@@ -241,6 +268,7 @@ show_where
 kill_primaries
 restart_primaries
 show_copies
+restart_backup
 
 title "Every step held"
 if [ -t 0 ] && [ -t 1 ]; then

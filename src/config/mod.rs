@@ -270,6 +270,8 @@ pub struct Config {
     pub probe: Duration,
     /// `--resolve`; zero: only at a reconnect.
     pub resolve: Duration,
+    /// `--refill`, bytes a second; 0: never.
+    pub refill: usize,
     /// What the command line says of every pool of the file; no name, listeners or servers.
     template: PoolConfig,
 }

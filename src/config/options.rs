@@ -116,6 +116,7 @@ pub const OPTIONS: &[Opt] = &[
     opt("--retry", One("MS"), "first wait before a down server is probed").default("1000"),
     opt("--retry-max", One("MS"), "longest wait between two probes of a down server").default("2000"),
     opt("--probe", One("MS"), "probe a server that was silent for so long; 0: never").default("1000"),
+    opt("--refill", One("SIZE"), "bytes a second for filling servers that lack keys; 0: never").default("8m"),
     opt("--resolve", One("SECONDS"), "look servers' names up so often; 0: only at a reconnect").default("30"),
     opt("--warm", One("SECONDS"), "how long a primary is warming after its start; 0: never").default("3600"),
     opt("--journal", One("SIZE"), "memory for what one absent server missed").default("64m"),
@@ -315,6 +316,7 @@ fn process(typed: &Typed) -> Result<Config, UsageError> {
         retry_max: values::ms(typed.number("--retry-max", 1..=MAX_MS)?),
         probe: values::ms(typed.number("--probe", 0..=MAX_MS)?),
         resolve: values::seconds(typed.number("--resolve", 0..=MAX_SECONDS)?),
+        refill: typed.value("--refill", |t| values::size(t, 0..=MAX_MEMORY))?,
         template: PoolConfig::default(),
     };
     Ok(config)

@@ -34,6 +34,7 @@ impl Config {
         line("retry_max", self.retry_max.as_millis().to_string());
         line("probe", self.probe.as_millis().to_string());
         line("resolve", self.resolve.as_secs().to_string());
+        line("refill", show_size(self.refill));
         for pool in &self.pools {
             for (key, value) in pool_lines(pool) {
                 line(&format!("{}:{key}", pool.name), value);
@@ -48,13 +49,14 @@ impl Config {
     pub fn fingerprint(&self) -> String {
         let mut text = format!(
             "clients {}\nmemory {}\nmemcached_stats {}\nretry_max {}\nprobe {}\n\
-             resolve {}\n",
+             resolve {}\nrefill {}\n",
             self.clients,
             self.memory,
             self.memcached_stats,
             self.retry_max.as_millis(),
             self.probe.as_millis(),
-            self.resolve.as_secs()
+            self.resolve.as_secs(),
+            self.refill
         );
         for pool in &self.pools {
             for (key, value) in pool_lines(pool) {

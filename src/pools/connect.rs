@@ -1,6 +1,7 @@
 //! Links that open: the connect, the handshake, and what it says of the server.
 
 use super::link::{GREETING, Greeting, LinkState};
+use super::listing::KIND_LISTING;
 use super::{Pools, ServerId};
 use crate::buffer::Queue;
 use crate::health::{Cause, State};
@@ -12,6 +13,9 @@ use std::io;
 impl<S: Socket> Pools<S> {
     /// The socket that was asked for, or why there is none.
     pub fn connecting(&mut self, token: usize, stream: io::Result<S>) {
+        if token & KIND_LISTING != 0 {
+            return self.listing_connecting(token, stream);
+        }
         let Some(id) = self.links.key_at(token & 0xffff_ffff) else {
             return;
         };

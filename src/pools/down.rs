@@ -91,6 +91,7 @@ impl<S: Socket> Pools<S> {
             pool.ring_is_stale |= pool.config.auto_eject || pool.ring.is_some();
         }
         self.flows.outdate(id);
+        self.refills.copies.void(id);
         for link in links {
             self.give_up_link(link, cause);
         }
@@ -209,7 +210,9 @@ impl<S: Socket> Pools<S> {
     pub(super) fn server_restarted(&mut self, id: ServerId) {
         if let Some(server) = self.servers.get_mut(id) {
             server.stats.restarts += 1;
+            server.no_metadump = false;
         }
+        self.wants_refill(id);
     }
 
     /// A link that could not be opened is opened at its server's next address, if it has another.

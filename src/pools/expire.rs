@@ -45,9 +45,10 @@ impl<S: Socket> Pools<S> {
             Some(removal) if removal.keep > self.now => Some(removal.keep),
             Some(removal) => Some(removal.until),
         });
-        let all = links
-            .chain(servers)
-            .chain([self.next_settled(), self.look_up_at]);
+        let all =
+            links
+                .chain(servers)
+                .chain([self.next_settled(), self.look_up_at, self.refill_at()]);
         all.min().unwrap_or(Time::NEVER)
     }
 
@@ -345,6 +346,8 @@ impl<S: Socket> Pools<S> {
         match p.to {
             To::Mirror(_) | To::Delete(_) | To::Flush(_) => return,
             To::Copy | To::Nobody | To::Probe => return,
+            To::Refill(_) if p.writes() => return,
+            To::Refill(_) => {}
             To::Client(_) | To::Step(_) | To::FlushAll(_) | To::Monitor(_) => {}
         }
         let lost = p.clone();

@@ -10,6 +10,7 @@ use crate::clients::{Clients, Ticket};
 use crate::health::Cause;
 use crate::net::Socket;
 use crate::protocol::{Reply, Status, Traits, Verb};
+use crate::time::SECOND;
 
 /// From more seconds than this on a delay is an absolute time.
 const DELTA_MAX: u64 = 60 * 60 * 24 * 30;
@@ -42,8 +43,13 @@ impl<S: Socket> Pools<S> {
         let primaries = distinct(&self.pools[pool].primary_ids);
         let mut backups = distinct(&self.pools[pool].backup_ids);
         backups.retain(|id| primaries.binary_search(id).is_err());
+        let delay = delay.filter(|d| *d > 0);
+        if let Some(delay) = delay {
+            self.keep_quiet(delay, primaries.iter().chain(&backups));
+        }
         for id in &primaries {
             self.flows.outdate(*id);
+            self.refills.copies.void(*id);
             if let Some(server) = self.servers.get_mut(*id) {
                 server.flushes += 1;
             }
@@ -52,12 +58,27 @@ impl<S: Socket> Pools<S> {
             ticket,
             pool,
             primaries: primaries.clone(),
-            delay: delay.filter(|d| *d > 0),
+            delay,
             next: Some(backups),
             waiting: 0,
             failure: None,
         });
         self.flush_servers(op, &primaries, clients);
+    }
+
+    /// Nothing is copied about the time at which a delayed flush takes effect: what was fetched before it
+    /// would outlive it.
+    fn keep_quiet<'a>(&mut self, delay: u64, servers: impl Iterator<Item = &'a ServerId>) {
+        let seconds = match delay <= DELTA_MAX {
+            true => delay,
+            false => delay.saturating_sub(self.unix),
+        };
+        let at = self.now.plus(seconds.saturating_mul(SECOND));
+        for id in servers {
+            if let Some(server) = self.servers.get_mut(*id) {
+                server.quiet.note(at, self.now);
+            }
+        }
     }
 
     fn flush_servers(&mut self, op: usize, servers: &[ServerId], clients: &mut Clients<S>) {

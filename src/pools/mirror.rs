@@ -74,6 +74,14 @@ impl<S: Socket> Pools<S> {
         data: Option<(usize, u64)>,
         p: &Pending,
     ) {
+        // The primary was flushed first: what is written to it before the backup is goes there.
+        if self
+            .servers
+            .get(p.home.primary)
+            .is_some_and(|s| s.flushes > 0)
+        {
+            self.wants_key(backup, key);
+        }
         let Some(server) = self.servers.get_mut(backup) else {
             return;
         };

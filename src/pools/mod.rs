@@ -19,13 +19,18 @@
 //!  ask                               requests of clients
 //!  replies connect                   bytes of servers, links that open
 //!  settle                            what becomes of a request, by a reply or by its loss
+//!  refills                           servers that lack keys are filled
+//!  copying listing                   one key on its way, what a server holds
 //!  flush_all monitors steps warm     requests with several steps or servers
 //!  failover mirror                   the other farm
 //!  lookup                            names of servers
 //!  sync                              journals: what servers missed
 //!  down                              links and servers that go
+//!  partners                          who holds the other copy, who lacks one
 //!  send                              requests onto links
 //!  flows link server recent totals   data
+//!  refill                            one refill
+//!  copies pace spool                 its parts
 //!  pending name                      one request, one server's host
 //! ```
 //!
@@ -34,6 +39,8 @@
 
 mod ask;
 mod connect;
+mod copies;
+mod copying;
 mod down;
 mod eject;
 mod expire;
@@ -41,19 +48,25 @@ mod failover;
 mod flows;
 mod flush_all;
 mod link;
+mod listing;
 mod lookup;
 mod mirror;
 mod monitors;
 mod name;
 mod operator;
+mod pace;
+mod partners;
 mod pending;
 mod recent;
+mod refill;
+mod refills;
 mod reload;
 mod replies;
 mod report;
 mod send;
 mod server;
 mod settle;
+mod spool;
 mod steps;
 mod sync;
 mod totals;
@@ -132,6 +145,9 @@ pub struct Pools<S> {
     /// What came of those that operators asked for.
     reports: Vec<(usize, Merged)>,
     recent: RecentWrites,
+    /// A server is being asked for its keys, for the refill that is under way.
+    listing: Option<listing::Listing<S>>,
+    refills: refill::Refills,
     readable: WorkList<usize>,
     dirty: WorkList<usize>,
     /// Links that got nothing but mirrors: nobody waits for them.

@@ -25,6 +25,8 @@ pub enum To {
     Step(usize),
     /// The copy of a fetched value to the primary.
     Copy,
+    /// The next step of a key that is copied to a server which lacks it.
+    Refill(usize),
     /// One server's part of a client's `flush_all`.
     FlushAll(usize),
     /// One server's part of what a monitor asked.

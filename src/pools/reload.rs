@@ -8,8 +8,8 @@
 
 use super::link::{Link, LinkState};
 use super::name::Name;
-use super::server::{Pool, Removal, Server, policy};
-use super::{Pools, ServerId, flows, flush_all, recent};
+use super::server::{Pool, Quiet, Removal, Server, policy};
+use super::{Pools, ServerId, flows, flush_all, recent, refill};
 use crate::budget::Budget;
 use crate::clients::Rules;
 use crate::config::{Config, Endpoint, Farms, PoolConfig, ServerSpec};
@@ -51,6 +51,8 @@ impl<S: Socket> Pools<S> {
             flushes: Slab::<flush_all::FlushAll>::default(),
             monitors: Slab::default(),
             reports: Vec::new(),
+            listing: None,
+            refills: refill::Refills::new(),
             recent: recent::RecentWrites::default(),
             readable: WorkList::default(),
             dirty: WorkList::default(),
@@ -91,6 +93,7 @@ impl<S: Socket> Pools<S> {
             pool.removed |= !config.pools.iter().any(|c| c.name == pool.config.name);
         }
         self.staff();
+        self.restart_refills(config.refill as u64);
         self.look_up_all();
     }
 
@@ -146,6 +149,12 @@ impl<S: Socket> Pools<S> {
                 None => self.remove_server(id),
             }
         }
+        for id in self.servers.keys().collect::<Vec<_>>() {
+            let agree = self.partners_agree(id);
+            if let Some(server) = self.servers.get_mut(id) {
+                server.same_partners = agree;
+            }
+        }
         self.renew_rings();
     }
 
@@ -191,6 +200,10 @@ impl<S: Socket> Pools<S> {
             missed: false,
             flushes: 0,
             flushing: false,
+            quiet: Quiet::default(),
+            same_partners: false,
+            no_metadump: false,
+            refilled: None,
             listed: false,
             meta: true,
             given_up: 0,

@@ -1,7 +1,8 @@
 //! What an operator can see of pools and servers.
 
 use super::link::LinkState;
-use super::server::{Pool, distinct};
+use super::refill::Progress;
+use super::server::{Pool, Server, distinct};
 use super::{NOBODY, Pools, ServerId};
 use crate::clients::Clients;
 use crate::config::{Address, PoolConfig};
@@ -43,12 +44,57 @@ pub struct ServerFigures {
     pub journal_bytes: usize,
     /// How often that was too little.
     pub journal_overflows: u64,
+    /// How it is filled with what it lacks.
+    pub refill: RefillFigures,
     /// What it was asked and answered.
     pub stats: ServerStats,
     /// How long its answers took since the start.
     pub latency: Histogram,
     /// How long they took in the last ten seconds.
     pub recent: Histogram,
+}
+
+/// How a server is filled with what it lacks, or was.
+#[derive(Clone, Debug)]
+pub struct RefillFigures {
+    /// `running`, `waiting`, `done`, `partial`, `none`, `off`, or `other partners`.
+    pub state: &'static str,
+    /// It tells its keys, as far as is known.
+    pub lists_keys: bool,
+    /// Of the one under way or the last one.
+    progress: Option<Progress>,
+    /// Keys that are listed and not looked at yet.
+    to_go: usize,
+    /// When it began, or was over: seconds since the epoch.
+    since: u64,
+}
+
+impl RefillFigures {
+    /// What can be counted, under the names of `stats servers`; nothing if there was none.
+    pub fn numbers(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let numbers = self.progress.map(|p| {
+            [
+                ("refill_since", self.since),
+                ("refill_listed", p.listed),
+                ("refill_copied", p.copied),
+                ("refill_there", p.there),
+                ("refill_gone", p.gone),
+                ("refill_skipped", p.skipped),
+                ("refill_bytes", p.bytes),
+                ("refill_to_go", self.to_go as u64),
+            ]
+        });
+        numbers.into_iter().flatten()
+    }
+
+    fn lines(&self) -> Lines {
+        let mut lines = vec![line("refill", self.state)];
+        if !self.lists_keys {
+            lines.push(line("metadump", "no"));
+        }
+        lines.extend(self.numbers().map(|(name, n)| line(name, n)));
+        lines
+    }
 }
 
 impl ServerFigures {
@@ -100,6 +146,7 @@ impl ServerFigures {
             line("last_error", last_error),
         ];
         lines.extend(self.numbers().map(|(name, value)| line(name, value)));
+        lines.extend(self.refill.lines());
         lines.extend(latency_lines(&self.latency, &self.recent));
         let name = &self.name;
         lines
@@ -250,10 +297,32 @@ impl<S: Socket> Pools<S> {
             journal_keys: s.journal.len(),
             journal_bytes: s.journal.bytes(),
             journal_overflows: s.journal.overflows(),
+            refill: self.refill_figures(id, s),
             stats: s.stats.clone(),
             latency: s.latency.total(),
             recent: s.latency.recent(self.now),
         })
+    }
+
+    /// How far the refill of a server is, or what came of the last one.
+    fn refill_figures(&self, id: ServerId, server: &Server) -> RefillFigures {
+        let under_way = self.refills.jobs.iter().find(|r| r.target == id && r.lists);
+        let progress = under_way.map(|r| r.progress).or(server.refilled);
+        RefillFigures {
+            state: match (under_way, &server.refilled) {
+                (Some(refill), _) if refill.has_begun => "running",
+                (Some(_), _) => "waiting",
+                _ if !self.refills.pace.is_on() => "off",
+                _ if !server.same_partners => "other partners",
+                (None, Some(progress)) if progress.is_partial => "partial",
+                (None, Some(_)) => "done",
+                (None, None) => "none",
+            },
+            lists_keys: !server.no_metadump,
+            progress,
+            to_go: under_way.map_or(0, |r| r.to_go()),
+            since: progress.map_or(0, |p| self.unix_of(p.since)),
+        }
     }
 
     /// Why not every key of every pool can be answered; nothing if each can.

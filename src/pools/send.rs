@@ -92,9 +92,13 @@ impl<S: Socket> Pools<S> {
         }
         let is_mirror = matches!(pending.to, To::Mirror(_));
         let (verb, hash, len) = (pending.verb, pending.hash, pending.line);
-        let writes = pending.writes() && pending.to != To::Copy;
+        let writes = pending.writes() && !matches!(pending.to, To::Copy | To::Refill(_));
+        let is_client = matches!(pending.to, To::Client(_));
         let at = link.queue.end() - u64::from(pending.len);
         let seq = link.owe(pending);
+        if let Some(copy) = self.refills.copies.written(id, hash).filter(|_| writes) {
+            copy.note_write(is_client, forms::leaves_absent(verb, link.line_at(at, len)));
+        }
         // Before the handshake nobody knows whether it is warming.
         let may_copy = server.health.is_warming(self.now) || !link.is_up();
         let is_noted = writes && may_copy && !server.primary_of.is_empty();
@@ -260,6 +264,7 @@ fn whose(to: &To) -> String {
         To::Delete(_) | To::Flush(_) => "journal".into(),
         To::Step(_) => "look or fetch".into(),
         To::Copy => "copy".into(),
+        To::Refill(_) => "refill".into(),
         To::FlushAll(_) => "flush_all".into(),
         To::Monitor(_) => "stats".into(),
         To::Probe => "probe".into(),

@@ -1,13 +1,14 @@
 //! One server, whatever pools name it: its address with its links, its health and its journal.
 
 use super::name::Name;
+use super::refill::Progress;
 use super::{NOBODY, ServerId};
 use crate::config::{Address, Endpoint, Farms, PoolConfig, ServerSpec};
 use crate::health::{Health, Policy, Probing};
 use crate::journal::Journal;
 use crate::placement::{Distribution, Farm};
 use crate::stats::{Latency, ServerStats};
-use crate::time::{Time, nanos};
+use crate::time::{SECOND, Time, nanos};
 use std::net::SocketAddr;
 
 /// A server.
@@ -34,6 +35,14 @@ pub struct Server {
     pub flushes: usize,
     /// A flush that it missed is on its way to it.
     pub flushing: bool,
+    /// When nothing is copied from or to it.
+    pub quiet: Quiet,
+    /// All pools that name it put its keys to the same partners, so its keys may be listed.
+    pub same_partners: bool,
+    /// It does not tell its keys.
+    pub no_metadump: bool,
+    /// What came of its last refill.
+    pub refilled: Option<Progress>,
     /// On the list of servers whose journal is to be sent.
     pub listed: bool,
     /// It knows meta commands (1.6); as of the last handshake.
@@ -56,6 +65,39 @@ pub struct Server {
     pub stats: ServerStats,
     /// How long its answers took.
     pub latency: Latency,
+}
+
+/// Times about which delayed flushes take effect: nothing is copied then.
+#[derive(Default, Debug)]
+pub struct Quiet {
+    spans: Vec<(Time, Time)>,
+}
+
+/// Before and after a delayed flush, in nanoseconds: servers count whole seconds.
+const BEFORE: u64 = 2 * SECOND;
+const AFTER: u64 = 3 * SECOND;
+
+/// A server keeps the last delayed flush only; so many are kept here for those that are about to be
+/// replaced.
+const SPANS: usize = 8;
+
+impl Quiet {
+    /// A flush takes effect at this time.
+    pub fn note(&mut self, at: Time, now: Time) {
+        self.spans.retain(|(_, until)| *until > now);
+        if self.spans.len() == SPANS {
+            self.spans.pop();
+        }
+        let from = Time(at.0.saturating_sub(BEFORE));
+        self.spans.push((from, at.plus(AFTER)));
+    }
+
+    /// True if nothing is to be copied now.
+    #[inline]
+    pub fn is_at(&self, now: Time) -> bool {
+        let mut spans = self.spans.iter();
+        spans.any(|(from, until)| (*from..*until).contains(&now))
+    }
 }
 
 /// A server that is no longer configured finishes what it owes.

@@ -38,7 +38,7 @@ impl<S: Socket> Pools<S> {
                 _ => server.health.on_answer(self.now),
             }
             if p.to != To::Probe {
-                if p.sent != Time::NEVER {
+                if p.sent != Time::NEVER && !matches!(p.to, To::Refill(_)) {
                     server.latency.add(self.now.since(p.sent), self.now);
                 }
                 server.stats.errors += u64::from(is_error(reply.status));
@@ -63,6 +63,7 @@ impl<S: Socket> Pools<S> {
             To::Flush(stamp) => self.settle_flush(server, stamp, reply.status),
             To::Step(key) => self.step_answered(key, id, reply, clients),
             To::Copy => self.settle_copy(server, reply.status),
+            To::Refill(copy) => self.refill_answered(copy, reply),
             To::FlushAll(op) => self.flush_answered(op, reply, clients),
             To::Monitor(op) => self.monitor_answered(op, is_kept.then_some(reply), clients),
         }
@@ -234,6 +235,7 @@ impl<S: Socket> Pools<S> {
             }
             To::Nobody | To::Copy | To::Probe => {}
             To::Step(key) => self.step_lost(key, cause, clients),
+            To::Refill(copy) => self.refill_lost(copy),
             To::FlushAll(op) => self.flush_lost(op, server, cause, clients),
             To::Monitor(op) => self.monitor_part_done(op, clients),
         }

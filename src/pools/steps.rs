@@ -11,9 +11,11 @@ use crate::protocol::forms::{self, Fetched};
 use crate::protocol::{Item, Reply, Status, Traits, Verb, text};
 
 impl<S: Socket> Pools<S> {
-    /// True if a client's `flush_all` is on its way to this server, or to its backups after it.
-    fn is_flushing(&self, id: ServerId) -> bool {
-        self.servers.get(id).is_some_and(|s| s.flushes > 0)
+    /// True if a client's `flush_all` is on its way to this server, or to its backups after it, or takes
+    /// effect about now.
+    pub(super) fn is_flushing(&self, id: ServerId) -> bool {
+        let server = self.servers.get(id);
+        server.is_some_and(|s| s.flushes > 0 || s.quiet.is_at(self.now))
     }
 
     /// A step was answered.
@@ -175,7 +177,7 @@ impl<S: Socket> Pools<S> {
     }
 
     /// Gives the right to refresh a stale value back: the fetch took it, and no client had it.
-    fn give_back(&mut self, backup: ServerId, key: &[u8], hash: u64, fetched: &Fetched) {
+    pub(super) fn give_back(&mut self, backup: ServerId, key: &[u8], hash: u64, fetched: &Fetched) {
         let mut line = Vec::new();
         let verb = forms::write_give_back(key, fetched, &mut line);
         let pending = self.own(To::Nobody, verb, Traits::WRITES, hash);

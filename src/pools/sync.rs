@@ -241,6 +241,7 @@ impl<S: Socket> Pools<S> {
         if matches!(status, Status::Done | Status::Absent) {
             server.journal.synced(key, stamp);
             self.list_server(id);
+            self.wants_key(id, key);
         } else {
             server.journal.again(key, stamp);
             self.server_down(id, Cause::DeleteRefused, false);
@@ -262,6 +263,9 @@ impl<S: Socket> Pools<S> {
         }
         server.journal.flushed(stamp);
         self.list_server(id);
+        if stamp > 0 {
+            self.wants_refill(id);
+        }
     }
 
     /// A delete or a flush of the journal was lost: it is sent once more.

@@ -2,6 +2,7 @@
 
 use super::Pools;
 use super::link::LinkState;
+use super::listing::KIND_LISTING;
 use super::pending::To;
 use crate::buffer::Chunk;
 use crate::clients::Clients;
@@ -41,6 +42,16 @@ impl<S: Socket> Pools<S> {
 
     /// The next connection that is wanted.
     pub fn next_connect(&mut self) -> Option<Connect> {
+        let number = self.sockets.wrapping_add(1) & SOCKETS;
+        let token = KIND_LINK | KIND_LISTING | (number as usize) << 32;
+        if let Some(address) = self.listing_connect(token) {
+            self.sockets = number;
+            return Some(Connect {
+                token,
+                address,
+                keepalive: false,
+            });
+        }
         while let Some(id) = self.connects.pop() {
             let Some(link) = self.links.get_mut(id) else {
                 continue;
@@ -69,9 +80,12 @@ impl<S: Socket> Pools<S> {
         None
     }
 
-    /// An event of a link's socket.
+    /// An event of a server's socket.
     pub fn ready(&mut self, token: usize, readable: bool, writable: bool, closed: bool) {
-        self.note_event(token, readable, writable, closed);
+        match token & KIND_LISTING {
+            0 => self.note_event(token, readable, writable, closed),
+            _ => self.listing_ready(token, readable, writable, closed),
+        }
     }
 
     /// Reads the links that have something, and decides what becomes of what was asked.
@@ -88,6 +102,7 @@ impl<S: Socket> Pools<S> {
                 self.serve_link(id, chunk, work, clients);
             }
         }
+        self.read_listing(work);
         self.follow(work, clients);
     }
 
@@ -107,6 +122,7 @@ impl<S: Socket> Pools<S> {
     pub fn expire_due(&mut self, work: &mut Work, clients: &mut Clients<S>) {
         self.expire(work);
         self.follow(work, clients);
+        self.refill_some(work);
     }
 
     /// Writes each link that gained output, once, but for those that got mirrors only.
@@ -195,6 +211,7 @@ impl<S: Socket> Pools<S> {
             || !self.dirty.is_empty()
             || !self.mirrored.is_empty()
             || !self.losses.is_empty()
+            || self.listing.as_ref().is_some_and(|l| l.is_ready())
             || self.has_to_tell()
     }
 
@@ -229,6 +246,7 @@ impl<S: Socket> Pools<S> {
         into.fetches = self.flows.len();
         into.flushes = self.flushes.len();
         into.reports = self.monitors.len();
+        into.refills = self.refills.jobs.len() + self.refills.copies.len();
         into.servers_away = self.servers.values().filter(|s| !s.health.is_up()).count();
         into.journals = (self.servers.values())
             .filter(|s| !s.journal.is_empty())
@@ -240,6 +258,6 @@ impl<S: Socket> Pools<S> {
         let links: usize = self.links.values().map(|l| l.copied()).sum();
         let losses: usize = self.losses.iter().map(|l| l.queue.own_bytes()).sum();
         let monitors: usize = self.monitors.values().map(|m| m.charged()).sum();
-        links + losses + monitors + self.flows.charged()
+        links + losses + monitors + self.flows.charged() + self.refills.charged()
     }
 }

@@ -158,7 +158,12 @@ impl<S: Socket> Pools<S> {
             return false;
         }
         if p.home.several {
-            return self.warm_each(answered, ticket, clients);
+            let is_taken = self.warm_each(answered, ticket, clients);
+            if is_taken && p.writes() {
+                // Those that were found were touched.
+                self.mirror(answered);
+            }
+            return is_taken;
         }
         if !matches!(reply.status, Status::Absent | Status::NotStored) || !self.is_up(p.home.backup)
         {

@@ -26,6 +26,9 @@ use super::{Item, Reply, Status, Verb, base64};
 /// The longest key whose base64 is a key that memcached takes (250 bytes), in bytes.
 const MAX_BINARY_KEY: usize = 186;
 
+/// memcached's longest key, in bytes.
+const MAX_KEY: usize = 250;
+
 /// The key as it stands in an upstream request line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct KeyToken<'a> {
@@ -185,10 +188,22 @@ pub fn multi_keys<'a>(
     }
 }
 
+/// True if a key that a server holds can be asked for: it may be too long for the base64 that its bytes
+/// need.
+pub fn can_be_asked(raw_key: &[u8]) -> bool {
+    let is_key = (1..=MAX_KEY).contains(&raw_key.len());
+    is_key && (raw_key.len() <= MAX_BINARY_KEY || !raw_key.iter().any(|&b| is_odd(b)))
+}
+
+/// Bytes that a key cannot hold as text.
+fn is_odd(b: u8) -> bool {
+    b <= b' ' || b == 0x7f
+}
+
 /// Keys with such bytes might come from a binary client; they never travel as they are. A
 /// longer one has no base64 that a server takes, and can only have come as text.
 fn needs_base64(raw_key: &[u8]) -> bool {
-    raw_key.len() <= MAX_BINARY_KEY && raw_key.iter().any(|&b| b <= b' ' || b == 0x7f)
+    raw_key.len() <= MAX_BINARY_KEY && raw_key.iter().any(|&b| is_odd(b))
 }
 
 /// Appends a meta line: the command, the key (with `b` if it must be base64), the rest.

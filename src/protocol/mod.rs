@@ -17,6 +17,7 @@ pub mod base64;
 pub mod binary;
 pub mod forms;
 pub mod meta;
+pub mod metadump;
 pub mod reply;
 pub mod text;
 

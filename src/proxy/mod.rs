@@ -305,6 +305,7 @@ impl<S: Socket> Proxy<S> {
     pub fn drain(&mut self, now: Now) {
         self.set_now(now);
         self.clients.leave_all();
+        self.pools.stop_refills();
     }
 
     /// True when every client got what it was owed, and the backups too.

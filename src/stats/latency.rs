@@ -59,6 +59,19 @@ impl Histogram {
         self.counts.iter().sum()
     }
 
+    /// Those that came after `earlier`, which is this histogram as it was once; all, if it was reset since.
+    /// The longest is that of all.
+    pub fn since(&self, earlier: &Histogram) -> Histogram {
+        let mut since = self.clone();
+        if self.count() >= earlier.count() {
+            since.sum = self.sum.saturating_sub(earlier.sum);
+            for (n, before) in since.counts.iter_mut().zip(&earlier.counts) {
+                *n = n.saturating_sub(*before);
+            }
+        }
+        since
+    }
+
     /// All of them together, in seconds.
     pub fn sum(&self) -> f64 {
         self.sum as f64 / SECOND as f64

@@ -367,6 +367,8 @@ pub struct Holdings {
     pub reports: usize,
     /// Bytes of all connections.
     pub bytes: usize,
+    /// Servers that are to be refilled, and keys on their way to them.
+    pub refills: usize,
     /// Servers that are not up.
     pub servers_away: usize,
     /// Servers that missed something.

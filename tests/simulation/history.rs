@@ -67,6 +67,8 @@ pub struct KeyState {
     removing: u32,
     /// It was stored when there had been so many removals: if there were no more, it is there.
     stored: Option<u64>,
+    /// When a write of it last failed, or nobody was told what became of it.
+    failed: u64,
     /// Until this virtual time writes may be on their way that nobody waits for.
     pub settles: u64,
 }
@@ -199,6 +201,7 @@ impl History {
         if let Some(settles) = failed {
             // What fails may leave the key deleted.
             state.removals += 1;
+            state.failed = now;
             state.settles = state.settles.max(settles);
         }
         let stores = matches!(w.kind, Kind::Put | Kind::Create);
@@ -218,10 +221,12 @@ impl History {
 
     /// Nobody will be told what became of a write; it may be on its way until `settles`.
     pub fn abandon(&mut self, write: u64, settles: u64) {
+        let now = self.tick();
         let w = &self.writes[write as usize];
         let state = &mut self.keys[w.key];
         state.open -= 1;
         state.removing -= u32::from(w.removes);
+        state.failed = now;
         state.settles = state.settles.max(settles);
         state.unsure |= w.kind == Kind::Create;
     }
@@ -266,6 +271,13 @@ impl History {
     /// Nothing was asked of the key's value since it was looked at.
     pub fn unchanged(&self, seen: &Seen) -> bool {
         self.keys[seen.key].changes == seen.changes
+    }
+
+    /// Some write of it may have been done on one of its servers only, if both were away at once: it failed,
+    /// and nothing that replaces it was acknowledged since.
+    pub fn is_doubtful(&self, key: usize) -> bool {
+        let state = &self.keys[key];
+        state.failed > state.floor
     }
 
     /// The key was stored, and nothing that was asked for since can have taken it away.

@@ -311,7 +311,7 @@ impl Maker<'_> {
 
     /// `O` and `k` and the flags in any order.
     fn flags(&mut self, mut flags: Vec<String>) -> (Vec<String>, u64) {
-        let opaque = self.rng.below(1_000_000);
+        let opaque = self.rng.below(1 << 40);
         flags.push(format!("O{opaque}"));
         if self.rng.often(400) {
             flags.push("k".into());

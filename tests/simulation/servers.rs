@@ -5,6 +5,10 @@ use super::plan::Mode;
 use super::sim::{Event, MS, Sim};
 use crate::common::world::{Connect, Done, SECOND, State};
 
+/// A server that restarts sooner than so many nanoseconds after its start is not seen to: uptimes are whole
+/// seconds, and a restart is told by more than two.
+const UPTIME_TELLS: u64 = 4 * SECOND;
+
 /// How a server gets on with a link.
 #[derive(Default, Debug)]
 pub struct Pace {
@@ -404,12 +408,9 @@ impl Sim {
         self.healed = self.world.now;
         if was == State::Gone {
             let now = self.world.now;
-            self.world
-                .servers
-                .entry(server)
-                .or_default()
-                .store
-                .restart(now);
+            let store = &mut self.world.servers.entry(server).or_default().store;
+            self.unseen_restart |= now < store.started + UPTIME_TELLS;
+            store.restart(now);
         }
         for conn in self.world.links_of(server) {
             let (connect, gone) = {

@@ -50,6 +50,10 @@ pub enum Event {
 /// What magent reads at a time, in bytes.
 const CHUNK: usize = 68 * 1024;
 
+/// Times to live of a key and its copy may differ by so much, in nanoseconds: servers count in whole
+/// seconds, and slow ones take up to 1.5 s for a request.
+const TTL_DIFFERS: u64 = 4 * SECOND;
+
 /// Lines of a trace that are kept.
 const TRACE: usize = 400;
 
@@ -94,6 +98,8 @@ pub struct Sim {
     /// Servers take the time that they are told, and no other.
     pub exact: bool,
     idle_turns: u32,
+    /// A server restarted so soon after its start that its uptime does not tell.
+    pub unseen_restart: bool,
     /// What was seen of how much happened, to know that a run was not idle.
     pub answered: u64,
 }
@@ -129,6 +135,7 @@ impl Sim {
             calm: true,
             exact: false,
             idle_turns: 0,
+            unseen_restart: false,
             answered: 0,
             plan,
         };
@@ -364,6 +371,46 @@ impl Sim {
         }
         if self.plan.mode != Mode::Many {
             self.audit()?;
+        }
+        self.check_copies()
+    }
+
+    /// Promise 11: each key of a primary that is not stale stands on its backup as it is.
+    fn check_copies(&self) -> Result<(), String> {
+        // A server that stops again while it wakes may run a write later than anybody can wait for.
+        let runs_late = self.plan.mode == Mode::Many && self.plan.long_stops;
+        if self.plan.mad || self.unseen_restart || runs_late {
+            return Ok(());
+        }
+        for key in 0..self.plan.habits.keys {
+            let (primary, Some(backup)) = self.place(key) else {
+                continue;
+            };
+            if self.plan.mode == Mode::Many && self.history.is_doubtful(key) {
+                continue;
+            }
+            let name = history::key_name(key);
+            let held = |s: u16| self.world.servers[&s].store.get(&name, self.world.now);
+            let Some(want) = held(primary).filter(|i| !i.is_stale()) else {
+                continue;
+            };
+            let Some(copy) = held(backup) else {
+                let soon = want.expires < self.world.now + TTL_DIFFERS;
+                match soon {
+                    true => continue,
+                    false => return Err(format!("{name} of s{primary} is not on s{backup}")),
+                }
+            };
+            let differs = want.expires.abs_diff(copy.expires) > TTL_DIFFERS;
+            if differs || want.flags != copy.flags || want.data != copy.data {
+                return Err(format!(
+                    "{name} is {} on s{primary} until {} and {} on s{backup} until {}",
+                    history::lossy(&want.data),
+                    want.expires,
+                    history::lossy(&copy.data),
+                    copy.expires
+                ));
+            }
         }
         Ok(())
     }

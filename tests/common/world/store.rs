@@ -37,6 +37,8 @@ pub struct Store {
     pub item_max: usize,
     /// Stores fail for want of memory.
     pub full: bool,
+    /// How it tells its keys.
+    pub metadump: Metadump,
     /// It has every key: the value of key `k100.7` is 100 bytes long.
     pub fills: bool,
 }
@@ -51,9 +53,23 @@ impl Default for Store {
             age: 100_000,
             item_max: 64 << 20,
             full: false,
+            metadump: Metadump::Hash,
             fills: false,
         }
     }
+}
+
+/// How a server tells its keys.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Metadump {
+    /// As memcached 1.6.
+    Hash,
+    /// As an older one.
+    AllOnly,
+    /// Not at all.
+    Never,
+    /// Somebody else is being told.
+    Busy,
 }
 
 /// How a store treats what is there.
@@ -211,6 +227,7 @@ impl Store {
                 line(out, format!("STAT uptime {uptime}").as_bytes());
                 line(out, b"END");
             }
+            b"lru_crawler" => self.dump(w[2] == b"hash", out),
             b"flush_all" => {
                 self.items.clear();
                 line(out, b"OK");
@@ -261,6 +278,29 @@ impl Store {
                 line(out, stored.words().0);
             }
         }
+    }
+
+    fn dump(&self, by_hash: bool, out: &mut Vec<u8>) {
+        match (self.metadump, by_hash) {
+            (Metadump::Busy, _) => return line(out, b"BUSY currently processing crawler request"),
+            (Metadump::Never, _) => return line(out, b"CLIENT_ERROR lru crawler disabled"),
+            (Metadump::AllOnly, true) => return line(out, b"BADCLASS invalid class id"),
+            _ => {}
+        }
+        let mut keys: Vec<_> = self
+            .items
+            .iter()
+            .filter(|(_, i)| i.expires > self.now)
+            .collect();
+        keys.sort_unstable_by_key(|(key, _)| *key);
+        for (key, item) in keys {
+            let coded: String = key.iter().map(|b| format!("%{b:02X}")).collect();
+            let size = 56 + key.len() + item.data.len();
+            out.extend(
+                format!("key={coded} exp=-1 la=1 cas=1 fetch=no cls=1 size={size}\n").bytes(),
+            );
+        }
+        line(out, b"END");
     }
 
     fn values(&mut self, keys: &[&[u8]], cas: bool, touch: Option<u64>, out: &mut Vec<u8>) {
@@ -485,6 +525,11 @@ pub fn key_of(wire: &Wire<'_>) -> Vec<u8> {
 }
 
 impl Item {
+    /// True if it is to be renewed.
+    pub fn is_stale(&self) -> bool {
+        self.stale
+    }
+
     /// The tokens that flags ask for, in the request's order.
     fn returned(&self, flags: &[&[u8]], which: &[u8], now: u64, out: &mut Vec<u8>) {
         for flag in flags.iter().filter(|f| which.contains(&f[0])) {

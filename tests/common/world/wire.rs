@@ -163,6 +163,7 @@ fn check(words: &[&[u8]]) -> Result<Option<usize>, &'static str> {
             [b"cachedump", _, _] => number(2).is_some() && number(3).is_some(),
             _ => false,
         },
+        b"lru_crawler" => matches!(words[1..], [b"metadump", b"hash" | b"all"]),
         b"flush_all" => words.len() == 1 || (words.len() == 2 && time(1)),
         b"get" | b"gets" => keys_from(1),
         b"gat" | b"gats" => time(1) && keys_from(2),

@@ -1,0 +1,387 @@
+//! Servers that lack what they should hold are filled from those that hold the other copies, one after
+//! the other and each key by itself.
+//!
+//! ```text
+//!  restarted, flushed ─▶ wants_refill ─┐                 ┌─▶ Look ─▶ Fetch ─▶ Add
+//!  one key deleted ────▶ wants_key ────┴─▶ jobs, spool ──┘   target   source   target
+//! ```
+
+use super::refill::{Ended, How, Meter, Stage};
+use super::{Pools, ServerId};
+use crate::net::Socket;
+use crate::time::{MILLISECOND, SECOND, Time};
+use crate::work::{REQUEST, Work};
+
+/// Keys on their way at a time, and bytes of their items.
+const MOST_KEYS: usize = 32;
+const MOST_BYTES: usize = 256 * 1024;
+
+/// How late answers are without a refill is measured for so long, in nanoseconds, and with one each time
+/// after so long.
+const MEASURE: u64 = SECOND;
+
+/// A listing that was cut, or found its server busy, is begun again after so many nanoseconds.
+const PAUSE: u64 = SECOND;
+
+/// While a flush is under way, or memory short, it is looked again after so many nanoseconds.
+const LOOK_AGAIN: u64 = 10 * MILLISECOND;
+
+impl<S: Socket> Pools<S> {
+    /// Goes on with the refill that is under way, or begins the next one. A bounded amount.
+    pub(super) fn refill_some(&mut self, work: &mut Work) {
+        if self.refills.jobs.is_empty() {
+            return;
+        }
+        self.interrupt_refills();
+        if !self.choose_refill() {
+            return;
+        }
+        self.follow_listing();
+        self.observe();
+        self.advance_refill();
+        self.copy_some(work);
+        self.finish_refill();
+    }
+
+    /// True if the refill in this place can go on now.
+    fn can_run(&self, at: usize) -> bool {
+        let refill = &self.refills.jobs[at];
+        let partners = match refill.sources.is_empty() {
+            true => self.sources_of(refill.target),
+            false => refill.sources.iter().copied().collect(),
+        };
+        let mut partners = partners.into_iter();
+        self.is_usable(refill.target) && partners.any(|source| self.is_usable(source))
+    }
+
+    /// Refills whose target or sources are away begin again when they are back.
+    fn interrupt_refills(&mut self) {
+        let mut at = 0;
+        while let Some(refill) = self.refills.jobs.get(at) {
+            let (target, lists) = (refill.target, refill.lists);
+            let is_stale = !self.has_same_partners(target) || self.sources_of(target).is_empty();
+            let is_lost = refill.has_begun && !self.can_run(at);
+            if at == 0 && (is_stale || is_lost) {
+                self.drop_listing();
+            }
+            if is_stale {
+                self.refills.copies.void(target);
+                if let Some(mut refill) = self.refills.jobs.remove(at) {
+                    self.budget.recharge(&mut refill.charged, 0);
+                }
+                continue;
+            }
+            if is_lost && lists {
+                self.refills.copies.void(target);
+                self.wants_refill(target);
+            } else if is_lost {
+                self.refills.jobs[at].has_begun = false;
+            }
+            at += 1;
+        }
+    }
+
+    /// Brings one to the front that can go on, and begins it. False if none can.
+    fn choose_refill(&mut self) -> bool {
+        let now = self.now;
+        let busy = |at: &usize| self.can_run(*at) && !self.refills.jobs[*at].idles(now);
+        let Some(at) = (0..self.refills.jobs.len()).find(busy) else {
+            return self.refills.current().is_some();
+        };
+        if let Some(mut refill) = self.refills.jobs.remove(at) {
+            if !refill.has_begun {
+                refill.has_begun = true;
+                refill.progress.since = now;
+                if refill.lists {
+                    self.log_begin(refill.target, refill.sources.iter().copied());
+                }
+            }
+            self.refills.jobs.push_front(refill);
+        }
+        true
+    }
+
+    fn name_of(&self, id: ServerId) -> &str {
+        self.servers.get(id).map_or("?", |s| &s.spec.name)
+    }
+
+    fn log_begin(&self, target: ServerId, sources: impl Iterator<Item = ServerId>) {
+        let names: Vec<&str> = sources.map(|id| self.name_of(id)).collect();
+        let (name, sources) = (self.name_of(target), names.join(", "));
+        log::warn!("{name}: refill begins, from {sources}");
+    }
+
+    /// What follows from how a listing ended.
+    fn follow_listing(&mut self) {
+        let now = self.now;
+        if let Some(listing) = &self.listing {
+            if !self.is_usable(listing.server) {
+                self.end_listing(Ended::Cut);
+            } else if listing.silent_at() <= now {
+                self.end_listing(Ended::Busy);
+            }
+        }
+        let (Some(ended), Some(refill)) = (self.refills.ended.take(), self.refills.current())
+        else {
+            return;
+        };
+        match ended {
+            Ended::Whole => refill.stage = Stage::Copying,
+            Ended::Busy | Ended::Cut => {
+                refill.spool.restart();
+                refill.stage = Stage::List(now.plus(PAUSE));
+            }
+            Ended::Refused if refill.how == How::Hash => {
+                refill.how = How::All;
+                refill.stage = Stage::List(now);
+            }
+            Ended::Refused => {
+                refill.progress.is_partial = true;
+                let source = refill.pass_over(now);
+                self.cannot_list(source);
+            }
+        }
+    }
+
+    /// A server does not tell its keys.
+    fn cannot_list(&mut self, source: Option<ServerId>) {
+        let Some(server) = source.and_then(|id| self.servers.get_mut(id)) else {
+            return;
+        };
+        if !std::mem::replace(&mut server.no_metadump, true) {
+            log::warn!(
+                "{}: does not list its keys (lru_crawler metadump), so no server is refilled from it",
+                server.spec.name
+            );
+        }
+    }
+
+    /// Servers that answer later than before are asked for less.
+    fn observe(&mut self) {
+        let now = self.now;
+        let Some(refill) = self.refills.current() else {
+            return;
+        };
+        if refill.observe_at > now {
+            return;
+        }
+        refill.observe_at = now.plus(MEASURE);
+        let involved = [Some(refill.target), refill.sources.front().copied()];
+        let mut pairs = Vec::new();
+        let mut meters = std::mem::take(&mut refill.meters);
+        for meter in &mut meters {
+            let server = self.servers.get(meter.server());
+            let pair = server.map(|s| meter.look(&s.latency.total()));
+            pairs.extend(pair.filter(|_| involved.contains(&Some(meter.server()))));
+        }
+        self.refills.pace.observe(&pairs);
+        if let Some(refill) = self.refills.current() {
+            refill.meters = meters;
+        }
+    }
+
+    /// Moves the refill on towards its next listing.
+    fn advance_refill(&mut self) {
+        let now = self.now;
+        let Some(refill) = self.refills.current() else {
+            return;
+        };
+        match refill.stage {
+            Stage::Measure(Time::NEVER) => {
+                refill.stage = Stage::Measure(now.plus(MEASURE));
+                let all = refill.sources.iter().copied().chain([refill.target]);
+                let all = all.filter_map(|id| Some((id, self.servers.get(id)?)));
+                refill.meters = all
+                    .map(|(id, s)| Meter::new(id, &s.latency.total()))
+                    .collect();
+            }
+            Stage::Measure(at) if at <= now => {
+                for meter in &mut refill.meters {
+                    if let Some(server) = self.servers.get(meter.server()) {
+                        meter.begin(&server.latency.total());
+                    }
+                }
+                refill.observe_at = now.plus(MEASURE);
+                refill.stage = Stage::List(now);
+            }
+            Stage::List(at) if at <= now && refill.spool.len() == 0 => self.list_next(),
+            Stage::Copying if refill.spool.len() == 0 && !refill.sources.is_empty() => {
+                refill.lists_more(now);
+            }
+            _ => {}
+        }
+    }
+
+    /// Lists the first source that is there.
+    fn list_next(&mut self) {
+        let now = self.now;
+        let Some(refill) = self.refills.jobs.front() else {
+            return;
+        };
+        let mut sources = refill.sources.iter().copied();
+        let Some(at) = sources.position(|id| self.is_usable(id)) else {
+            return;
+        };
+        let Some(refill) = self.refills.current() else {
+            return;
+        };
+        if at > 0 {
+            refill.sources.rotate_left(at);
+            refill.begin_source();
+        }
+        let (source, how) = (refill.sources[0], refill.how);
+        if self.servers.get(source).is_some_and(|s| s.no_metadump) {
+            refill.progress.is_partial = true;
+            refill.pass_over(now);
+        } else {
+            refill.stage = Stage::Listing;
+            self.begin_listing(source, how);
+        }
+    }
+
+    /// Begins copies, as many as pace and servers allow.
+    fn copy_some(&mut self, work: &mut Work) {
+        let now = self.now;
+        while !work.is_done() && self.has_room_for_copy() && self.refills.pace.ready_at() <= now {
+            let Some(refill) = self.refills.current() else {
+                return;
+            };
+            let target = refill.target;
+            if self.is_flushing(target) || self.is_short_of_memory() {
+                return;
+            }
+            let next = self.refills.current().and_then(|r| r.next(now));
+            let Some((key, listed)) = next else {
+                return;
+            };
+            work.count(3 * REQUEST);
+            self.begin_copy(target, key, listed);
+            self.charge_refill(target);
+        }
+    }
+
+    fn has_room_for_copy(&self) -> bool {
+        let copies = &self.refills.copies;
+        copies.len() < MOST_KEYS && copies.bytes() < MOST_BYTES
+    }
+
+    /// Clients come first.
+    fn is_short_of_memory(&self) -> bool {
+        self.budget.common() < 2 * MOST_BYTES.min(self.budget.limit() / 8)
+    }
+
+    /// The refill is over when nothing is left to list or to copy.
+    fn finish_refill(&mut self) {
+        let now = self.now;
+        let copies = &self.refills.copies;
+        let Some(refill) = self.refills.jobs.front() else {
+            return;
+        };
+        let is_over = refill.has_begun
+            && refill.stage == Stage::Copying
+            && refill.sources.is_empty()
+            && refill.to_go() == 0
+            && copies.is_over(refill.target);
+        if !is_over {
+            return;
+        }
+        if refill.overflowed {
+            return self.wants_refill(refill.target);
+        }
+        let Some(mut refill) = self.refills.jobs.pop_front() else {
+            return;
+        };
+        self.budget.recharge(&mut refill.charged, 0);
+        if !refill.lists {
+            return;
+        }
+        let p = &mut refill.progress;
+        p.skipped += refill.spool.lost();
+        log::warn!(
+            "{}: refilled in {:.3} s: {} keys listed, {} copied ({} bytes), {} there already, {} gone, \
+             {} skipped",
+            self.name_of(refill.target),
+            now.since(p.since) as f64 / SECOND as f64,
+            p.listed,
+            p.copied,
+            p.bytes,
+            p.there,
+            p.gone,
+            p.skipped
+        );
+        p.since = now;
+        if let Some(server) = self.servers.get_mut(refill.target) {
+            server.refilled = Some(refill.progress);
+        }
+    }
+
+    /// When a refill has something to do.
+    pub(super) fn refill_at(&self) -> Time {
+        let Some(first) = self.refills.jobs.front() else {
+            return Time::NEVER;
+        };
+        let is_under_way = first.has_begun && self.can_run(0) && !first.idles(self.now);
+        // The others wait for it, or it for them.
+        let jobs = 0..if is_under_way {
+            1
+        } else {
+            self.refills.jobs.len()
+        };
+        let at = jobs.map(|at| self.refill_in_place_at(at));
+        at.min().unwrap_or(Time::NEVER)
+    }
+
+    fn refill_in_place_at(&self, at: usize) -> Time {
+        let refill = &self.refills.jobs[at];
+        if !self.can_run(at) {
+            return Time::NEVER;
+        }
+        if !refill.has_begun {
+            return if refill.idles(self.now) {
+                refill.next_at()
+            } else {
+                self.now
+            };
+        }
+        let stage = match (refill.stage, &self.listing) {
+            (Stage::Measure(at), _) => at,
+            (Stage::List(at), _) if refill.spool.len() == 0 => at,
+            (Stage::Listing, Some(listing)) => listing.silent_at(),
+            _ => Time::NEVER,
+        };
+        let is_held = self.is_flushing(refill.target) || self.is_short_of_memory();
+        let key = match self.has_room_for_copy() {
+            _ if refill.next_at() == Time::NEVER => Time::NEVER,
+            true if is_held => self.now.plus(LOOK_AGAIN),
+            true => refill.next_at().max(self.refills.pace.ready_at()),
+            // An answer wakes it.
+            false => Time::NEVER,
+        };
+        stage.min(key)
+    }
+
+    /// The configuration has changed: what is on its way may belong elsewhere by now.
+    pub(super) fn restart_refills(&mut self, rate: u64) {
+        self.refills.pace.set_limit(rate);
+        self.refills.copies.void_all();
+        self.drop_listing();
+        let targets: Vec<ServerId> = self.refills.jobs.iter().map(|r| r.target).collect();
+        for target in targets {
+            if self.refills.of(target).is_some_and(|r| r.lists) {
+                self.wants_refill(target);
+            }
+        }
+        if rate == 0 {
+            self.stop_refills();
+        }
+    }
+
+    /// No refill any more.
+    pub fn stop_refills(&mut self) {
+        self.refills.pace.set_limit(0);
+        self.drop_listing();
+        for mut refill in self.refills.jobs.drain(..) {
+            self.budget.recharge(&mut refill.charged, 0);
+        }
+    }
+}
