@@ -173,17 +173,48 @@ fn servers_that_list_by_their_lrus_are_listed_twice_and_those_that_do_not_list_a
 }
 
 #[test]
-fn a_busy_server_is_waited_for() {
+fn a_server_that_is_busy_or_says_nothing_is_waited_for() {
+    for metadump in [Metadump::Busy, Metadump::Silent] {
+        let (mut world, peer) = farm(1, 1, &[]);
+        set(&mut world, &peer, "k", "v");
+        world.servers.get_mut(&PRIMARY).expect("it").store.metadump = metadump;
+        restart(&mut world, BACKUP, SECOND);
+        until(&mut world, &peer, BACKUP, "running");
+        world.advance(10 * SECOND);
+        assert_eq!(field(&mut world, &peer, BACKUP, "refill"), "running");
+        world.servers.get_mut(&PRIMARY).expect("it").store.metadump = Metadump::Hash;
+        until(&mut world, &peer, BACKUP, "done");
+        assert!(holds(&world, BACKUP, "k").is_some());
+    }
+}
+
+#[test]
+fn a_listing_that_is_cut_in_the_middle_begins_again() {
     let (mut world, peer) = farm(1, 1, &[]);
-    set(&mut world, &peer, "k", "v");
-    world.servers.get_mut(&PRIMARY).expect("it").store.metadump = Metadump::Busy;
+    for i in 0..200 {
+        set(&mut world, &peer, &format!("k{i}"), "v");
+    }
+    // So that a listing comes in pieces.
+    world.link_room = 500;
     restart(&mut world, BACKUP, SECOND);
-    until(&mut world, &peer, BACKUP, "running");
-    world.advance(10 * SECOND);
-    assert_eq!(field(&mut world, &peer, BACKUP, "refill"), "running");
-    world.servers.get_mut(&PRIMARY).expect("it").store.metadump = Metadump::Hash;
+    let conn = loop {
+        let links = world.links_of(PRIMARY);
+        let listing = links
+            .into_iter()
+            .find(|c| world.links[c].output.len() > 5000);
+        match listing {
+            Some(conn) => break conn,
+            None if world.turn() => {}
+            None => world.stand_still(MS),
+        }
+    };
+    world.turn();
+    world.drop_link(conn, false);
     until(&mut world, &peer, BACKUP, "done");
-    assert!(holds(&world, BACKUP, "k").is_some());
+    let held = (0..200).filter(|i| holds(&world, BACKUP, &format!("k{i}")).is_some());
+    assert_eq!(held.count(), 200);
+    let listed = field(&mut world, &peer, BACKUP, "refill_listed");
+    assert!(listed.parse::<u64>().expect("a number") > 200, "{listed}");
 }
 
 #[test]
@@ -286,7 +317,7 @@ fn nothing_is_copied_about_a_delayed_flush() {
 }
 
 #[test]
-fn a_listing_that_is_cut_begins_again_and_a_source_that_goes_is_waited_for() {
+fn a_source_that_goes_is_waited_for() {
     let (mut world, peer) = farm(1, 1, &["--refill", "20k"]);
     for i in 0..200 {
         set(&mut world, &peer, &format!("k{i}"), &"v".repeat(500));
@@ -334,4 +365,42 @@ fn a_gat_of_several_keys_at_a_warming_primary_touches_their_copies() {
         let item = world.servers[&BACKUP].store.get(key, world.now);
         assert_eq!(item.map(|i| i.expires), Some(u64::MAX), "{key}");
     }
+}
+
+#[test]
+fn an_old_server_is_neither_source_nor_target_and_nobody_waits_for_it() {
+    for port in [PRIMARY, BACKUP] {
+        let (mut world, peer) = farm(1, 1, &[]);
+        world.servers.get_mut(&port).expect("it").store.is_old = true;
+        world.become_state(port, State::Gone);
+        world.advance(SECOND);
+        world.become_state(port, State::Well);
+        world.advance(SECOND);
+        set(&mut world, &peer, "k", "v");
+        restart(&mut world, BACKUP, 3 * SECOND);
+        let state = if port == BACKUP {
+            "unsupported"
+        } else {
+            "partial"
+        };
+        until(&mut world, &peer, BACKUP, state);
+        assert_eq!(holds(&world, BACKUP, "k"), None);
+        world.advance(SECOND);
+        let polls = world.stat("polls");
+        world.advance(10 * SECOND);
+        assert!(world.stat("polls") - polls < 1000, "it waits for nothing");
+    }
+}
+
+#[test]
+fn more_single_keys_than_there_is_room_for_are_listed() {
+    let (mut world, peer) = farm(1, 1, &["-I", "1k", "-m", "64k"]);
+    world.become_state(BACKUP, State::Gone);
+    world.advance(SECOND);
+    for i in 0..100 {
+        set(&mut world, &peer, &format!("k{i}"), "v");
+    }
+    world.become_state(BACKUP, State::Well);
+    until(&mut world, &peer, BACKUP, "done");
+    assert_eq!(world.servers[&BACKUP].store.items().len(), 100);
 }

@@ -38,6 +38,13 @@ enum Outcome {
 }
 
 impl<S: Socket> Pools<S> {
+    /// True if a server is there and too old to be asked for keys, or to take them.
+    pub(super) fn is_too_old(&self, id: ServerId) -> bool {
+        self.servers
+            .get(id)
+            .is_some_and(|s| s.health.is_up() && !s.meta)
+    }
+
     /// True if a server can be asked for keys, or to take them.
     pub(super) fn is_usable(&self, id: ServerId) -> bool {
         self.servers
@@ -52,7 +59,7 @@ impl<S: Socket> Pools<S> {
         };
         let pool = &self.pools[way.pool as usize];
         let is_large = listed.size as usize > pool.config.max_value + ITEM;
-        if is_large || !forms::can_be_asked(&key) {
+        if is_large || !forms::can_be_asked(&key) || self.is_too_old(way.source) {
             return self.note_outcome(target, key.into(), listed, Outcome::Skipped);
         }
         let (span, timeout) = (pool.span(), pool.timeout_ms());

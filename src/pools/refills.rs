@@ -51,7 +51,7 @@ impl<S: Socket> Pools<S> {
             false => refill.sources.iter().copied().collect(),
         };
         let mut partners = partners.into_iter();
-        self.is_usable(refill.target) && partners.any(|source| self.is_usable(source))
+        self.is_usable(refill.target) && partners.any(|source| self.is_up(source))
     }
 
     /// Refills whose target or sources are away begin again when they are back.
@@ -59,7 +59,9 @@ impl<S: Socket> Pools<S> {
         let mut at = 0;
         while let Some(refill) = self.refills.jobs.get(at) {
             let (target, lists) = (refill.target, refill.lists);
-            let is_stale = !self.has_same_partners(target) || self.sources_of(target).is_empty();
+            let is_stale = !self.has_same_partners(target)
+                || self.sources_of(target).is_empty()
+                || self.is_too_old(target);
             let is_lost = refill.has_begun && !self.can_run(at);
             if at == 0 && (is_stale || is_lost) {
                 self.drop_listing();
@@ -115,7 +117,7 @@ impl<S: Socket> Pools<S> {
     fn follow_listing(&mut self) {
         let now = self.now;
         if let Some(listing) = &self.listing {
-            if !self.is_usable(listing.server) {
+            if !self.is_up(listing.server) {
                 self.end_listing(Ended::Cut);
             } else if listing.silent_at() <= now {
                 self.end_listing(Ended::Busy);
@@ -135,22 +137,25 @@ impl<S: Socket> Pools<S> {
                 refill.how = How::All;
                 refill.stage = Stage::List(now);
             }
-            Ended::Refused => {
-                refill.progress.is_partial = true;
-                let source = refill.pass_over(now);
-                self.cannot_list(source);
-            }
+            Ended::Refused => self.pass_over(),
         }
     }
 
-    /// A server does not tell its keys.
-    fn cannot_list(&mut self, source: Option<ServerId>) {
+    /// The first source does not tell its keys.
+    fn pass_over(&mut self) {
+        let now = self.now;
+        let Some(refill) = self.refills.current() else {
+            return;
+        };
+        refill.progress.is_partial = true;
+        let source = refill.pass_over(now);
         let Some(server) = source.and_then(|id| self.servers.get_mut(id)) else {
             return;
         };
         if !std::mem::replace(&mut server.no_metadump, true) {
             log::warn!(
-                "{}: does not list its keys (lru_crawler metadump), so no server is refilled from it",
+                "{}: no server is refilled from it: it does not list its keys (lru_crawler metadump), or \
+                 is older than memcached 1.6",
                 server.spec.name
             );
         }
@@ -214,12 +219,11 @@ impl<S: Socket> Pools<S> {
 
     /// Lists the first source that is there.
     fn list_next(&mut self) {
-        let now = self.now;
         let Some(refill) = self.refills.jobs.front() else {
             return;
         };
         let mut sources = refill.sources.iter().copied();
-        let Some(at) = sources.position(|id| self.is_usable(id)) else {
+        let Some(at) = sources.position(|id| self.is_up(id)) else {
             return;
         };
         let Some(refill) = self.refills.current() else {
@@ -230,10 +234,12 @@ impl<S: Socket> Pools<S> {
             refill.begin_source();
         }
         let (source, how) = (refill.sources[0], refill.how);
-        if self.servers.get(source).is_some_and(|s| s.no_metadump) {
-            refill.progress.is_partial = true;
-            refill.pass_over(now);
-        } else {
+        let is_of_no_use =
+            self.is_too_old(source) || self.servers.get(source).is_some_and(|s| s.no_metadump);
+        if is_of_no_use {
+            return self.pass_over();
+        }
+        if let Some(refill) = self.refills.current() {
             refill.stage = Stage::Listing;
             self.begin_listing(source, how);
         }

@@ -57,7 +57,7 @@ pub struct ServerFigures {
 /// How a server is filled with what it lacks, or was.
 #[derive(Clone, Debug)]
 pub struct RefillFigures {
-    /// `running`, `waiting`, `done`, `partial`, `none`, `off`, or `other partners`.
+    /// `running`, `waiting`, `done`, `partial`, `none`, `off`, `unsupported`, or `other partners`.
     pub state: &'static str,
     /// It tells its keys, as far as is known.
     pub lists_keys: bool,
@@ -314,6 +314,7 @@ impl<S: Socket> Pools<S> {
                 (Some(_), _) => "waiting",
                 _ if !self.refills.pace.is_on() => "off",
                 _ if !server.same_partners => "other partners",
+                _ if !server.meta => "unsupported",
                 (None, Some(progress)) if progress.is_partial => "partial",
                 (None, Some(_)) => "done",
                 (None, None) => "none",

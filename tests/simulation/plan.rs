@@ -74,6 +74,10 @@ pub struct Plan {
     pub mad: bool,
     /// Operators take servers out of use and back.
     pub drains: bool,
+    /// The configuration is read again now and then.
+    pub reloads: bool,
+    /// Servers list their keys by their LRUs only.
+    pub lists_all: bool,
 }
 
 /// The first server's port; the next ones follow, primaries first.
@@ -135,6 +139,8 @@ impl Plan {
             mad: r.often(300),
             drains: false,
             tardy: !choppy && r.often(500),
+            reloads: false,
+            lists_all: false,
         };
         plan.add_trouble(Rng::new(seed ^ 0x0074_726f_7562_6c65));
         plan
@@ -178,6 +184,8 @@ impl Plan {
         }
         self.probe = r.pick(&[0, 100, 1000]);
         self.drains = r.often(300);
+        self.reloads = r.often(250);
+        self.lists_all = r.often(200);
     }
 
     /// The configuration of it.

@@ -244,6 +244,10 @@ impl Sim {
         if self.ending {
             return;
         }
+        if self.plan.reloads && self.rng.often(200) {
+            self.note_fault("the configuration is read again".into());
+            self.world.reload(self.plan.config());
+        }
         let single = self.plan.mode == Mode::Single;
         if single && !self.calm {
             return self.after(50 * MS, 500 * MS, Event::Fault);

@@ -12,7 +12,7 @@ use super::plan::{Mode, PORT, Plan};
 use super::servers::Pace;
 use crate::common::keys;
 use crate::common::rng::Rng;
-use crate::common::world::{Edges, SECOND, State, World};
+use crate::common::world::{Edges, Metadump, SECOND, State, World};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet, VecDeque};
 
@@ -110,6 +110,9 @@ impl Sim {
         let mut world = World::several(vec![plan.config()], seed);
         for server in world.servers.values_mut() {
             (server.store.age, server.store.item_max) = (0, super::plan::ITEM_MAX);
+            if plan.lists_all {
+                server.store.metadump = Metadump::AllOnly;
+            }
         }
         let mut sim = Sim {
             world,

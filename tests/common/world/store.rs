@@ -39,6 +39,8 @@ pub struct Store {
     pub full: bool,
     /// How it tells its keys.
     pub metadump: Metadump,
+    /// It is a memcached 1.4.15: no meta commands, no metadump.
+    pub is_old: bool,
     /// It has every key: the value of key `k100.7` is 100 bytes long.
     pub fills: bool,
 }
@@ -54,6 +56,7 @@ impl Default for Store {
             item_max: 64 << 20,
             full: false,
             metadump: Metadump::Hash,
+            is_old: false,
             fills: false,
         }
     }
@@ -70,6 +73,8 @@ pub enum Metadump {
     Never,
     /// Somebody else is being told.
     Busy,
+    /// The same, and it does not say so.
+    Silent,
 }
 
 /// How a store treats what is there.
@@ -215,6 +220,8 @@ impl Store {
     pub fn answer(&mut self, wire: &Wire<'_>, out: &mut Vec<u8>) {
         let w = &wire.words;
         match w[0] {
+            b"version" if self.is_old => line(out, b"VERSION 1.4.15"),
+            b"lru_crawler" | b"mg" | b"me" if self.is_old => line(out, b"ERROR"),
             b"version" => line(out, b"VERSION 1.6.18"),
             b"stats" if w.len() > 1 => {
                 let keys = self.items.len();
@@ -283,6 +290,7 @@ impl Store {
     fn dump(&self, by_hash: bool, out: &mut Vec<u8>) {
         match (self.metadump, by_hash) {
             (Metadump::Busy, _) => return line(out, b"BUSY currently processing crawler request"),
+            (Metadump::Silent, _) => return,
             (Metadump::Never, _) => return line(out, b"CLIENT_ERROR lru crawler disabled"),
             (Metadump::AllOnly, true) => return line(out, b"BADCLASS invalid class id"),
             _ => {}
