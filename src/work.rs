@@ -88,7 +88,7 @@ pub const REPORT_BYTES: usize = 64;
 pub const REPORT_LINES: usize = 2;
 
 /// So many bytes pass through the process in one unit.
-const BYTES: usize = 1024;
+const BYTES: usize = 512;
 
 impl Work {
     /// A fresh turn, which ends by the clock.

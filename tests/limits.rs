@@ -333,7 +333,7 @@ fn with_next_to_no_memory_and_many_links_requests_are_served() {
 
 #[test]
 fn mirrors_for_a_full_backup_go_to_its_journal() {
-    let farm = ["-s", "127.0.0.1:1", "-b", "127.0.0.1:2"];
+    let farm = ["-s", "127.0.0.1:1", "-b", "127.0.0.1:2", "--refill", "0"];
     let mut core = World::new(&[&farm[..], &PATIENT].concat());
     core.become_state(2, State::Silent);
     let writer = core.client();
@@ -360,7 +360,16 @@ fn mirrors_for_a_full_backup_go_to_its_journal() {
 
 #[test]
 fn a_journal_has_its_bound() {
-    let farm = ["-s", "127.0.0.1:1", "-b", "127.0.0.1:2", "--journal", "64k"];
+    let farm = [
+        "-s",
+        "127.0.0.1:1",
+        "-b",
+        "127.0.0.1:2",
+        "--journal",
+        "64k",
+        "--refill",
+        "0",
+    ];
     let mut core = World::new(&[&farm[..], &PATIENT].concat());
     core.become_state(2, State::Gone);
     let writer = core.client();

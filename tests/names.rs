@@ -212,7 +212,7 @@ fn a_server_follows_its_name_after_three_lookups() {
 /// What the old address missed, the new one must be told as well: it may be the same server.
 #[test]
 fn the_journal_goes_along() {
-    let (mut world, peer) = farm(&["--resolve", "1"]);
+    let (mut world, peer) = farm(&["--resolve", "1", "--refill", "0"]);
     world.become_state(HERE, State::Gone);
     assert_eq!(world.ask(&peer, "set k 0 0 3\r\nnew\r\n"), "STORED\r\n");
     assert_eq!(of(&mut world, "journal_keys"), "1");

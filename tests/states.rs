@@ -122,6 +122,8 @@ impl Farm {
             "1",
             "--warm",
             warm,
+            "--refill",
+            "0",
         ];
         let magent = Magent::farm(&[&primary.name, &other.name], &backups, &options);
         let client = magent.client();

@@ -43,7 +43,7 @@ const OF_MAGENT: &[&str] = &[
 const OF_A_SERVER: &[&str] = &[
     "role", "address", "state", "since", "last_error", "connections", "connects", "restarts", "probes",
     "requests", "errors", "timeouts", "in_flight", "bytes_in_flight", "bytes_read", "bytes_written", "journal_keys",
-    "journal_bytes", "journal_overflows", "keys_copied", "mirrors", "mirrors_failed",
+    "journal_bytes", "journal_overflows", "keys_copied", "refill", "mirrors", "mirrors_failed",
     "latency_p50_us", "latency_p99_us", "latency_p999_us", "latency_max_us", "latency_10s_p50_us",
     "latency_10s_p99_us", "latency_10s_p999_us", "latency_10s_max_us",
 ];
@@ -258,7 +258,7 @@ fn stats_settings_shows_every_option_in_force() {
     assert_eq!(all["configuration"].len(), 16);
     // A new option needs a line here.
     let given = OPTIONS.iter().filter(|o| o.takes != Takes::Nothing).count();
-    assert_eq!(given, 29, "is the new option in stats settings?");
+    assert_eq!(given, 30, "is the new option in stats settings?");
 }
 
 #[test]

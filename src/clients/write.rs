@@ -8,7 +8,7 @@ use crate::work::Work;
 use std::rc::Rc;
 
 /// Bytes written to one client in one turn; more waits for the next one.
-const MAX_WRITE: usize = 256 * 1024;
+const MAX_WRITE: usize = 128 * 1024;
 
 impl<S: Socket> Clients<S> {
     /// Makes the chunk one that can be read into. Large values in it go to their clients first:

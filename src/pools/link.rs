@@ -154,7 +154,7 @@ const ANSWERS: u64 = SECOND;
 const KEEP_PENDING: usize = 16 * 1024;
 
 /// Written to one server in one turn, in bytes: more waits for the next one.
-const MAX_WRITE: usize = 256 * 1024;
+const MAX_WRITE: usize = 128 * 1024;
 
 impl<S: Socket> Link<S> {
     /// A link without a socket, that is full at so many bytes in flight.

@@ -60,7 +60,8 @@ fn a_drained_server_is_asked_nothing_and_misses_nothing() {
 fn a_drained_backup_and_a_server_without_one() {
     let servers: Vec<Memcached> = (0..2).map(|_| Memcached::start()).collect();
     let names: Vec<&str> = servers.iter().map(|s| s.name.as_str()).collect();
-    let magent = Magent::farm(&names[..1], &names[1..], &DOOR);
+    let options = [&DOOR[..], &["--refill", "0"]].concat();
+    let magent = Magent::farm(&names[..1], &names[1..], &options);
     let (mut client, mut operator) = (magent.client(), magent.operator());
     client.set("a", "old");
     wait_for("the mirror", || servers[1].value("a"));

@@ -313,7 +313,7 @@ fn a_copy_keeps_flags_and_time_to_live() {
 
 #[test]
 fn a_primary_is_warming_by_its_own_uptime() {
-    let mut farm = Farm::new(1, 1, &["--warm", "1"]);
+    let mut farm = Farm::new(1, 1, &["--warm", "1", "--refill", "0"]);
     let mut client = farm.magent.client();
     client.set("k", "x");
     farm.backups[0].wait_value("k", Some(b"x"));
@@ -323,7 +323,7 @@ fn a_primary_is_warming_by_its_own_uptime() {
     client.ask("get k\r\n", "END\r\n");
     assert_eq!(farm.magent.stat("fetches"), 0);
 
-    let mut farm = Farm::new(1, 1, &["--warm", "0"]);
+    let mut farm = Farm::new(1, 1, &["--warm", "0", "--refill", "0"]);
     let mut client = farm.magent.client();
     client.set("k", "x");
     farm.backups[0].wait_value("k", Some(b"x"));

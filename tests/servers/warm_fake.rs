@@ -23,7 +23,7 @@ fn slow(fetched: &'static str) -> Slow {
         r => empty(r),
     });
     let primary = Memcached::start();
-    let options = quick(&["--timeout", "3000"]);
+    let options = quick(&["--timeout", "3000", "--refill", "0"]);
     let magent = Magent::farm(&[&primary.name], &[&backup.name], &options);
     Slow {
         magent,

@@ -60,6 +60,7 @@ fn a_server_that_refuses_a_delete_has_lost_no_connection() {
         ["--timeout", "250"],
         ["--failure-limit", "1"],
         ["--retry", "30"],
+        ["--refill", "0"],
     ];
     let magent = Magent::farm(&[&fake.name], &[&backup.name], &options.concat());
     let mut client = magent.client();
