@@ -190,7 +190,7 @@ mod tests {
             work.count_call(64 * 1024);
             calls += 1;
         }
-        assert!((10..1000).contains(&calls), "{calls}");
+        assert!((5..1000).contains(&calls), "{calls}");
         work.next_kind();
         assert!(!work.is_done());
     }
