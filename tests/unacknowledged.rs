@@ -17,7 +17,8 @@ mod common;
 
 use common::farm::{Farm, are_back, quick};
 use common::time::wait_within;
-use common::{Client, Fake, FakeLink, Magent, Memcached, pause_of, wait_for};
+use common::world::State;
+use common::{Client, Fake, FakeLink, Magent, Memcached, World, pause_of, wait_for};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
@@ -357,4 +358,35 @@ fn a_stopped_backup() {
 #[test]
 fn a_stopped_primary() {
     is_stopped(true);
+}
+
+/// When the first of them is read its server is down, and the others are given up before they were
+/// read: how they ended is asked all the same.
+#[test]
+fn links_that_are_reset_together_have_not_been_ended_by_their_server() {
+    for key in 0..6 {
+        let options = ["-s", "127.0.0.1:1", "-i", "3", "--retry", "100"];
+        let mut core = World::new(&options);
+        let client = core.client();
+        let reads = format!("get {}\r\n", names().join(" "));
+        core.ask(&client, &reads[..]);
+        assert_eq!(core.open_links(1), 3);
+        core.become_state(1, State::Hung);
+        core.send(&client, &reads[..]);
+        core.send(&client, format!("set k{key} 0 0 1\r\nv\r\n"));
+        core.step();
+        core.cut(0, 1, true);
+        core.step();
+        core.mend(0, 1);
+        core.become_state(1, State::Well);
+        let state = |core: &mut World| core.stats("stats servers\r\n")["127.0.0.1:1:state"].clone();
+        core.advance(Duration::from_millis(800));
+        assert_eq!(
+            state(&mut core),
+            "down",
+            "k{key}: it may still run the write"
+        );
+        core.advance(Duration::from_millis(1000));
+        assert_eq!(state(&mut core), "up");
+    }
 }

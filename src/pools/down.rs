@@ -121,22 +121,25 @@ impl<S: Socket> Pools<S> {
         self.list_server(server);
     }
 
-    /// A link with unanswered writes goes: unless the server has ended it, it is read to its end.
+    /// A link with unanswered writes goes: it is read to its end. Of one that has ended and was not read
+    /// since, only that tells whether the server has ended it.
     fn wait_for_end(&mut self, mut conn: Conn<S>, server: ServerId, token: usize) {
         let Some(s) = self.servers.get_mut(server) else {
             return;
         };
-        let goes_on = !conn.has_ended() && !conn.has_failed();
-        if goes_on && conn.shutdown_write().is_ok() {
-            s.given_up += 1;
-            self.given_up.insert(GivenUp {
-                conn,
-                server,
-                token,
-            });
-        } else if goes_on || conn.has_failed() {
+        let has_ended = conn.has_ended();
+        if conn.has_failed() || (!has_ended && conn.shutdown_write().is_err()) {
             // The server may still execute what it received.
-            s.health.unsettle();
+            return s.health.unsettle();
+        }
+        s.given_up += 1;
+        let key = self.given_up.insert(GivenUp {
+            conn,
+            server,
+            token,
+        });
+        if has_ended {
+            self.read_given_up(key);
         }
     }
 

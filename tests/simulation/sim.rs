@@ -389,6 +389,11 @@ impl Sim {
             let (primary, Some(backup)) = self.place(key) else {
                 continue;
             };
+            // Without probes a restart is seen when the server is next used.
+            let is_unseen = |s| self.plan.probe == 0 && self.world.open_links(s) == 0;
+            if is_unseen(primary) || is_unseen(backup) {
+                continue;
+            }
             if self.plan.mode == Mode::Many && self.history.is_doubtful(key) {
                 continue;
             }
