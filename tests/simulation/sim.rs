@@ -404,7 +404,8 @@ impl Sim {
             };
             let Some(copy) = held(backup) else {
                 let soon = want.expires < self.world.now + TTL_DIFFERS;
-                match soon {
+                let missed = &self.world.servers[&backup].store.missed;
+                match soon || missed.contains(name.as_bytes()) {
                     true => continue,
                     false => return Err(format!("{name} of s{primary} is not on s{backup}")),
                 }

@@ -1,7 +1,7 @@
 //! A model memcached: what it holds, and how it answers what passed the checker.
 
 use super::wire::{Wire, decimal, signed, unbase64};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Seconds since the epoch at the virtual clock's zero.
 pub const UNIX: u64 = 1_700_000_000;
@@ -41,6 +41,9 @@ pub struct Store {
     pub metadump: Metadump,
     /// It is a memcached 1.4.15: no meta commands, no metadump.
     pub is_old: bool,
+    /// Keys that were asked for shortly after they had expired. Another server may have kept them a little
+    /// longer, since remaining times are told in whole seconds, and a touch then found them there only.
+    pub missed: HashSet<Vec<u8>>,
     /// It has every key: the value of key `k100.7` is 100 bytes long.
     pub fills: bool,
 }
@@ -49,6 +52,7 @@ impl Default for Store {
     fn default() -> Store {
         Store {
             items: HashMap::new(),
+            missed: HashSet::new(),
             cas: 0,
             now: 0,
             started: 0,
@@ -146,6 +150,7 @@ impl Store {
     /// Starts empty.
     pub fn restart(&mut self, now: u64) {
         self.items.clear();
+        self.missed.clear();
         (self.started, self.age) = (now, 0);
     }
 
@@ -163,7 +168,12 @@ impl Store {
     fn item(&mut self, key: &[u8]) -> Option<&mut Item> {
         let now = self.now;
         match self.items.get(key) {
-            Some(item) if item.expires <= now => drop(self.items.remove(key)),
+            Some(item) if item.expires <= now => {
+                if now - item.expires < 2 * SECOND {
+                    self.missed.insert(key.to_vec());
+                }
+                self.items.remove(key);
+            }
             None if self.fills => {
                 let data = vec![b'v'; filler_len(key)];
                 self.put(key, data, 0, u64::MAX);
@@ -187,6 +197,7 @@ impl Store {
     }
 
     fn put(&mut self, key: &[u8], data: Vec<u8>, flags: u32, expires: u64) -> &mut Item {
+        self.missed.remove(key);
         self.cas += 1;
         let item = Item {
             data,
