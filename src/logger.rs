@@ -12,6 +12,7 @@ mod sink;
 
 use crate::config::LogTarget;
 use crate::files::{self, Owner};
+use crate::time::Utc;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use sink::{Stream, Syslog, WRITE_MAX};
 use std::borrow::Cow;
@@ -230,9 +231,6 @@ fn gravity(level: Level) -> u8 {
 
 fn start_line(out: &mut String, time: SystemTime, level: Level) -> std::fmt::Result {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
-    let (year, month, day) = date(days);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
     let milli = since.subsec_millis();
     let word = match level {
         Level::Error => "error",
@@ -240,29 +238,7 @@ fn start_line(out: &mut String, time: SystemTime, level: Level) -> std::fmt::Res
         Level::Info => "info",
         Level::Debug | Level::Trace => "debug",
     };
-    write!(
-        out,
-        "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z {word} "
-    )
-}
-
-/// Year, month and day of the day so many days after 1970-01-01. Howard Hinnant's
-/// `civil_from_days`: years that start in March have their leap day at the end.
-fn date(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 {
-        from_march + 3
-    } else {
-        from_march - 9
-    };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    (year, month, day)
+    write!(out, "{}.{milli:03}Z {word} ", Utc(since.as_secs()))
 }
 
 /// A client's or server's line for a text, without its end.

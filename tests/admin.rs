@@ -11,6 +11,8 @@ mod http;
 mod monitors;
 #[path = "admin/servers.rs"]
 mod servers;
+#[path = "admin/slow.rs"]
+mod slow;
 
 use common::magent::free_port;
 use common::process::{finish, text};
@@ -290,6 +292,8 @@ fn the_configuration_can_be_read_again() {
             "507",
             "--resolve",
             "508",
+            "--slow",
+            "509",
             "--warm",
             "504",
             "--journal",
@@ -423,7 +427,7 @@ fn what_is_not_known_is_named() {
     operator.ask("\n\r\n \nnonsense\n", "ERROR nonsense\r\n");
     let help = lines(&mut operator, "help", "END");
     for command in [
-        "stats", "clients", "kill", "server", "config", "reload", "log", "quit",
+        "stats", "clients", "kill", "server", "slow", "hot", "config", "reload", "log", "quit",
     ] {
         assert!(
             help.iter().any(|l| l.starts_with(command)),

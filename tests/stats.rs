@@ -200,6 +200,8 @@ fn stats_settings_shows_every_option_in_force() {
         "508",
         "--refill",
         "3m",
+        "--slow",
+        "509",
         "--warm",
         "504",
         "--journal",
@@ -230,6 +232,7 @@ fn stats_settings_shows_every_option_in_force() {
         ("probe", "507"),
         ("resolve", "508"),
         ("refill", "3m"),
+        ("slow", "509"),
         ("default:server_connections", "3"),
         ("default:distribution", "magent-ketama"),
         ("default:hash", "magent"),
@@ -258,7 +261,7 @@ fn stats_settings_shows_every_option_in_force() {
     assert_eq!(all["configuration"].len(), 16);
     // A new option needs a line here.
     let given = OPTIONS.iter().filter(|o| o.takes != Takes::Nothing).count();
-    assert_eq!(given, 30, "is the new option in stats settings?");
+    assert_eq!(given, 31, "is the new option in stats settings?");
 }
 
 #[test]

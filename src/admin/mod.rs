@@ -14,7 +14,7 @@
 //!  task          answers that take longer than a turn
 //!  document      what monitors read, in pieces
 //!  metrics json  its forms
-//!  http          heads of requests and of answers
+//!  http lists    heads of requests and of answers; lists for people
 //! ```
 //!
 //! It has few sessions, each of which holds little: one that is in the way goes when another one comes.
@@ -22,6 +22,7 @@
 mod document;
 mod http;
 mod json;
+mod lists;
 mod metrics;
 mod pages;
 mod session;

@@ -1,11 +1,11 @@
 //! Answers that take longer than a turn: lists that are written in pieces, and what others work on.
 
 use super::document::Document;
+use super::lists;
 use crate::buffer::Queue;
 use crate::net::Socket;
 use crate::proxy::Proxy;
 use crate::work::{REQUEST, Work};
-use std::fmt::Write as _;
 
 /// Units of work for one client's line: it asks the system who that is.
 const CLIENT: usize = 4 * REQUEST;
@@ -61,15 +61,7 @@ fn list_client<S: Socket>(
     }
     let mut line = String::new();
     if let Some((c, pool)) = proxy.client_at(place) {
-        let unread = match c.unread.is_empty() {
-            true => "-".to_string(),
-            false => c.unread.join(","),
-        };
-        let _ = write!(
-            line,
-            "{} {} {pool} {} age {} idle {} requests {} in_flight {} owed {} unread {unread}\r\n",
-            c.number, c.peer, c.dialect, c.age, c.idle, c.requests, c.in_flight, c.owed
-        );
+        lists::client(&c, pool, &mut line);
         work.count(CLIENT);
     }
     work.count(1);

@@ -1,5 +1,6 @@
 //! Text commands, one a line.
 
+use super::lists;
 use super::task::Task;
 use crate::buffer::Queue;
 use crate::clients::write_stats;
@@ -15,6 +16,8 @@ kill N                       closes client N
 server NAME drain            takes a server out of use, as if it were down
 server NAME use              uses a drained server again
 server NAME probe            asks a server now whether it answers
+slow [reset]                 the last requests that took longer than --slow; or forgets them
+hot                          the keys asked most in the last minute
 config                       the configuration in force, as a file for -c
 reload                       reads the file of -c again
 log warn|info|debug          how much is logged from now on
@@ -62,6 +65,17 @@ pub fn answer<S: Socket>(
             say_lines(HELP, "END\r\n", out);
             Task::Nothing
         }
+        ["slow"] => {
+            work.count(REPORT);
+            list(proxy.slow_requests(), out, |(at, pool, request), text| {
+                lists::slow(request, pool, at, text);
+            })
+        }
+        ["hot"] => {
+            work.count(REPORT);
+            let keys = proxy.hot_keys();
+            list(keys, out, |(pool, key), text| lists::hot(&key, pool, text))
+        }
         ["config"] => {
             work.count(REPORT);
             // It can be saved as it comes.
@@ -94,6 +108,11 @@ fn change<S: Socket>(words: &[&str], proxy: &mut Proxy<S>) -> Result<(), String>
         ["server", name, "probe"] => proxy.probe_server(name),
         ["server", _, word, ..] => Err(word.into()),
         ["server", ..] => Err("usage: server NAME drain|use|probe".into()),
+        ["slow", "reset"] => {
+            proxy.forget_slow();
+            Ok(())
+        }
+        ["slow", ..] => Err("usage: slow [reset]".into()),
         ["log", level] if LEVELS.contains(&level) => {
             let verbosity = LEVELS.iter().position(|l| *l == level);
             proxy.set_verbosity(verbosity.unwrap_or(0) as u8);
@@ -102,6 +121,19 @@ fn change<S: Socket>(words: &[&str], proxy: &mut Proxy<S>) -> Result<(), String>
         ["log", ..] => Err("usage: log warn|info|debug".into()),
         _ => Err(words.first().copied().unwrap_or_default().into()),
     }
+}
+
+/// Answers with a line for each, and an end.
+fn list<T>(
+    all: impl IntoIterator<Item = T>,
+    out: &mut Queue,
+    write: impl Fn(T, &mut String),
+) -> Task {
+    let mut text = String::new();
+    all.into_iter().for_each(|one| write(one, &mut text));
+    text.push_str("END\r\n");
+    out.push_slice(text.as_bytes());
+    Task::Nothing
 }
 
 fn stats<S: Socket>(

@@ -94,6 +94,15 @@ pub struct Active {
     pub charged: usize,
 }
 
+/// A request that has its answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Done {
+    /// What was asked.
+    pub verb: Verb,
+    /// When it was read; never if no server was asked.
+    pub since: Time,
+}
+
 /// One answer that a client is owed.
 #[derive(Debug)]
 pub struct Slot {
@@ -116,6 +125,15 @@ pub struct Slot {
 }
 
 impl Slot {
+    /// What is known of the request when it is answered.
+    #[inline]
+    pub fn request(&self) -> Done {
+        Done {
+            verb: self.verb,
+            since: self.since,
+        }
+    }
+
     /// What a request with one key is owed.
     pub fn new(format: Format, verb: Verb) -> Slot {
         Slot {

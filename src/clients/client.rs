@@ -3,7 +3,7 @@
 //! An idle client takes no memory but this struct: what a busy one needs is an [`Active`], lent by
 //! [`Spares`].
 
-use super::active::{Active, Intake, Slot};
+use super::active::{Active, Done, Intake, Slot};
 use super::spares::{KEEP_PARTIAL, Spares};
 use crate::buffer::Queue;
 use crate::net::{Conn, Socket};
@@ -149,18 +149,18 @@ impl<S: Socket> Client<S> {
         seq
     }
 
-    /// Completes slot `seq`: `write` appends the answer. When its request was read, if it was owed.
+    /// Completes slot `seq`: `write` appends the answer. What that was, if it was owed.
     #[inline]
     pub fn deliver(
         &mut self,
         spares: &mut Spares,
         seq: u32,
         write: impl FnOnce(&mut Queue, &Slot),
-    ) -> Option<Time> {
+    ) -> Option<Done> {
         let active = self.active.as_mut()?;
         let i = seq.wrapping_sub(active.first_seq) as usize;
         let slot = active.slots.get_mut(i).filter(|slot| !slot.done)?;
-        let since = slot.since;
+        let done = slot.request();
         slot.done = true;
         active.asked -= slot.asked as usize;
         if i > 0 {
@@ -169,13 +169,13 @@ impl<S: Socket> Client<S> {
             active.held += held.len();
             active.held_copied += held.own_bytes();
             slot.held = Some(held);
-            return Some(since);
+            return Some(done);
         }
         write(&mut active.out, slot);
         active.slots.pop_front();
         active.first_seq = active.first_seq.wrapping_add(1);
         active.advance(spares);
-        Some(since)
+        Some(done)
     }
 
     /// Copied bytes that it holds, and what was charged for them.

@@ -1,11 +1,12 @@
 //! What the pools tell clients: an answer, a part of one, a failure.
 
-use super::active::Slot;
+use super::active::{Done, Slot};
 use super::multi::{Lacks, Multi};
 use super::{Clients, Ticket, answer, has_values};
 use crate::buffer::Queue;
 use crate::net::Socket;
 use crate::protocol::{Format, Reply, Request, Traits, Verb};
+use crate::stats::SlowRequest;
 use crate::time::Time;
 
 impl<S: Socket> Clients<S> {
@@ -80,10 +81,10 @@ impl<S: Socket> Clients<S> {
         } else {
             let counts = &mut self.pools[pool].counts;
             counts.count_reply(verb, traits, line, reply.status);
-            let since = client.deliver(&mut self.spares, ticket.slot, |out, slot| {
+            let done = client.deliver(&mut self.spares, ticket.slot, |out, slot| {
                 answer::write_reply(slot.format, verb, line, reply, out);
             });
-            self.note_latency(pool, since);
+            self.note_done(ticket.client, pool, done);
             self.changed(ticket.client);
         }
         if has_values(verb) {
@@ -161,10 +162,10 @@ impl<S: Socket> Clients<S> {
         };
         self.counters.server_errors += 1;
         let pool = client.pool as usize;
-        let since = client.deliver(&mut self.spares, ticket.slot, |out, slot| {
+        let done = client.deliver(&mut self.spares, ticket.slot, |out, slot| {
             answer::write_line(slot.format, failure, out);
         });
-        self.note_latency(pool, since);
+        self.note_done(ticket.client, pool, done);
         self.changed(ticket.client);
     }
 
@@ -223,23 +224,42 @@ impl<S: Socket> Clients<S> {
         let client = self.table.get_mut(ticket.client)?;
         let pool = client.pool as usize;
         let active = client.active.as_mut()?;
-        let (result, since) = active.change_multi(&mut self.spares, ticket.slot, f)?;
+        let (result, done) = active.change_multi(&mut self.spares, ticket.slot, f)?;
         let waits = |slot: &mut Slot| slot.multi.as_ref().is_some_and(|m| m.waits_to_ask_again());
         if active.slot(ticket.slot).is_some_and(waits) && !active.again.contains(&ticket.slot) {
             active.again.push_back(ticket.slot);
         }
-        self.note_latency(pool, since);
+        self.note_done(ticket.client, pool, done);
         self.changed(ticket.client);
         Some(result)
     }
 
-    /// A request that was read at this time has its answer.
+    /// A request has its answer.
     #[inline]
-    fn note_latency(&mut self, pool: usize, since: Option<Time>) {
-        if let Some(since) = since.filter(|since| *since != Time::NEVER) {
-            let waited = self.now.since(since);
-            self.pools[pool].latency.add(waited, self.now);
+    fn note_done(&mut self, client: usize, pool: usize, done: Option<Done>) {
+        if let Some(done) = done.filter(|done| done.since != Time::NEVER) {
+            let took = self.now.since(done.since);
+            self.pools[pool].latency.add(took, self.now);
+            if self.slow.is_slow(took) {
+                self.note_slow(client, pool, done.verb, took);
+            }
         }
+    }
+
+    #[cold]
+    fn note_slow(&mut self, key: usize, pool: usize, verb: Verb, took: u64) {
+        let Some(client) = self.table.get(key).filter(|_| self.slow.has_room(self.now)) else {
+            return;
+        };
+        self.slow.note(SlowRequest {
+            at: self.now,
+            took,
+            client: key,
+            peer: client.conn.peer(),
+            pool,
+            verb,
+            asked: None,
+        });
     }
 
     /// Ticket, verb, traits and line prefix of a slot with keys to be asked once more.

@@ -56,7 +56,7 @@ pub use value::needs_line_end;
 use crate::budget::Budget;
 use crate::net::Socket;
 use crate::slab::Slab;
-use crate::stats::{CallCounters, ClientCounters, CommandCounters, Latency};
+use crate::stats::{CallCounters, ClientCounters, CommandCounters, Latency, SlowLog};
 use crate::time::Time;
 use crate::work::WorkList;
 use client::{Ending, Pause};
@@ -131,11 +131,13 @@ pub struct Clients<S> {
     pub counters: ClientCounters,
     /// Reads from clients and writes to them.
     pub calls: CallCounters,
+    /// The last requests that took long.
+    pub slow: SlowLog,
 }
 
 impl<S: Socket> Clients<S> {
-    /// No clients yet; `most` may come.
-    pub fn new(budget: Rc<Budget>, most: usize) -> Clients<S> {
+    /// No clients yet; `most` may come. Requests are slow that take so many nanoseconds.
+    pub fn new(budget: Rc<Budget>, most: usize, slow: u64) -> Clients<S> {
         Clients {
             table: Slab::default(),
             spares: Spares::default(),
@@ -155,6 +157,7 @@ impl<S: Socket> Clients<S> {
             abandoned: false,
             counters: ClientCounters::default(),
             calls: CallCounters::default(),
+            slow: SlowLog::new(slow),
         }
     }
 

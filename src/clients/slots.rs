@@ -6,11 +6,10 @@
 //!                   others: held until the head is done
 //! ```
 
-use super::active::{Active, Slot};
+use super::active::{Active, Done, Slot};
 use super::multi::Multi;
 use super::spares::Spares;
 use crate::buffer::Source;
-use crate::time::Time;
 
 impl Active {
     /// Takes complete answers off the front, and sends on what waited for them.
@@ -72,29 +71,29 @@ impl Active {
     }
 
     /// Lets `f` change the answer to a request with several keys, and sends on what became ready. If
-    /// that completes the answer: when the request was read.
+    /// that completes the answer: what it was.
     pub fn change_multi<T>(
         &mut self,
         spares: &mut Spares,
         seq: u32,
         f: impl FnOnce(&mut Multi) -> T,
-    ) -> Option<(T, Option<Time>)> {
+    ) -> Option<(T, Option<Done>)> {
         let i = seq.wrapping_sub(self.first_seq) as usize;
         let slot = self.slots.get_mut(i)?;
         let multi = slot.multi.as_mut()?;
         let (held, copied) = (multi.held(), multi.copied());
         let result = f(multi);
         let was_done = std::mem::replace(&mut slot.done, multi.is_done());
-        let since = (slot.done && !was_done).then_some(slot.since);
         if slot.done {
             self.asked -= std::mem::take(&mut slot.asked) as usize;
         }
         let (now, now_copied) = (multi.held(), multi.copied());
+        let done = (slot.done && !was_done).then(|| slot.request());
         self.held = self.held - held + now;
         self.held_copied = self.held_copied - copied + now_copied;
         if seq == self.first_seq {
             self.advance(spares);
         }
-        Some((result, since))
+        Some((result, done))
     }
 }

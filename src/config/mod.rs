@@ -272,6 +272,8 @@ pub struct Config {
     pub resolve: Duration,
     /// `--refill`, bytes a second; 0: never.
     pub refill: usize,
+    /// `--slow`.
+    pub slow: Duration,
     /// What the command line says of every pool of the file; no name, listeners or servers.
     template: PoolConfig,
 }

@@ -121,6 +121,7 @@ pub const OPTIONS: &[Opt] = &[
     opt("--warm", One("SECONDS"), "how long a primary is warming after its start; 0: never").default("3600"),
     opt("--journal", One("SIZE"), "memory for what one absent server missed").default("64m"),
     opt("--idle-timeout", One("SECONDS"), "close a client that is silent for so long; 0: never").default("0"),
+    opt("--slow", One("MS"), "requests that take so long are kept for the operator's `slow`").default("100"),
     opt("--memcached-stats", Nothing, "answer stats as memcached does"),
     opt("--admin", Many("ADDR:PORT"), "a door for operators and monitors; also /PATH.sock, of mode 0600; repeat"),
     opt("-c", One("FILE"), "pools of a configuration file, twemproxy's or magent's own"),
@@ -317,6 +318,7 @@ fn process(typed: &Typed) -> Result<Config, UsageError> {
         probe: values::ms(typed.number("--probe", 0..=MAX_MS)?),
         resolve: values::seconds(typed.number("--resolve", 0..=MAX_SECONDS)?),
         refill: typed.value("--refill", |t| values::size(t, 0..=MAX_MEMORY))?,
+        slow: values::ms(typed.number("--slow", 1..=MAX_MS)?),
         template: PoolConfig::default(),
     };
     Ok(config)

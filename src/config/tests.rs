@@ -62,7 +62,7 @@ fn the_tables_defaults_are_the_defaults() {
             seen += 1;
         }
     }
-    assert_eq!(seen, 20);
+    assert_eq!(seen, 21);
     assert_eq!(plain.template, PoolConfig::default());
     let expected = PoolConfig {
         name: "default".to_string(),

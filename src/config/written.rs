@@ -29,6 +29,7 @@ impl Config {
         one("--retry-max", ms(self.retry_max));
         one("--probe", ms(self.probe));
         one("--resolve", self.resolve.as_secs().to_string());
+        one("--slow", ms(self.slow));
         for door in &self.admin {
             one("--admin", door.place());
         }

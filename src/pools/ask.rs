@@ -80,6 +80,14 @@ impl<S: Socket> Pools<S> {
         false
     }
 
+    /// Counts that a client asked for a key, for the operator's `hot`.
+    #[inline]
+    pub fn count_key(&mut self, pool: usize, key: &[u8], hash: u64) {
+        if self.hot.count() {
+            self.hot.note(pool, key, hash, self.now);
+        }
+    }
+
     /// Asks a client's request for one key.
     #[inline]
     pub fn ask(&mut self, ticket: Ticket, pool: usize, place: &Place, key: &[u8], ask: &Ask<'_>) {
@@ -130,6 +138,7 @@ impl<S: Socket> Pools<S> {
                 None if !self.has_room_for(&place, split.ticket.client, clients) => break,
                 None => self.split_key(split, multi, &place, key),
             };
+            self.count_key(split.pool, key, place.hash);
             match number {
                 Some(number) => multi.put_in(part, number),
                 None => multi.add_key(part),

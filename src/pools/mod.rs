@@ -27,7 +27,7 @@
 //!  sync                              journals: what servers missed
 //!  down                              links and servers that go
 //!  partners                          who holds the other copy, who lacks one
-//!  send                              requests onto links
+//!  send slow                         requests onto links; what slow ones waited for
 //!  flows link server recent totals   data
 //!  refill                            one refill
 //!  copies pace spool                 its parts
@@ -66,6 +66,7 @@ mod report;
 mod send;
 mod server;
 mod settle;
+mod slow;
 mod spool;
 mod steps;
 mod sync;
@@ -87,7 +88,7 @@ use crate::config::Endpoint;
 use crate::health::{Cause, Probing};
 use crate::net::Conn;
 use crate::slab::Slab;
-use crate::stats::{CallCounters, PoolCounters};
+use crate::stats::{CallCounters, HotKeys, PoolCounters};
 use crate::time::Time;
 use crate::work::WorkList;
 use link::Link;
@@ -171,6 +172,8 @@ pub struct Pools<S> {
     open_lines: Vec<usize>,
     /// When requests of clients that left were last looked for.
     looked_for_abandoned: Time,
+    /// What is asked most.
+    hot: HotKeys,
     /// What servers did.
     pub counters: PoolCounters,
     /// Reads from servers and writes to them.

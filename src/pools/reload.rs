@@ -17,7 +17,7 @@ use crate::health::{Health, Probing};
 use crate::journal::Journal;
 use crate::net::Socket;
 use crate::slab::Slab;
-use crate::stats::{CallCounters, Latency, PoolCounters, ServerStats};
+use crate::stats::{CallCounters, HotKeys, Latency, PoolCounters, ServerStats};
 use crate::time::{SECOND, Time, nanos};
 use crate::work::WorkList;
 use std::collections::hash_map::Entry;
@@ -67,6 +67,7 @@ impl<S: Socket> Pools<S> {
             key: Vec::new(),
             open_lines: Vec::new(),
             looked_for_abandoned: Time(0),
+            hot: HotKeys::default(),
             counters: PoolCounters::default(),
             calls: CallCounters::default(),
         }

@@ -8,7 +8,7 @@ use crate::clients::Clients;
 use crate::config::{Address, PoolConfig};
 use crate::health::State;
 use crate::net::Socket;
-use crate::stats::{Histogram, ServerStats};
+use crate::stats::{Histogram, HotKey, ServerStats};
 use crate::time::{SECOND, Time, nanos};
 use std::collections::HashSet;
 
@@ -402,6 +402,11 @@ impl<S: Socket> Pools<S> {
         lines.push(line("answers", answers.map_or("nobody".into(), name)));
         lines.push(line("timeout_ms", nanos(p.config.timeout) / 1_000_000));
         lines
+    }
+
+    /// The keys asked most in the last minute, most first, at most so many.
+    pub fn hot_keys(&self, most: usize) -> Vec<HotKey> {
+        self.hot.top(most, self.now)
     }
 
     /// Forgets what was counted.

@@ -67,6 +67,9 @@ impl<S: Socket> Pools<S> {
             To::FlushAll(op) => self.flush_answered(op, reply, clients),
             To::Monitor(op) => self.monitor_answered(op, is_kept.then_some(reply), clients),
         }
+        if clients.slow.is_open() {
+            self.explain_answered(&answered, token, clients);
+        }
         if let Some(link) = self.links.get_mut(id) {
             // If the reply took the server down, its link is gone.
             if link.token == token && link.is_up() {
@@ -238,6 +241,9 @@ impl<S: Socket> Pools<S> {
             To::Refill(copy) => self.refill_lost(copy),
             To::FlushAll(op) => self.flush_lost(op, server, cause, clients),
             To::Monitor(op) => self.monitor_part_done(op, clients),
+        }
+        if clients.slow.is_open() {
+            self.explain_lost(lost, clients);
         }
     }
 }

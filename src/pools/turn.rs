@@ -38,6 +38,7 @@ impl<S: Socket> Pools<S> {
     pub fn begin_turn(&mut self, now: Time, unix: u64) {
         self.now = now;
         self.unix = unix;
+        self.hot.begin_second(now);
     }
 
     /// The next connection that is wanted.

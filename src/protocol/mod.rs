@@ -55,6 +55,34 @@ pub enum Verb {
 }
 
 impl Verb {
+    /// Its first word as a server is asked it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Verb::Get => "get",
+            Verb::Gets => "gets",
+            Verb::Gat => "gat",
+            Verb::Gats => "gats",
+            Verb::Set => "set",
+            Verb::Add => "add",
+            Verb::Replace => "replace",
+            Verb::Append => "append",
+            Verb::Prepend => "prepend",
+            Verb::Cas => "cas",
+            Verb::Incr => "incr",
+            Verb::Decr => "decr",
+            Verb::Delete => "delete",
+            Verb::Touch => "touch",
+            Verb::MetaGet => "mg",
+            Verb::MetaSet => "ms",
+            Verb::MetaDelete => "md",
+            Verb::MetaArithmetic => "ma",
+            Verb::MetaDebug => "me",
+            Verb::FlushAll => "flush_all",
+            Verb::Version => "version",
+            Verb::Stats => "stats",
+        }
+    }
+
     /// True for meta commands.
     pub fn is_meta(self) -> bool {
         use Verb::{MetaArithmetic, MetaDebug, MetaDelete, MetaGet, MetaSet};

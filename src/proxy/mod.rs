@@ -103,7 +103,7 @@ impl<S: Socket> Proxy<S> {
             start: now.at,
             now: Time(0),
             unix: now.unix,
-            clients: Clients::new(Rc::clone(&budget), config.clients),
+            clients: Clients::new(Rc::clone(&budget), config.clients, nanos(config.slow)),
             config,
             pools: Pools::new(Rc::clone(&budget), now.unix),
             budget,

@@ -6,6 +6,11 @@ use crate::clients::Seen;
 use crate::logger;
 use crate::net::Socket;
 use crate::pools::{Asker, Lines, Merged};
+use crate::stats::{HotKey, SlowRequest};
+use crate::time::SECOND;
+
+/// So many hot keys are told.
+const HOT_KEYS: usize = 20;
 
 /// The answer to an operator's `stats`.
 pub enum Stats {
@@ -68,6 +73,27 @@ impl<S: Socket> Proxy<S> {
             true => Ok(()),
             false => Err(format!("no client {number}")),
         }
+    }
+
+    /// The last requests that took long, oldest first, each with when it was answered, in seconds since
+    /// the epoch, and the name of its pool.
+    pub fn slow_requests(&self) -> impl Iterator<Item = (u64, &str, &SlowRequest)> {
+        self.clients.slow.iter().map(|r| {
+            let at = self.unix - self.now.since(r.at) / SECOND;
+            (at, &self.pools.config(r.pool).name[..], r)
+        })
+    }
+
+    /// Forgets them.
+    pub fn forget_slow(&mut self) {
+        self.clients.slow.clear();
+    }
+
+    /// The keys asked most in the last minute, most first, each with the name of its pool.
+    pub fn hot_keys(&self) -> Vec<(&str, HotKey)> {
+        let keys = self.pools.hot_keys(HOT_KEYS).into_iter();
+        let named = keys.map(|key| (&self.pools.config(key.pool).name[..], key));
+        named.collect()
     }
 
     /// Takes a server out of use until [`Proxy::end_drain`].

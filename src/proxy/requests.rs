@@ -133,6 +133,7 @@ impl<S: Socket> Proxy<S> {
             .clients
             .owe(key, request.format, verb, traits, ask.bytes());
         if let Some(ticket) = ticket {
+            self.pools.count_key(pool, name, place.hash);
             self.pools.ask(ticket, pool, &place, name, &ask);
         }
         self.input.consume(total);
@@ -149,6 +150,7 @@ impl<S: Socket> Proxy<S> {
             .clients
             .owe(key, request.format, verb, traits, ask.bytes());
         if let Some(ticket) = ticket {
+            self.pools.count_key(pool, name, place.hash);
             self.pools.ask(ticket, pool, &place, name, ask);
         }
     }

@@ -1,8 +1,12 @@
-//! Counters and latencies.
+//! Counters, latencies, slow requests, hot keys.
 
+mod hot;
 mod latency;
+mod slow;
 
+pub use hot::{HotKey, HotKeys};
 pub use latency::{Histogram, Latency};
+pub use slow::{Asked, SlowLog, SlowRequest};
 
 use crate::protocol::{Status, Traits, Verb, forms};
 
