@@ -15,7 +15,8 @@ pub use identity::{Identity, drop_privileges, give, identity, is_root, user};
 pub use notify::{State, notify};
 pub use nowait::{has_room, send_now};
 pub use process::{
-    cpu_time, raise_nofile, release_pages, resident_memory, thread_time, trim_memory, with_umask,
+    cpu_time, host_name, raise_nofile, release_pages, resident_memory, thread_time, trim_memory,
+    with_umask,
 };
 pub use signals::{Signal, Signals};
 pub use sockets::{keep_alive, listen_tcp, peer_process, set_backlog};

@@ -13,6 +13,8 @@ mod monitors;
 mod servers;
 #[path = "admin/slow.rs"]
 mod slow;
+#[path = "admin/twemproxy.rs"]
+mod twemproxy;
 
 use common::magent::free_port;
 use common::process::{finish, text};

@@ -73,6 +73,11 @@ const WRONG: &[(&str, i32, &str)] = &[
     ("FARM --admin DIR/no/such/folder", 1, "--admin DIR/no/such/folder: No such file or directory"),
     ("FARM --admin DIR/x --admin DIR/x", 2, "--admin DIR/x: given twice"),
     ("FARM -f DIR/x --admin DIR/x", 2, "--admin DIR/x: is the file of -f too"),
+    ("FARM --twemproxy-stats 22222", 2, "--twemproxy-stats 22222: must be ADDR:PORT or [V6]:PORT"),
+    ("FARM --twemproxy-stats DIR/x:1", 2, "--twemproxy-stats DIR/x:1: must be ADDR:PORT or [V6]:PORT"),
+    ("FARM --twemproxy-stats 127.0.0.1:HELD", 1, "--twemproxy-stats 127.0.0.1:HELD: Address already in use"),
+    ("FARM --admin 127.0.0.1:2 --twemproxy-stats 127.0.0.1:2", 2, "--twemproxy-stats 127.0.0.1:2: is a door of --admin too"),
+    ("FARM --slow 0", 2, "--slow 0: must be a number, 1 to 86400000"),
     // Rights, files, descriptors.
     ("FARM -u no-such-user", 1, "-u no-such-user: no such user"),
     ("FARM -u nobody -g no-such-group", 1, "-g no-such-group: no such group"),

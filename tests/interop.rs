@@ -1,8 +1,10 @@
-//! Placement against a running twemproxy (Debian's `nutcracker`): it stores random keys through
+//! Placement and stats against a running twemproxy (Debian's `nutcracker`): it stores random keys through
 //! every hash and distribution, weights, names and tags, and magent, under the same file, must
 //! find each of them. Not part of `cargo test`: `make interop` runs it.
 
 mod common;
+#[path = "interop/stats.rs"]
+mod stats;
 
 use common::magent::free_port;
 use common::rng::Rng;
@@ -34,7 +36,11 @@ const HASHES: [&str; 12] = [
     "jenkins",
 ];
 
-struct Nutcracker(Child);
+struct Nutcracker {
+    child: Child,
+    /// The port of its stats.
+    stats: u16,
+}
 
 impl Nutcracker {
     fn start(dir: &TempDir, text: &str) -> Nutcracker {
@@ -45,20 +51,22 @@ impl Nutcracker {
         let path = std::env::var("PATH").unwrap_or_default();
         command.env("PATH", format!("{path}:/usr/sbin"));
         command.arg("-c").arg(file).args(["-a", "127.0.0.1", "-s"]);
-        command.arg(free_port().to_string());
+        let stats = free_port();
+        command.arg(stats.to_string()).args(["-i", "100"]);
         command.arg("-p").arg(dir.path().join("pid"));
         command.arg("-o").arg(dir.path().join("log"));
         let child = command.stdin(Stdio::null()).spawn();
-        Nutcracker(child.unwrap_or_else(|e| {
+        let child = child.unwrap_or_else(|e| {
             panic!("nutcracker: {e}; this test needs it: apt-get install nutcracker")
-        }))
+        });
+        Nutcracker { child, stats }
     }
 }
 
 impl Drop for Nutcracker {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

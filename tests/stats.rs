@@ -41,7 +41,7 @@ const OF_MAGENT: &[&str] = &[
 
 #[rustfmt::skip]
 const OF_A_SERVER: &[&str] = &[
-    "role", "address", "state", "since", "last_error", "connections", "connects", "restarts", "probes",
+    "role", "address", "state", "since", "last_error", "connections", "connects", "closes", "failures", "restarts", "probes",
     "requests", "errors", "timeouts", "in_flight", "bytes_in_flight", "bytes_read", "bytes_written", "journal_keys",
     "journal_bytes", "journal_overflows", "keys_copied", "refill", "mirrors", "mirrors_failed",
     "latency_p50_us", "latency_p99_us", "latency_p999_us", "latency_max_us", "latency_10s_p50_us",
@@ -228,6 +228,7 @@ fn stats_settings_shows_every_option_in_force() {
         ("log", "stderr"),
         ("memcached_stats", "true"),
         ("admin", "none"),
+        ("twemproxy_stats", "none"),
         ("retry_max", "506"),
         ("probe", "507"),
         ("resolve", "508"),
@@ -261,7 +262,7 @@ fn stats_settings_shows_every_option_in_force() {
     assert_eq!(all["configuration"].len(), 16);
     // A new option needs a line here.
     let given = OPTIONS.iter().filter(|o| o.takes != Takes::Nothing).count();
-    assert_eq!(given, 31, "is the new option in stats settings?");
+    assert_eq!(given, 32, "is the new option in stats settings?");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! moment.
 
 use super::http::{self, Request};
-use super::{json, metrics};
+use super::{json, metrics, twemproxy};
 use crate::buffer::Queue;
 use crate::proxy::Snapshot;
 use crate::work::{REQUEST, Work};
@@ -23,6 +23,8 @@ pub enum Form {
     OpenMetrics,
     /// JSON.
     Json,
+    /// twemproxy's JSON.
+    Twemproxy,
 }
 
 impl Form {
@@ -30,7 +32,7 @@ impl Form {
         match self {
             Form::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
             Form::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
-            Form::Json => "application/json; charset=utf-8",
+            Form::Json | Form::Twemproxy => "application/json; charset=utf-8",
         }
     }
 }
@@ -60,13 +62,20 @@ impl Document {
         if request.is_head {
             return None;
         }
-        Some(Box::new(Document {
+        let mut document = Document::bare(form, snapshot());
+        document.is_chunked = request.knows_chunks;
+        Some(document)
+    }
+
+    /// One without a head, at whose end the connection is to be closed.
+    pub fn bare(form: Form, snapshot: Snapshot) -> Box<Document> {
+        Box::new(Document {
             form,
-            snapshot: snapshot(),
+            snapshot,
             at: 0,
-            is_chunked: request.knows_chunks,
+            is_chunked: false,
             text: String::new(),
-        }))
+        })
     }
 
     /// Writes the next pieces. False at the end.
@@ -78,6 +87,7 @@ impl Document {
                 Form::Prometheus => metrics::write(&self.snapshot, self.at, false, &mut self.text),
                 Form::OpenMetrics => metrics::write(&self.snapshot, self.at, true, &mut self.text),
                 Form::Json => json::write(&self.snapshot, self.at, &mut self.text),
+                Form::Twemproxy => twemproxy::write(&self.snapshot, self.at, &mut self.text),
             };
             self.at += 1;
             work.count(REQUEST + (self.text.len() - before) / BYTES);

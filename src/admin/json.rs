@@ -65,7 +65,8 @@ impl Object<'_> {
     }
 }
 
-fn string(text: &str, out: &mut String) {
+/// A text, with its quotes.
+pub fn string(text: &str, out: &mut String) {
     out.push('"');
     for c in text.chars() {
         match c {

@@ -13,7 +13,7 @@
 //!  text pages    commands; what HTTP asks for
 //!  task          answers that take longer than a turn
 //!  document      what monitors read, in pieces
-//!  metrics json  its forms
+//!  twemproxy metrics json  its forms
 //!  http lists    heads of requests and of answers; lists for people
 //! ```
 //!
@@ -28,6 +28,7 @@ mod pages;
 mod session;
 mod task;
 mod text;
+mod twemproxy;
 
 use crate::net::Socket;
 use crate::proxy::{Now, Proxy};
@@ -38,6 +39,17 @@ use std::time::Duration;
 
 /// Sessions at a time. Monitors need one each, people one or two.
 pub const SESSIONS: usize = 32;
+
+/// The door that somebody came through.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Entrance {
+    /// `--admin` over TCP: a browser may be misled to come, so HTTP looks at `Host`.
+    Tcp,
+    /// `--admin` at a socket's path.
+    Unix,
+    /// `--twemproxy-stats`: it is told everything and asked nothing.
+    Twemproxy,
+}
 
 /// All sessions.
 pub struct Admin<S> {
@@ -63,9 +75,9 @@ impl<S: Socket> Admin<S> {
         self.sessions.next_key()
     }
 
-    /// Somebody came. Over TCP a browser may be misled to come, so HTTP looks at `Host`.
-    pub fn accepted(&mut self, stream: S, is_tcp: bool, now: Now) {
-        self.sessions.insert(Session::new(stream, is_tcp, now.at));
+    /// Somebody came.
+    pub fn accepted(&mut self, stream: S, through: Entrance, now: Now) {
+        self.sessions.insert(Session::new(stream, through, now.at));
     }
 
     /// Makes room for one more: whoever asked nothing for the longest time goes, those that never

@@ -1,5 +1,7 @@
 //! One connection: what it sent and was not answered, what it was answered and has not taken.
 
+use super::Entrance;
+use super::document::{Document, Form};
 use super::http::{self, Refusal};
 use super::pages;
 use super::task::Task;
@@ -9,7 +11,7 @@ use crate::net::{Conn, Socket};
 use crate::pools::Merged;
 use crate::protocol::Format;
 use crate::proxy::Proxy;
-use crate::work::Work;
+use crate::work::{REPORT, Work};
 use std::time::{Duration, Instant};
 
 /// Bytes that may wait to be answered: one line of text, or one head of HTTP.
@@ -65,7 +67,7 @@ enum Ending {
 pub struct Session<S> {
     conn: Conn<S>,
     peer: String,
-    is_tcp: bool,
+    through: Entrance,
     speaks: Speaks,
     input: Vec<u8>,
     /// `input` was looked at and holds no whole request.
@@ -83,12 +85,12 @@ pub struct Session<S> {
 
 impl<S: Socket> Session<S> {
     /// Somebody has connected.
-    pub fn new(io: S, is_tcp: bool, now: Instant) -> Session<S> {
+    pub fn new(io: S, through: Entrance, now: Instant) -> Session<S> {
         let conn = Conn::new(io);
         Session {
             peer: conn.peer(),
             conn,
-            is_tcp,
+            through,
             speaks: Speaks::Nothing,
             input: Vec::new(),
             is_looked_at: true,
@@ -119,6 +121,12 @@ impl<S: Socket> Session<S> {
         work: &mut Work,
         now: Instant,
     ) -> bool {
+        if self.is_to_be_told() {
+            work.count(REPORT);
+            self.has_asked = true;
+            self.task = Task::Document(Document::bare(Form::Twemproxy, proxy.snapshot()));
+            self.ending = Ending::AfterAnswers;
+        }
         let mut asks_for_reload = false;
         while !work.is_done() && self.out.len() < MAX_OUT {
             if self.task.has_more() {
@@ -136,6 +144,11 @@ impl<S: Socket> Session<S> {
         self.write(work, now);
         self.end(now);
         asks_for_reload
+    }
+
+    /// True if it has come and will ask nothing.
+    fn is_to_be_told(&self) -> bool {
+        self.through == Entrance::Twemproxy && !self.has_asked
     }
 
     /// True if its next request may be answered.
@@ -189,8 +202,8 @@ impl<S: Socket> Session<S> {
         work.count(ANSWER);
         match self.speaks {
             Speaks::Http => {
-                let (task, stays) =
-                    pages::answer(&request, self.is_tcp, proxy, &mut self.out, work);
+                let is_tcp = self.through == Entrance::Tcp;
+                let (task, stays) = pages::answer(&request, is_tcp, proxy, &mut self.out, work);
                 self.task = task;
                 if !stays {
                     self.ending = Ending::AfterAnswers;
@@ -310,6 +323,9 @@ impl<S: Socket> Session<S> {
     fn can_go_on(&self) -> bool {
         if matches!(self.ending, Ending::Lingering(_)) {
             return self.conn.is_readable();
+        }
+        if self.is_to_be_told() {
+            return true;
         }
         let reads = self.ending == Ending::Open && self.conn.is_readable();
         let answers = self.task.has_more() || self.may_ask() && (!self.is_looked_at || reads);

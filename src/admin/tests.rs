@@ -1,6 +1,6 @@
 //! Sessions in memory, whose clock moves when the test says so. What they are told is in `tests/admin.rs`.
 
-use super::{Admin, SESSIONS};
+use super::{Admin, Entrance, SESSIONS};
 use crate::config::{Action, Config};
 use crate::net::Socket;
 use crate::proxy::{Now, Proxy};
@@ -104,7 +104,8 @@ impl Door {
         }));
         self.admin.make_room();
         let number = self.admin.next_number();
-        self.admin.accepted(End(wire.clone()), true, self.now);
+        self.admin
+            .accepted(End(wire.clone()), Entrance::Tcp, self.now);
         let peer = Peer { wire, number };
         self.rest();
         peer

@@ -160,8 +160,8 @@ impl<S: Socket> Clients<S> {
         let Some(client) = self.table.get_mut(ticket.client) else {
             return;
         };
-        self.counters.server_errors += 1;
         let pool = client.pool as usize;
+        self.pools[pool].counts.server_errors += 1;
         let done = client.deliver(&mut self.spares, ticket.slot, |out, slot| {
             answer::write_line(slot.format, failure, out);
         });

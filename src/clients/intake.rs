@@ -133,12 +133,14 @@ impl<S: Socket> Clients<S> {
         work.count_call(*read.as_ref().ok().and_then(|n| n.as_ref()).unwrap_or(&0));
         let n = match read {
             Ok(Some(0)) => {
+                self.pools[client.pool as usize].counts.connections_closed += 1;
                 self.end(key, Ending::AfterAnswers);
                 return false;
             }
             Ok(Some(n)) => n,
             Ok(None) => return false,
             Err(_) => {
+                self.pools[client.pool as usize].counts.connections_broken += 1;
                 self.end(key, Ending::Dead);
                 return false;
             }

@@ -262,6 +262,8 @@ pub struct Config {
     pub memcached_stats: bool,
     /// `--admin`: doors for operators.
     pub admin: Vec<ListenSpec>,
+    /// `--twemproxy-stats`.
+    pub twemproxy_stats: Option<ListenSpec>,
     /// Warnings of options that were typed and have no effect.
     pub unused: Vec<String>,
     /// `--retry-max`.

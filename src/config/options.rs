@@ -124,6 +124,7 @@ pub const OPTIONS: &[Opt] = &[
     opt("--slow", One("MS"), "requests that take so long are kept for the operator's `slow`").default("100"),
     opt("--memcached-stats", Nothing, "answer stats as memcached does"),
     opt("--admin", Many("ADDR:PORT"), "a door for operators and monitors; also /PATH.sock, of mode 0600; repeat"),
+    opt("--twemproxy-stats", One("ADDR:PORT"), "tell whoever connects there what twemproxy tells on port 22222"),
     opt("-c", One("FILE"), "pools of a configuration file, twemproxy's or magent's own"),
     opt("-t", Nothing, "check the options, and the file of -c, and exit"),
     opt("--hash", One("NAME"), "hash of the keys").default("magent").key("hash"),
@@ -313,6 +314,7 @@ fn process(typed: &Typed) -> Result<Config, UsageError> {
         log,
         memcached_stats: typed.flag("--memcached-stats"),
         admin: admin(typed)?,
+        twemproxy_stats: twemproxy_stats(typed)?,
         unused: Vec::new(),
         retry_max: values::ms(typed.number("--retry-max", 1..=MAX_MS)?),
         probe: values::ms(typed.number("--probe", 0..=MAX_MS)?),
@@ -420,6 +422,23 @@ fn admin(typed: &Typed) -> Result<Vec<ListenSpec>, UsageError> {
         doors.push(ListenSpec::new(address, ListenSpec::ADMIN_MODE));
     }
     Ok(doors)
+}
+
+/// twemproxy's stats port.
+fn twemproxy_stats(typed: &Typed) -> Result<Option<ListenSpec>, UsageError> {
+    let Some(text) = typed.text("--twemproxy-stats") else {
+        return Ok(None);
+    };
+    let address = match text.contains(':') && !text.contains('/') {
+        true => values::host_and_port(&text),
+        false => Err(Bad::Value("must be ADDR:PORT or [V6]:PORT".into())),
+    };
+    let address = address.map_err(|bad| wrong("--twemproxy-stats", &text, bad))?;
+    if admin(typed)?.iter().any(|d| d.address == address) {
+        let line = format!("--twemproxy-stats {text}: is a door of --admin too");
+        return Err(UsageError::usage(line));
+    }
+    Ok(Some(ListenSpec::new(address, ListenSpec::ADMIN_MODE)))
 }
 
 fn distribution(typed: &Typed) -> Result<Distribution, UsageError> {

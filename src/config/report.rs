@@ -31,6 +31,8 @@ impl Config {
         );
         line("memcached_stats", self.memcached_stats.to_string());
         line("admin", listed(self.admin.iter().map(ListenSpec::place)));
+        let twemproxy = self.twemproxy_stats.iter().map(ListenSpec::place);
+        line("twemproxy_stats", listed(twemproxy));
         line("retry_max", self.retry_max.as_millis().to_string());
         line("probe", self.probe.as_millis().to_string());
         line("resolve", self.resolve.as_secs().to_string());

@@ -33,6 +33,9 @@ impl Config {
         for door in &self.admin {
             one("--admin", door.place());
         }
+        if let Some(listener) = &self.twemproxy_stats {
+            one("--twemproxy-stats", listener.place());
+        }
         let log = match &self.log {
             LogTarget::File(file) => Some(path(file)),
             LogTarget::Stderr | LogTarget::Syslog => None,

@@ -1,8 +1,8 @@
 //! The operator's door as far as the loop is concerned: its listeners and its sockets.
 
 use super::listeners::{Listeners, Plan};
-use crate::admin::Admin;
-use crate::config::Config;
+use crate::admin::{Admin, Entrance};
+use crate::config::{Config, ListenSpec};
 use crate::files::Owner;
 use crate::net::Stream;
 use crate::proxy::{Now, Proxy};
@@ -20,7 +20,7 @@ const ACCEPTS: usize = 4;
 
 /// Descriptors that doors need besides those of [`super::descriptors`]: sessions, and listeners.
 pub fn descriptors(config: &Config) -> usize {
-    match config.admin.len() {
+    match doors(config).count() {
         0 => 0,
         listeners => listeners + crate::admin::SESSIONS,
     }
@@ -29,13 +29,23 @@ pub fn descriptors(config: &Config) -> usize {
 /// The listeners of doors and whoever came through them.
 pub struct Door {
     listeners: Listeners,
-    /// Of each listener: it is a TCP one.
-    tcp: Vec<bool>,
+    /// Of each listener.
+    entrances: Vec<Entrance>,
     pub admin: Admin<Stream>,
 }
 
 /// Listeners that were bound for doors.
 pub struct Bound(Listeners, Plan);
+
+/// All doors: the option, the listener, what it is for.
+fn doors(config: &Config) -> impl Iterator<Item = (&'static str, &ListenSpec, Entrance)> {
+    let admin = config.admin.iter().map(|door| match door.is_tcp() {
+        true => ("--admin", door, Entrance::Tcp),
+        false => ("--admin", door, Entrance::Unix),
+    });
+    let twemproxy = config.twemproxy_stats.iter();
+    admin.chain(twemproxy.map(|door| ("--twemproxy-stats", door, Entrance::Twemproxy)))
+}
 
 /// Binds the doors of `config`, whose listeners' tokens count from `first_token`.
 ///
@@ -43,12 +53,13 @@ pub struct Bound(Listeners, Plan);
 /// A line that names the door and why it can't be bound.
 pub fn bind(config: &Config, owner: Owner, first_token: usize) -> Result<Bound, String> {
     let mut listeners = Listeners::new(first_token);
-    let wanted: Vec<_> = config.admin.iter().collect();
+    let wanted: Vec<_> = doors(config).map(|(_, spec, _)| spec).collect();
     match listeners.plan(&wanted, owner) {
         Ok(plan) => Ok(Bound(listeners, plan)),
         Err((at, why)) => {
             let door = wanted[at].place();
-            Err(format!("--admin {door}: {}", sys::reason(&why)))
+            let option = doors(config).nth(at).map_or("", |(option, ..)| option);
+            Err(format!("{option} {door}: {}", sys::reason(&why)))
         }
     }
 }
@@ -63,7 +74,7 @@ impl Door {
         listeners.apply(plan, registry)?;
         Ok(Door {
             listeners,
-            tcp: config.admin.iter().map(|door| door.is_tcp()).collect(),
+            entrances: doors(config).map(|(_, _, entrance)| entrance).collect(),
             admin: Admin::default(),
         })
     }
@@ -83,7 +94,7 @@ impl Door {
             let token = Token(SESSION | self.admin.next_number());
             let both = Interest::READABLE | Interest::WRITABLE;
             match registry.register(&mut stream, token, both) {
-                Ok(()) => self.admin.accepted(stream, self.tcp[listener], now),
+                Ok(()) => self.admin.accepted(stream, self.entrances[listener], now),
                 Err(e) => log::warn!("an operator can't be watched: {}", sys::reason(&e)),
             }
         }

@@ -285,7 +285,8 @@ impl<S: Socket> Pools<S> {
         link.queue.push_slice(b"\r\n");
         let len = (link.queue.end() - open.start) as u32;
         let server = link.server;
-        let pool = &self.pools[split.pool];
+        let pool = &mut self.pools[split.pool];
+        pool.fragments += 1;
         let is_first = open.attempt == Attempt::Primary;
         let twice = if is_first { 1 } else { 2 };
         let pending = Pending {

@@ -13,7 +13,14 @@ impl<S: Socket> Pools<S> {
             return;
         };
         let (is_idle, is_probed) = (link.is_idle(), !link.pending.is_empty());
-        let has_gone = link.conn().is_none_or(|c| c.has_ended() || c.has_failed());
+        let has_ended = link.conn().is_none_or(|c| c.has_ended());
+        let has_gone = has_ended || link.conn().is_none_or(|c| c.has_failed());
+        if let Some(server) = self.servers.get_mut(link.server) {
+            match has_ended {
+                true => server.stats.closes += 1,
+                false => server.stats.failures += 1,
+            }
+        }
         // A server may close an idle link; if it was being probed a new link tells how it is.
         match (is_idle, is_probed) {
             (true, false) => self.close_link(id),
@@ -250,6 +257,7 @@ impl<S: Socket> Pools<S> {
         let Some(server) = self.servers.get_mut(server_id) else {
             return;
         };
+        server.stats.failures += 1;
         if server.candidate(0).is_none() {
             return self.server_down(server_id, Cause::UnknownHost, false);
         }

@@ -41,21 +41,23 @@ impl<S: Socket> Pools<S> {
         }
         let (name, servers) = (&pool.config.name, pool.primary_ids.len());
         log::info!("pool {name}: {count} of {servers} servers are up");
-        let out = |live: &Option<Vec<bool>>| {
-            live.as_ref()
-                .map_or(0, |l| l.iter().filter(|up| !**up).count())
-        };
-        if out(&after) > out(&before) {
-            self.counters.ejections += (out(&after) - out(&before)) as u64;
-        }
-        let ring = after.map(|live| Farm::new(pool.primaries.spec().clone(), Some(&live)));
+        let is_out = |live: &Option<Vec<bool>>, i: usize| live.as_ref().is_some_and(|l| !l[i]);
+        let leaves = |i: &usize| is_out(&after, *i) && !is_out(&before, *i);
+        let leaving: Vec<usize> = (0..servers).filter(leaves).collect();
+        let ring =
+            (after.as_ref()).map(|live| Farm::new(pool.primaries.spec().clone(), Some(live)));
         let ids = pool.primary_ids.clone();
+        self.counters.ejections += leaving.len() as u64;
+        self.pools[at].ejections += leaving.len() as u64;
         self.pools[at].ring = ring;
-        for id in ids {
+        for (i, id) in ids.into_iter().enumerate() {
             let Some(server) = self.servers.get_mut(id) else {
                 continue;
             };
             server.journal.ring_changed();
+            if leaving.contains(&i) {
+                server.ejected_at = self.unix;
+            }
             if server.health.is_up() && server.journal.flush_due().is_some() {
                 self.server_down(id, Cause::JournalFull, true);
             }

@@ -253,6 +253,12 @@ impl<S: Socket> Link<S> {
         (self.first_seq + self.pending.len() as u64).saturating_sub(1)
     }
 
+    /// Requests that have not gone out whole, and bytes that have not gone out.
+    pub fn unsent(&self) -> (usize, usize) {
+        let bytes = self.queue.end().saturating_sub(self.written);
+        (self.pending.len() - self.sent_count, bytes as usize)
+    }
+
     /// True if it owes nothing, or the answer to a probe only.
     pub fn is_idle(&self) -> bool {
         self.pending.iter().all(|p| p.to == To::Probe)

@@ -216,6 +216,7 @@ impl<S: Socket> Pools<S> {
             removed: None,
             stats: ServerStats::default(),
             latency: Latency::default(),
+            ejected_at: 0,
         });
         self.by_endpoint.insert(spec.endpoint.clone(), id);
         let most_bytes = self.most_bytes(config.connections);

@@ -5,7 +5,7 @@ use super::refill::Progress;
 use super::server::{Pool, Server, distinct};
 use super::{NOBODY, Pools, ServerId};
 use crate::clients::Clients;
-use crate::config::{Address, PoolConfig};
+use crate::config::{Address, PoolConfig, ServerSpec};
 use crate::health::State;
 use crate::net::Socket;
 use crate::stats::{Histogram, HotKey, ServerStats};
@@ -18,6 +18,8 @@ pub type Lines = Vec<(String, String)>;
 /// One server, as it is now.
 #[derive(Clone, Debug)]
 pub struct ServerFigures {
+    /// Names it among all.
+    pub id: ServerId,
     /// As configured.
     pub name: String,
     /// `primary`, `backup`, or both.
@@ -38,6 +40,10 @@ pub struct ServerFigures {
     pub in_flight: usize,
     /// Their bytes.
     pub bytes_in_flight: usize,
+    /// Of both what has not gone out whole.
+    pub unsent: (usize, usize),
+    /// When it last left a ring, in seconds since the epoch; 0: never.
+    pub ejected_at: u64,
     /// Keys that it missed.
     pub journal_keys: usize,
     /// Memory of its journal.
@@ -109,11 +115,13 @@ impl ServerFigures {
     }
 
     /// What can be counted, under the names of `stats servers`.
-    pub fn numbers(&self) -> [(&'static str, u64); 17] {
+    pub fn numbers(&self) -> [(&'static str, u64); 19] {
         let s = &self.stats;
         [
             ("connections", self.connections as u64),
             ("connects", s.connects),
+            ("closes", s.closes),
+            ("failures", s.failures),
             ("restarts", s.restarts),
             ("probes", s.probes),
             ("requests", s.requests.all()),
@@ -275,7 +283,9 @@ impl<S: Socket> Pools<S> {
         let open = links().filter(|l| !matches!(l.state, LinkState::Idle));
         let is_one = |of: &[u32]| of.iter().any(|p| pool.is_none_or(|one| one == *p as usize));
         let last_error = s.health.last_error();
+        let unsent = links().map(|l| l.unsent());
         Some(ServerFigures {
+            id,
             name: s.spec.name.clone(),
             role: match (is_one(&s.primary_of), is_one(&s.backup_of)) {
                 (true, true) => "primary,backup",
@@ -294,6 +304,8 @@ impl<S: Socket> Pools<S> {
             connections: open.count(),
             in_flight: links().map(|l| l.pending.len()).sum(),
             bytes_in_flight: links().map(|l| l.queue.len()).sum(),
+            unsent: unsent.fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1)),
+            ejected_at: s.ejected_at,
             journal_keys: s.journal.len(),
             journal_bytes: s.journal.bytes(),
             journal_overflows: s.journal.overflows(),
@@ -324,6 +336,28 @@ impl<S: Socket> Pools<S> {
             to_go: under_way.map_or(0, |r| r.to_go()),
             since: progress.map_or(0, |p| self.unix_of(p.since)),
         }
+    }
+
+    /// The servers of a pool, each once, under the names that twemproxy would give them.
+    pub fn members(&self, pool: usize) -> Vec<(String, ServerId)> {
+        let pool = &self.pools[pool];
+        let config = &pool.config;
+        let label = |s: &ServerSpec| match config.distribution.is_twemproxy() {
+            true => s.hash_name.clone(),
+            false => s.name.clone(),
+        };
+        let primaries = config.primaries.iter().map(label).zip(&pool.primary_ids);
+        // As a backup a server may have the name of another one, which is a primary.
+        let names = config.backups.iter().map(|s| s.name.clone());
+        let all = primaries.chain(names.zip(&pool.backup_ids));
+        let (mut ids, mut labels) = (HashSet::new(), HashSet::new());
+        let each = all.filter(|(label, id)| ids.insert(**id) && labels.insert(label.clone()));
+        each.map(|(label, id)| (label, *id)).collect()
+    }
+
+    /// Lines that requests of a pool with several keys were split into, and servers that left its ring.
+    pub fn splits_and_ejections(&self, pool: usize) -> (u64, u64) {
+        (self.pools[pool].fragments, self.pools[pool].ejections)
     }
 
     /// Why not every key of every pool can be answered; nothing if each can.
@@ -415,6 +449,9 @@ impl<S: Socket> Pools<S> {
         for server in self.servers.values_mut() {
             server.stats = Default::default();
             server.latency = Default::default();
+        }
+        for pool in &mut self.pools {
+            (pool.fragments, pool.ejections) = (0, 0);
         }
     }
 }

@@ -65,6 +65,8 @@ pub struct Server {
     pub stats: ServerStats,
     /// How long its answers took.
     pub latency: Latency,
+    /// When it last left a ring, in seconds since the epoch; 0: never.
+    pub ejected_at: u64,
 }
 
 /// Times about which delayed flushes take effect: nothing is copied then.
@@ -184,6 +186,10 @@ pub struct Pool {
     pub backup_ids: Vec<ServerId>,
     /// No longer configured; its clients finish what they are owed.
     pub removed: bool,
+    /// Lines that requests with several keys were split into.
+    pub fragments: u64,
+    /// Servers that left its ring.
+    pub ejections: u64,
 }
 
 /// Where a key goes.
@@ -219,6 +225,8 @@ impl Pool {
             backups: farms.backups,
             backup_ids: Vec::new(),
             removed: false,
+            fragments: 0,
+            ejections: 0,
             config,
         }
     }

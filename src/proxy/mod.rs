@@ -40,7 +40,7 @@ use turns::Turns;
 pub use crate::pools::{Connect, ServerFigures};
 pub use crate::stats::Holdings;
 pub use operator::Stats;
-pub use snapshot::{PoolFigures, ProcessFigures, Snapshot};
+pub use snapshot::{Member, PoolFigures, ProcessFigures, Snapshot};
 
 /// The time of one turn: read once, passed everywhere, so that tests can hold the clock.
 #[derive(Clone, Copy, Debug)]

@@ -11,6 +11,7 @@ use crate::stats::{
 };
 use crate::sys;
 use crate::time::SECOND;
+use std::collections::HashMap;
 use std::time::Duration;
 
 /// Everything.
@@ -29,6 +30,8 @@ pub struct Snapshot {
 pub struct ProcessFigures {
     /// Its number.
     pub pid: u32,
+    /// The host's name.
+    pub host: String,
     /// Seconds since the epoch, now.
     pub time: u64,
     /// For how many seconds it has been running.
@@ -70,6 +73,12 @@ pub struct PoolFigures {
     pub primaries: (usize, usize),
     /// Its backups, and how many of them are up.
     pub backups: (usize, usize),
+    /// Its servers.
+    pub members: Vec<Member>,
+    /// Lines that requests with several keys were split into.
+    pub fragments: u64,
+    /// Servers that left its ring.
+    pub ejections: u64,
     /// What its clients asked and got.
     pub commands: CommandCounters,
     /// How long its clients waited for answers of servers: from the request to its answer.
@@ -78,19 +87,30 @@ pub struct PoolFigures {
     pub recent: Histogram,
 }
 
+/// A server of a pool.
+#[derive(Debug)]
+pub struct Member {
+    /// As twemproxy would call it.
+    pub label: String,
+    /// Its place in [`Snapshot::servers`].
+    pub server: usize,
+}
+
 impl<S: Socket> Proxy<S> {
     /// Everything as it is now.
     pub fn snapshot(&self) -> Snapshot {
+        let servers = self.pools.figures(None);
         Snapshot {
             process: self.process_figures(),
-            pools: self.pool_figures(),
-            servers: self.pools.figures(None),
+            pools: self.pool_figures(&servers),
+            servers,
         }
     }
 
     fn process_figures(&self) -> ProcessFigures {
         ProcessFigures {
             pid: std::process::id(),
+            host: sys::host_name(),
             time: self.unix,
             uptime: self.now.0 / SECOND,
             configuration: self.config.fingerprint(),
@@ -111,14 +131,26 @@ impl<S: Socket> Proxy<S> {
         }
     }
 
-    fn pool_figures(&self) -> Vec<PoolFigures> {
+    fn pool_figures(&self, servers: &[ServerFigures]) -> Vec<PoolFigures> {
+        let places: HashMap<usize, usize> = (servers.iter().enumerate())
+            .map(|(place, server)| (server.id, place))
+            .collect();
         let pools = self.pools.live_pools().map(|pool| {
             let latency = self.clients.latency(pool);
+            let (fragments, ejections) = self.pools.splits_and_ejections(pool);
+            let members = self.pools.members(pool).into_iter();
+            let members = members.filter_map(|(label, id)| {
+                let server = *places.get(&id)?;
+                Some(Member { label, server })
+            });
             PoolFigures {
                 name: self.pools.config(pool).name.clone(),
                 clients: (self.clients.in_pool(pool), self.clients.most_of(pool)),
                 primaries: self.pools.primaries_of(pool),
                 backups: self.pools.backups_of(pool),
+                members: members.collect(),
+                fragments,
+                ejections,
                 commands: self.clients.counts(pool),
                 latency: latency.total(),
                 recent: latency.recent(self.now),

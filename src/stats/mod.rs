@@ -58,6 +58,10 @@ counters! {
         total_connections,
         /// Clients over `-n`, told so and closed.
         rejected_connections,
+        /// Clients that closed their connection.
+        connections_closed,
+        /// Clients whose connection broke.
+        connections_broken,
         /// Keys asked for by get, gets and `mg`.
         cmd_get,
         /// Values stored or tried to.
@@ -94,6 +98,8 @@ counters! {
         touch_hits,
         /// Of `cmd_touch` those not found.
         touch_misses,
+        /// Requests answered with `SERVER_ERROR` because no server could be had.
+        server_errors,
         /// Values over `-I`.
         store_too_large,
         /// Bytes from clients.
@@ -120,8 +126,6 @@ counters! {
         requests,
         /// Keys of a request with several keys that no server answered for.
         multi_get_keys_lost,
-        /// Requests answered with `SERVER_ERROR` because no server could be had.
-        server_errors,
         /// Times clients were not read because all connections together held too much.
         limit_memory_paused,
         /// Gets answered out of memory.
@@ -390,6 +394,10 @@ pub struct ServerStats {
     pub timeouts: u64,
     /// Connections opened.
     pub connects: u64,
+    /// Connections that it closed.
+    pub closes: u64,
+    /// Connections that broke, or could not be opened.
+    pub failures: u64,
     /// Times that its process was another than before.
     pub restarts: u64,
     /// Times that it was asked for a sign of life.

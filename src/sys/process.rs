@@ -4,6 +4,18 @@ use super::{check, reason};
 use std::mem::MaybeUninit;
 use std::time::Duration;
 
+/// The host's name; empty if it is not told.
+pub fn host_name() -> String {
+    let mut name = [0u8; 256];
+    // SAFETY: name is ours to write, that many bytes; the last one is left 0 all the same.
+    let said = unsafe { libc::gethostname(name.as_mut_ptr().cast(), name.len() - 1) };
+    let end = name.iter().position(|b| *b == 0).unwrap_or(0);
+    match said {
+        0 => String::from_utf8_lossy(&name[..end]).into_owned(),
+        _ => String::new(),
+    }
+}
+
 /// Makes room for `need` descriptors; the hard limit is raised too where that is allowed.
 ///
 /// # Errors

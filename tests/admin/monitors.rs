@@ -266,6 +266,7 @@ fn metrics_say_what_was_done() {
         "_misses",
         "badval",
         "too_large",
+        "server_errors",
         "connections",
         "bytes_",
         "turn",

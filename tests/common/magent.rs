@@ -62,17 +62,26 @@ impl Magent {
     /// One that serves the pools of a file (`-c`). `PORT` in the text is where
     /// [`Magent::client`] will connect to, `DIR` a folder for sockets.
     pub fn with_file(text: &str) -> Magent {
-        Magent::with_file_under(text, &[])
+        Magent::with_file_and(text, &[])
+    }
+
+    /// The same with more options.
+    pub fn with_file_and(text: &str, options: &[&str]) -> Magent {
+        Magent::with_file_of(text, options, &[])
     }
 
     /// The same under more variables of the environment.
     pub fn with_file_under(text: &str, environment: &[(&str, &Path)]) -> Magent {
+        Magent::with_file_of(text, &[], environment)
+    }
+
+    fn with_file_of(text: &str, options: &[&str], environment: &[(&str, &Path)]) -> Magent {
         for _ in 0..TRIES {
             let (port, dir) = (free_port(), TempDir::new());
             let path = |name: &str| dir.path().join(name).display().to_string();
             let (file, door) = (path("pools.yml"), path("admin"));
             write_file(&dir, port, text);
-            let args = ["-c", &file, "--admin", &door];
+            let args = [&["-c", &file, "--admin", &door], options].concat();
             if let Some(magent) = Magent::spawn(&args, environment, port, dir) {
                 return magent;
             }
