@@ -101,6 +101,11 @@ fn every_stats_is_there_as_for_clients() {
         let magent = Magent::farm(&names, &[], options);
         let (mut client, mut operator) = (magent.client(), magent.operator());
         client.set("a", "x").set("b", "x");
+        // memcached dumps what it has moved to its last list, in the background.
+        wait_for("both to be dumped", || {
+            let dumped = lines(&mut client, "stats cachedump 1 0", "END");
+            (dumped.len() == 2).then_some(())
+        });
         for what in [
             "",
             "servers",
