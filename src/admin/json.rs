@@ -143,6 +143,13 @@ fn server(s: &ServerFigures, out: &mut String) {
         requests.number(command.name(), s.stats.requests.of(command));
     }
     requests.end();
+    let mut refill = Object::new(all.name("refill"));
+    refill.text("state", s.refill.state);
+    refill.number("metadump", s.refill.lists_keys);
+    for (name, value) in s.refill.numbers() {
+        refill.number(name, value);
+    }
+    refill.end();
     latency(&mut all, &s.latency, &s.recent);
     all.end();
 }

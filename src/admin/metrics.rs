@@ -88,6 +88,9 @@ const FAMILIES: &[Row] = &[
     Row("magent_server_read_bytes", Counter, "Bytes from the server.", Server(|s, f| f.of_server(s, s.stats.bytes_read))),
     Row("magent_server_written_bytes", Counter, "Bytes to the server.", Server(|s, f| f.of_server(s, s.stats.bytes_written))),
     Row("magent_server_keys_copied", Counter, "Keys copied to the server from a backup.", Server(|s, f| f.of_server(s, s.stats.keys_copied))),
+    Row("magent_server_refilling", Gauge, "1 if the server is filled with what it lacks, or waits for that.", Server(|s, f| f.of_server(s, u8::from(s.refill.is_wanted())))),
+    Row("magent_server_refill_keys", Gauge, "Keys of the refill that is under way, or of the last one.", Server(refill)),
+    Row("magent_server_refill_bytes", Gauge, "Bytes copied by the refill that is under way, or by the last one.", Server(|s, f| s.refill.numbers().filter(|(name, _)| *name == "refill_bytes").for_each(|(_, n)| f.of_server(s, n)))),
     Row("magent_server_mirrors", Counter, "Writes repeated on the server as a backup.", Server(|s, f| f.of_server(s, s.stats.mirrors))),
     Row("magent_server_mirrors_failed", Counter, "Of those the ones that it did not take.", Server(|s, f| f.of_server(s, s.stats.mirrors_failed))),
     Row("magent_server_latency_seconds", Kind::Histogram, "From the last byte of a request to the server's answer.", Server(|s, f| f.histogram(&[("server", &s.name)], &s.latency))),
@@ -300,6 +303,18 @@ fn misses(pool: &PoolFigures, family: &mut Family<'_>) {
         ("cas", c.cas_misses),
     ];
     family.of_commands(pool, &all);
+}
+
+fn refill(server: &ServerFigures, family: &mut Family<'_>) {
+    for (name, number) in server.refill.numbers() {
+        let keys = name.trim_start_matches("refill_");
+        if matches!(
+            keys,
+            "listed" | "copied" | "there" | "gone" | "skipped" | "to_go"
+        ) {
+            family.put(&[("server", &server.name), ("keys", keys)], number);
+        }
+    }
 }
 
 fn requests(server: &ServerFigures, family: &mut Family<'_>) {

@@ -16,6 +16,7 @@ kill N                       closes client N
 server NAME drain            takes a server out of use, as if it were down
 server NAME use              uses a drained server again
 server NAME probe            asks a server now whether it answers
+server NAME refill           fills a server with what it lacks, from its partners
 slow [reset]                 the last requests that took longer than --slow; or forgets them
 hot                          the keys asked most in the last minute
 config                       the configuration in force, as a file for -c
@@ -106,8 +107,9 @@ fn change<S: Socket>(words: &[&str], proxy: &mut Proxy<S>) -> Result<(), String>
         ["server", name, "drain"] => proxy.drain_server(name),
         ["server", name, "use"] => proxy.end_drain(name),
         ["server", name, "probe"] => proxy.probe_server(name),
+        ["server", name, "refill"] => proxy.refill_server(name),
         ["server", _, word, ..] => Err(word.into()),
-        ["server", ..] => Err("usage: server NAME drain|use|probe".into()),
+        ["server", ..] => Err("usage: server NAME drain|use|probe|refill".into()),
         ["slow", "reset"] => {
             proxy.forget_slow();
             Ok(())

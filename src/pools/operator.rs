@@ -46,6 +46,28 @@ impl<S: Socket> Pools<S> {
         }
     }
 
+    /// Fills a server with what it lacks, as after a restart; `stats servers` tells how far that is.
+    ///
+    /// # Errors
+    /// A line that says why not.
+    pub fn refill(&mut self, name: &str) -> Result<(), String> {
+        let id = self.server_named(name)?;
+        let why = match () {
+            () if !self.refills.pace.is_on() => {
+                "is not refilled: that is switched off (--refill 0)"
+            }
+            () if !self.has_same_partners(id) => "has other partners in another pool",
+            () if self.sources_of(id).is_empty() => "has no partner",
+            () if self.is_too_old(id) => "is older than memcached 1.6",
+            () if self.refills.of(id).is_some_and(|r| r.lists) => "is being refilled already",
+            () => {
+                self.wants_refill(id);
+                return Ok(());
+            }
+        };
+        Err(format!("{name} {why}"))
+    }
+
     /// Asks a server at once whether it answers; `stats servers` tells what came of it.
     ///
     /// # Errors

@@ -76,6 +76,11 @@ pub struct RefillFigures {
 }
 
 impl RefillFigures {
+    /// True if it is filled, or waits for that.
+    pub fn is_wanted(&self) -> bool {
+        matches!(self.state, "running" | "waiting")
+    }
+
     /// What can be counted, under the names of `stats servers`; nothing if there was none.
     pub fn numbers(&self) -> impl Iterator<Item = (&'static str, u64)> {
         let numbers = self.progress.map(|p| {

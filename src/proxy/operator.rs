@@ -112,6 +112,14 @@ impl<S: Socket> Proxy<S> {
         self.pools.end_drain(name)
     }
 
+    /// Fills a server with what it lacks.
+    ///
+    /// # Errors
+    /// A line that says why not.
+    pub fn refill_server(&mut self, name: &str) -> Result<(), String> {
+        self.pools.refill(name)
+    }
+
     /// Asks a server whether it answers.
     ///
     /// # Errors

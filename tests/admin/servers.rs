@@ -159,3 +159,74 @@ fn a_server_that_is_not_there_can_be_drained_too() {
     operator.ask("server 127.0.0.1:1 use\n", "OK\r\n");
     wait_for("a probe", || (connects() != before).then_some(()));
 }
+
+#[test]
+fn a_server_is_filled_when_that_is_asked_for() {
+    let (magent, servers) = farm(true, &DOOR);
+    let (mut client, mut operator) = (magent.client(), magent.operator());
+    let keys: Vec<String> = (0..30).map(|i| format!("key{i}")).collect();
+    for key in &keys {
+        client.set(key, "x");
+    }
+    let backup = servers.last().expect("a backup");
+    keys.iter().for_each(|k| backup.wait_value(k, Some(b"x")));
+    // Behind magent's back.
+    backup.client().ask("flush_all\r\n", "OK\r\n");
+    operator.ask(format!("server {} refill\n", backup.name), "OK\r\n");
+    wait_for("the refill", || {
+        (magent.server(&backup.name)["refill"] == "done").then_some(())
+    });
+    keys.iter()
+        .for_each(|k| assert_eq!(backup.value(k).as_deref(), Some(&b"x"[..]), "{k}"));
+    let json = super::http::get(&mut magent.operator(), "/stats.json").body;
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    let all = json["servers"].as_array().expect("servers");
+    let it = all
+        .iter()
+        .find(|s| s["name"] == backup.name.as_str())
+        .expect("the backup");
+    assert_eq!(
+        (&it["refill"]["state"], &it["refill"]["refill_copied"]),
+        (&"done".into(), &30.into())
+    );
+    let metrics = super::http::get(&mut magent.operator(), "/metrics").body;
+    for sample in [
+        format!(
+            "magent_server_refill_keys{{server=\"{}\",keys=\"copied\"}} 30\n",
+            backup.name
+        ),
+        format!("magent_server_refilling{{server=\"{}\"}} 0\n", backup.name),
+    ] {
+        assert!(metrics.contains(&sample), "{sample}: {metrics}");
+    }
+    let log = magent.log();
+    assert!(
+        log.contains(&format!(": server {} refill\n", backup.name)),
+        "{log}"
+    );
+}
+
+#[test]
+fn who_cannot_be_filled_is_told_why() {
+    let off = Magent::farm(
+        &["127.0.0.1:1"],
+        &["127.0.0.1:2"],
+        &[&DOOR[..], &["--refill", "0"]].concat(),
+    );
+    off.operator().ask(
+        "server 127.0.0.1:1 refill\n",
+        "ERROR 127.0.0.1:1 is not refilled: that is switched off (--refill 0)\r\n",
+    );
+    with_door(&[]).operator().ask(
+        "server 127.0.0.1:1 refill\n",
+        "ERROR 127.0.0.1:1 has no partner\r\n",
+    );
+    // Both wait until they are up.
+    let down = Magent::farm(&["127.0.0.1:1"], &["127.0.0.1:2"], &DOOR);
+    let mut operator = down.operator();
+    operator.ask("server 127.0.0.1:1 refill\n", "OK\r\n");
+    operator.ask(
+        "server 127.0.0.1:1 refill\n",
+        "ERROR 127.0.0.1:1 is being refilled already\r\n",
+    );
+}
