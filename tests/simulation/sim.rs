@@ -382,7 +382,10 @@ impl Sim {
     fn check_copies(&self) -> Result<(), String> {
         // A server that stops again while it wakes may run a write later than anybody can wait for.
         let runs_late = self.plan.mode == Mode::Many && self.plan.long_stops;
-        if self.plan.mad || self.unseen_restart || runs_late {
+        // Without probes the next request finds out.
+        let is_unknown =
+            self.plan.probe == 0 && self.plan.ports().any(|s| self.world.open_links(s) == 0);
+        if self.plan.mad || self.unseen_restart || runs_late || is_unknown {
             return Ok(());
         }
         for key in 0..self.plan.habits.keys {
