@@ -404,3 +404,34 @@ fn more_single_keys_than_there_is_room_for_are_listed() {
     until(&mut world, &peer, BACKUP, "done");
     assert_eq!(world.servers[&BACKUP].store.items().len(), 100);
 }
+
+#[test]
+fn what_a_late_flush_takes_from_a_backup_is_copied_again() {
+    let quick = ["--timeout", "200", "--failure-limit", "100", "-i", "2"];
+    let (mut world, peer) = farm(1, 1, &quick);
+    let names: Vec<String> = (0..20).map(|i| format!("k{i}")).collect();
+    for key in &names {
+        set(&mut world, &peer, key, "old");
+    }
+    // Both links of the backup owe something, so both get the flush.
+    world.become_state(BACKUP, State::Hung);
+    for key in &names {
+        set(&mut world, &peer, key, "older");
+    }
+    world.send(&peer, "flush_all\r\n");
+    world.advance(500 * MS);
+    let said = world.take_text(&peer);
+    assert!(said.ends_with("timed out\r\n"), "{said}");
+    for key in &names {
+        set(&mut world, &peer, key, "new");
+    }
+    world.become_state(BACKUP, State::Well);
+    world.advance(5 * SECOND);
+    for key in &names {
+        assert_eq!(
+            holds(&world, BACKUP, key),
+            Some((5, b"new".to_vec())),
+            "{key}"
+        );
+    }
+}

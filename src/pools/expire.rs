@@ -345,14 +345,20 @@ impl<S: Socket> Pools<S> {
         };
         match p.to {
             To::Mirror(_) | To::Delete(_) | To::Flush(_) => return,
-            To::Copy | To::Nobody | To::Probe => return,
+            To::Copy | To::Nobody | To::Probe | To::LateFlush => return,
             To::Refill(_) if p.writes() => return,
             To::Refill(_) => {}
             To::Client(_) | To::Step(_) | To::FlushAll(_) | To::Monitor(_) => {}
         }
         let lost = p.clone();
-        p.to = To::Nobody;
         let server = link.server;
+        p.to = match lost.to {
+            To::FlushAll(_) => To::LateFlush,
+            _ => To::Nobody,
+        };
+        if let (To::LateFlush, Some(s)) = (p.to, self.servers.get_mut(server)) {
+            s.late_flushes += 1;
+        }
         let mut bytes = Queue::new();
         bytes.push(Source::Queue(&link.queue, late.at), 0..lost.len as usize);
         let ask = Ask::queued(&lost, &bytes, bytes.start());

@@ -165,6 +165,13 @@ impl<S: Socket> Pools<S> {
         self.flush_part_done(op, clients);
     }
 
+    /// A late part of a flush was answered, or will not be.
+    pub(super) fn late_flush_over(&mut self, id: ServerId) {
+        if let Some(server) = self.servers.get_mut(id) {
+            server.late_flushes -= 1;
+        }
+    }
+
     fn note_flush_failure(&mut self, op: usize, failure: Option<Vec<u8>>) {
         if let Some(flush) = self.flushes.get_mut(op) {
             if flush.failure.is_none() {

@@ -74,12 +74,12 @@ impl<S: Socket> Pools<S> {
         data: Option<(usize, u64)>,
         p: &Pending,
     ) {
-        // The primary was flushed first: what is written to it before the backup is goes there.
-        if self
-            .servers
-            .get(p.home.primary)
-            .is_some_and(|s| s.flushes > 0)
-        {
+        // The primary was flushed first: what is written to it before the backup is flushed goes there.
+        // So it may on one connection of the backup before a late flush runs on another one.
+        let primary = self.servers.get(p.home.primary);
+        let is_flushed_later = primary.is_some_and(|s| s.flushes > 0)
+            || self.servers.get(backup).is_some_and(|s| s.late_flushes > 0);
+        if is_flushed_later {
             self.wants_key(backup, key);
         }
         let Some(server) = self.servers.get_mut(backup) else {

@@ -29,6 +29,8 @@ pub enum To {
     Refill(usize),
     /// One server's part of a client's `flush_all`.
     FlushAll(usize),
+    /// The same, late: nobody waits for it any more, but it will still run.
+    LateFlush,
     /// One server's part of what a monitor asked.
     Monitor(usize),
     /// Nobody: a server that was silent is asked whether it lives.

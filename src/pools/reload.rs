@@ -200,6 +200,7 @@ impl<S: Socket> Pools<S> {
             journal: Journal::new(config.journal),
             missed: false,
             flushes: 0,
+            late_flushes: 0,
             flushing: false,
             quiet: Quiet::default(),
             same_partners: false,

@@ -265,7 +265,7 @@ fn whose(to: &To) -> String {
         To::Step(_) => "look or fetch".into(),
         To::Copy => "copy".into(),
         To::Refill(_) => "refill".into(),
-        To::FlushAll(_) => "flush_all".into(),
+        To::FlushAll(_) | To::LateFlush => "flush_all".into(),
         To::Monitor(_) => "stats".into(),
         To::Probe => "probe".into(),
     }

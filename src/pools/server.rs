@@ -33,6 +33,8 @@ pub struct Server {
     /// `flush_all`s of clients of which it is one of the primaries: until they are done nothing is
     /// copied to it.
     pub flushes: usize,
+    /// Parts of such that were late, and that it still owes an answer to.
+    pub late_flushes: usize,
     /// A flush that it missed is on its way to it.
     pub flushing: bool,
     /// When nothing is copied from or to it.

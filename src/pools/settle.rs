@@ -65,6 +65,7 @@ impl<S: Socket> Pools<S> {
             To::Copy => self.settle_copy(server, reply.status),
             To::Refill(copy) => self.refill_answered(copy, reply),
             To::FlushAll(op) => self.flush_answered(op, reply, clients),
+            To::LateFlush => self.late_flush_over(server),
             To::Monitor(op) => self.monitor_answered(op, is_kept.then_some(reply), clients),
         }
         if clients.slow.is_open() {
@@ -240,6 +241,7 @@ impl<S: Socket> Pools<S> {
             To::Step(key) => self.step_lost(key, cause, clients),
             To::Refill(copy) => self.refill_lost(copy),
             To::FlushAll(op) => self.flush_lost(op, server, cause, clients),
+            To::LateFlush => self.late_flush_over(server),
             To::Monitor(op) => self.monitor_part_done(op, clients),
         }
         if clients.slow.is_open() {

@@ -15,7 +15,7 @@ impl<S: Socket> Pools<S> {
     /// effect about now.
     pub(super) fn is_flushing(&self, id: ServerId) -> bool {
         let server = self.servers.get(id);
-        server.is_some_and(|s| s.flushes > 0 || s.quiet.is_at(self.now))
+        server.is_some_and(|s| s.flushes > 0 || s.late_flushes > 0 || s.quiet.is_at(self.now))
     }
 
     /// A step was answered.
