@@ -7,6 +7,10 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 const README: &str = include_str!("../README.md");
+const OPERATIONS: &str = include_str!("../docs/operations.md");
+const MONITORING: &str = include_str!("../docs/monitoring.md");
+const MIGRATION: &str = include_str!("../docs/migration.md");
+const CLIENTS: &str = include_str!("../docs/clients.md");
 const MAN: &str = include_str!("../man/magent.1");
 const CHANGELOG: &str = include_str!("../CHANGELOG.md");
 const SERVICE_OPTIONS: &str = include_str!("../dist/magent.env");
@@ -132,9 +136,9 @@ fn the_man_page_speaks_of_no_other_option() {
 #[test]
 fn the_files_keys_are_in_both_and_no_others() {
     let known: BTreeSet<&str> = KEYS.iter().map(|k| k.name).collect();
-    let table = rows(section(README, "### Settings", "### "));
-    let readme: BTreeSet<&str> = table.iter().flat_map(|row| quoted(row[0])).collect();
-    assert_eq!(readme, known, "README.md");
+    let table = rows(section(MIGRATION, "### Settings", "### "));
+    let told: BTreeSet<&str> = table.iter().flat_map(|row| quoted(row[0])).collect();
+    assert_eq!(told, known, "docs/migration.md");
     let keys = section(MAN, ".Sh CONFIGURATION FILE", ".Sh ").lines();
     let items = keys.filter_map(|l| l.strip_prefix(".It Cm "));
     let man: BTreeSet<&str> = items.flat_map(|l| l.split(" , ")).collect();
@@ -158,8 +162,8 @@ fn parse(line: &str) -> Result<Action, String> {
 
 #[test]
 fn the_commands_shown_can_be_typed() {
-    let mut lines = command_lines(README);
-    lines.extend(command_lines(MAN));
+    let documents = [README, OPERATIONS, MONITORING, MIGRATION, MAN];
+    let mut lines: Vec<String> = documents.into_iter().flat_map(command_lines).collect();
     let words = SERVICE_OPTIONS.lines();
     let service = words.filter_map(|l| l.strip_prefix("MAGENT_OPTIONS="));
     lines.extend(service.map(|l| format!("magent -D {}", l.trim_matches('"'))));
@@ -175,7 +179,7 @@ fn the_commands_shown_can_be_typed() {
 
 #[test]
 fn the_configuration_files_shown_are_valid() {
-    let walk = section(README, "### A walk-through", "### ");
+    let walk = section(MIGRATION, "### A walk-through", "### ");
     let example = section(MAN, "$ cat magent.yml", "$ magent");
     let shown = [
         section(walk, "cat > nutcracker.yml <<'END'", "END\n"),
@@ -218,5 +222,61 @@ fn the_version_is_told_as_it_is() {
     let agent = format!("memcached agent v{version}\n");
     assert!(README.contains(&agent) && MAN.contains(&agent));
     let level = "VERSION 1.6.18";
-    assert!(README.contains(level) && MAN.contains(level));
+    assert!(MIGRATION.contains(level) && MAN.contains(level));
+}
+
+/// What a link to the heading `line` ends in, as the sites that show these files make it.
+fn anchor(line: &str) -> String {
+    let title = line.trim_start_matches('#').trim().to_lowercase();
+    let kept = title
+        .chars()
+        .filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+/// Where the links of `text` lead: within the project, to a file and a heading.
+fn links(text: &str) -> Vec<&str> {
+    let parts = text.split("](").skip(1);
+    let targets = parts.filter_map(|p| p.split_once(')').map(|(target, _)| target));
+    targets.filter(|t| !t.contains("://")).collect()
+}
+
+#[test]
+fn the_links_lead_somewhere() {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let documents = [
+        ("README.md", README),
+        ("docs/operations.md", OPERATIONS),
+        ("docs/monitoring.md", MONITORING),
+        ("docs/migration.md", MIGRATION),
+        ("docs/clients.md", CLIENTS),
+    ];
+    for (name, text) in documents {
+        let here = root.join(name);
+        assert!(
+            !links(text).is_empty() || name == "docs/clients.md",
+            "{name}"
+        );
+        for link in links(text) {
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let target = match file {
+                "" => here.clone(),
+                _ => here.parent().expect("a directory").join(file),
+            };
+            assert!(target.exists(), "{name}: {link}");
+            if !heading.is_empty() {
+                let text = std::fs::read_to_string(&target).expect("a document");
+                let mut headings = text.lines().filter(|l| l.starts_with('#'));
+                assert!(headings.any(|h| anchor(h) == heading), "{name}: {link}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_readme_is_short() {
+    assert!(
+        README.lines().count() <= 250,
+        "what is not for newcomers goes to docs/"
+    );
 }
