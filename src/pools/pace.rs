@@ -6,6 +6,9 @@ use crate::time::{MILLISECOND, SECOND, Time};
 /// What was not used is kept for so long, in nanoseconds: a turn of the loop may come late.
 const BURST: u64 = 5 * MILLISECOND;
 
+/// Keys are begun together each time after so many nanoseconds: each step of theirs is one call then.
+const BATCH: u64 = MILLISECOND;
+
 /// The rate is never less than one part in so many of what was configured.
 const LEAST: u64 = 16;
 
@@ -21,6 +24,8 @@ pub struct Pace {
     rate: u64,
     /// When what was spent is paid for.
     paid_at: Time,
+    /// When the next keys may be begun.
+    batch_at: Time,
 }
 
 impl Pace {
@@ -30,6 +35,7 @@ impl Pace {
             limit,
             rate: limit,
             paid_at: Time(0),
+            batch_at: Time(0),
         }
     }
 
@@ -43,9 +49,19 @@ impl Pace {
         self.limit > 0
     }
 
-    /// When the next key may be asked for.
+    /// When the next keys may be begun.
     pub fn ready_at(&self) -> Time {
-        self.paid_at
+        self.paid_at.max(self.batch_at)
+    }
+
+    /// They are begun.
+    pub fn begin_batch(&mut self, now: Time) {
+        self.batch_at = now.plus(BATCH);
+    }
+
+    /// True if one more may be begun with them.
+    pub fn has_more(&self, now: Time) -> bool {
+        self.paid_at <= now
     }
 
     /// So many bytes are on their way.
@@ -74,7 +90,10 @@ mod tests {
         let mut bytes = 0;
         for ms in 0..seconds * 1000 {
             let now = Time(from * SECOND + ms * MILLISECOND);
-            while pace.ready_at() <= now {
+            if pace.ready_at() <= now {
+                pace.begin_batch(now);
+            }
+            while pace.has_more(now) {
                 pace.spend(piece, now);
                 bytes += piece as u64;
             }

@@ -248,7 +248,11 @@ impl<S: Socket> Pools<S> {
     /// Begins copies, as many as pace and servers allow.
     fn copy_some(&mut self, work: &mut Work) {
         let now = self.now;
-        while !work.is_done() && self.has_room_for_copy() && self.refills.pace.ready_at() <= now {
+        if self.refills.pace.ready_at() > now {
+            return;
+        }
+        self.refills.pace.begin_batch(now);
+        while !work.is_done() && self.has_room_for_copy() && self.refills.pace.has_more(now) {
             let Some(refill) = self.refills.current() else {
                 return;
             };
