@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 const README: &str = include_str!("../README.md");
+const CHINESE: &str = include_str!("../README.zh-CN.md");
 const OPERATIONS: &str = include_str!("../docs/operations.md");
 const MONITORING: &str = include_str!("../docs/monitoring.md");
 const MIGRATION: &str = include_str!("../docs/migration.md");
@@ -69,10 +70,9 @@ fn compare(document: &str, told: BTreeMap<String, Told>) {
     }
 }
 
-#[test]
-fn the_readme_has_each_option_and_no_other() {
+fn options_of(table: &str) -> BTreeMap<String, Told> {
     let mut told = BTreeMap::new();
-    for row in rows(section(README, "## Options", "## ")) {
+    for row in rows(table) {
         let spellings = quoted(row[0]);
         let (name, argument) = match spellings[0].split_once(' ') {
             Some((name, argument)) => (name, Some(argument.to_string())),
@@ -86,7 +86,17 @@ fn the_readme_has_each_option_and_no_other() {
         let old = told.insert(name.to_string(), what);
         assert_eq!(old, None, "{name} twice");
     }
-    compare("README.md", told);
+    told
+}
+
+#[test]
+fn both_readmes_have_each_option_and_no_other() {
+    compare(
+        "README.md",
+        options_of(section(README, "## Options", "## ")),
+    );
+    let chinese = section(CHINESE, "## 选项", "## ");
+    compare("README.zh-CN.md", options_of(chinese));
 }
 
 #[test]
@@ -162,7 +172,7 @@ fn parse(line: &str) -> Result<Action, String> {
 
 #[test]
 fn the_commands_shown_can_be_typed() {
-    let documents = [README, OPERATIONS, MONITORING, MIGRATION, MAN];
+    let documents = [README, CHINESE, OPERATIONS, MONITORING, MIGRATION, MAN];
     let mut lines: Vec<String> = documents.into_iter().flat_map(command_lines).collect();
     let words = SERVICE_OPTIONS.lines();
     let service = words.filter_map(|l| l.strip_prefix("MAGENT_OPTIONS="));
@@ -198,14 +208,26 @@ fn the_configuration_files_shown_are_valid() {
     }
 }
 
+/// The table of states in `part`, and the words that its cells are made of, in order.
+fn states(part: &str) -> (Vec<Vec<&str>>, Vec<&str>) {
+    let words = part.find("\n\n| ").and_then(|at| {
+        let second = part[at + 2..].find("\n\n| ")?;
+        Some(at + 2 + second)
+    });
+    let (states, words) = part.split_at(words.expect("the table of words"));
+    let words = rows(words);
+    let words = words.iter().map(|r| r[0].trim_matches('*')).collect();
+    (rows(states), words)
+}
+
 #[test]
 fn the_table_of_states_is_whole() {
-    let part = section(README, "## Who answers when", "## ");
-    let (states, words) = part.split_once("| word |").expect("the table of words");
-    let words = rows(words);
-    let known: BTreeSet<&str> = words.iter().map(|r| r[0].trim_matches('*')).collect();
+    let part = section(README, "<!-- states -->", "## ");
+    let part = format!("\n\n{part}");
+    let (states, words) = states(&part);
+    let known: BTreeSet<&str> = words.into_iter().collect();
     let mut used = BTreeSet::new();
-    for (row, letter) in rows(states).iter().zip('a'..) {
+    for (row, letter) in states.iter().zip('a'..) {
         let name = format!("**{letter}** ");
         assert!(row[0].starts_with(&name), "{} is not row {letter}", row[0]);
         assert_eq!(row.len(), 9, "row {letter}");
@@ -214,13 +236,41 @@ fn the_table_of_states_is_whole() {
     assert_eq!(used, known);
 }
 
+/// tests/states.rs holds the English table against the program, so both are true if they say
+/// the same.
+#[test]
+fn the_chinese_table_of_states_says_the_same() {
+    let [english, chinese] = [README, CHINESE].map(|text| {
+        let part = section(text, "<!-- states -->", "## ");
+        format!("\n\n{part}")
+    });
+    let (wanted, words) = states(&english);
+    let (told, chinese_words) = states(&chinese);
+    assert_eq!(words.len(), chinese_words.len());
+    let meaning: BTreeMap<&str, &str> = chinese_words.into_iter().zip(words).collect();
+    assert_eq!(told.len(), wanted.len());
+    for (row, wanted) in told.iter().zip(wanted) {
+        let translated = row[1..].iter().map(|cell| {
+            let words = cell.split(", ").map(|word| meaning[word]);
+            words.collect::<Vec<_>>().join(", ")
+        });
+        assert_eq!(translated.collect::<Vec<_>>(), wanted[1..], "{}", row[0]);
+    }
+    let heads = |text: &str| -> Vec<String> {
+        let line = text.lines().find(|l| l.starts_with("| "));
+        let cells = line.expect("a head").split('|').skip(2);
+        cells.map(str::to_string).collect()
+    };
+    assert_eq!(heads(&chinese), heads(&english));
+}
+
 #[test]
 fn the_version_is_told_as_it_is() {
     let version = env!("CARGO_PKG_VERSION");
     let heading = format!("\n## {version} — ");
     assert!(CHANGELOG.contains(&heading), "CHANGELOG.md: {version}");
     let agent = format!("memcached agent v{version}\n");
-    assert!(README.contains(&agent) && MAN.contains(&agent));
+    assert!([README, CHINESE, MAN].iter().all(|d| d.contains(&agent)));
     let level = "VERSION 1.6.18";
     assert!(MIGRATION.contains(level) && MAN.contains(level));
 }
@@ -246,6 +296,7 @@ fn the_links_lead_somewhere() {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let documents = [
         ("README.md", README),
+        ("README.zh-CN.md", CHINESE),
         ("docs/operations.md", OPERATIONS),
         ("docs/monitoring.md", MONITORING),
         ("docs/migration.md", MIGRATION),

@@ -91,6 +91,7 @@ def clients():
     java = ["java", "-cp", SPYMEMCACHED, os.path.join(HERE, "java", "Clients.java")]
     monitors = [sys.executable, os.path.join(HERE, "python", "monitors.py")]
     tools = [sys.executable, os.path.join(HERE, "python", "tools.py")]
+    snippets = [sys.executable, os.path.join(HERE, "snippets.py")]
     pinned = open(os.path.join(HERE, "python", "requirements.txt")).read()
     pinned += open(os.path.join(HERE, "node", "package.json")).read()
     pinned += open(os.path.join(HERE, "rust", "Cargo.toml")).read()
@@ -133,6 +134,7 @@ def clients():
         ("libmemcached-tools", libmemcached, "binary", tools + ["binary"]),
         ("memccapable", libmemcached, "text", tools + ["capable-text"]),
         ("memccapable", libmemcached, "binary", tools + ["capable-binary"]),
+        ("what README.zh-CN.md shows", "", "text", snippets),
         ("munin's memcached_", packaged("munin-plugins-extra"), "text", monitors + ["munin"]),
         ("collectd", packaged("collectd-core"), "text", monitors + ["collectd"]),
     ] + [
