@@ -91,7 +91,7 @@ fn a_fake_runs_its_script_and_counts() {
     let port = fake.name.rsplit(':').next().and_then(|p| p.parse().ok());
     let mut client = Client::tcp(port.expect("its port"));
     client
-        .ask("version\r\n", "VERSION 1.6.18\r\n")
+        .ask("version\r\n", "VERSION 1.6.12\r\n")
         .send("stats\r\n")
         .read_until(b"END\r\n");
     client.ask(

@@ -43,7 +43,7 @@ const OF_MAGENT: &[&str] = &[
 const OF_A_SERVER: &[&str] = &[
     "role", "address", "state", "since", "last_error", "connections", "connects", "closes", "failures", "restarts", "probes",
     "requests", "errors", "timeouts", "in_flight", "bytes_in_flight", "bytes_read", "bytes_written", "journal_keys",
-    "journal_bytes", "journal_overflows", "keys_copied", "refill", "mirrors", "mirrors_failed",
+    "journal_bytes", "journal_overflows", "keys_copied", "refill", "marks", "mirrors", "mirrors_failed",
     "latency_p50_us", "latency_p99_us", "latency_p999_us", "latency_max_us", "latency_10s_p50_us",
     "latency_10s_p99_us", "latency_10s_p999_us", "latency_10s_max_us",
 ];
@@ -208,6 +208,7 @@ fn stats_settings_shows_every_option_in_force() {
         "5m",
         "--idle-timeout",
         "505",
+        "--alone",
         "--memcached-stats",
         "--hash-tag",
         "{}",
@@ -234,6 +235,7 @@ fn stats_settings_shows_every_option_in_force() {
         ("resolve", "508"),
         ("refill", "3m"),
         ("slow", "509"),
+        ("alone", "true"),
         ("default:server_connections", "3"),
         ("default:distribution", "magent-ketama"),
         ("default:hash", "magent"),

@@ -276,6 +276,8 @@ pub struct Config {
     pub refill: usize,
     /// `--slow`.
     pub slow: Duration,
+    /// `--alone`.
+    pub alone: bool,
     /// What the command line says of every pool of the file; no name, listeners or servers.
     template: PoolConfig,
 }

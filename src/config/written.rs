@@ -49,6 +49,9 @@ impl Config {
         for (option, value) in others {
             value.into_iter().for_each(|value| one(option, value));
         }
+        if self.alone {
+            all += " --alone";
+        }
         if self.memcached_stats {
             all += " --memcached-stats";
         }

@@ -5,6 +5,7 @@ use super::bytes::Process;
 use super::lines::{Id, Lines};
 use super::times::{ALONE_AFTER, WAIT};
 use crate::time::Time;
+use std::fmt::{self, Display, Formatter};
 
 /// Magents of one server that are kept account of; more are there, and nothing else is said of them.
 const MOST: usize = 64;
@@ -49,6 +50,16 @@ pub struct Other {
     pub presence: Option<Presence>,
     /// Its sign of life was there when last asked for; `None`: not asked yet.
     pub is_alive: Option<bool>,
+}
+
+impl Display for Other {
+    /// For people: host and process, or the id.
+    fn fmt(&self, f: &mut Formatter) -> fmt::Result {
+        match &self.presence {
+            Some(p) => write!(f, "{} {}", p.process.host, p.process.pid),
+            None => self.id.fmt(f),
+        }
+    }
 }
 
 /// What one server's beacon shows.

@@ -10,11 +10,8 @@
 //! | `\0magent/f` | who refills this server: it lives 10 s |
 
 use super::lines::{Id, push_line};
-use crate::protocol::base64;
+use crate::protocol::{HIDDEN, base64};
 use std::io::Write;
-
-/// The first bytes of every key of magent's own; clients' requests for such keys are refused.
-pub const PREFIX: &[u8] = b"\0magent/";
 
 /// The list, as base64.
 pub const LIST: &[u8] = b"AG1hZ2VudC9h";
@@ -30,14 +27,14 @@ pub const LIFE: u32 = 10;
 
 /// The base64 of a magent's hold on its line about `server`.
 pub fn hold_key(id: Id, server: &[u8]) -> Vec<u8> {
-    let mut key = [PREFIX, b"h/", id.to_string().as_bytes(), b"/"].concat();
+    let mut key = [HIDDEN, b"h/", id.to_string().as_bytes(), b"/"].concat();
     key.extend_from_slice(server);
     encoded(&key)
 }
 
 /// The base64 of a magent's sign of life.
 pub fn life_key(id: Id) -> Vec<u8> {
-    encoded(&[PREFIX, b"b/", id.to_string().as_bytes()].concat())
+    encoded(&[HIDDEN, b"b/", id.to_string().as_bytes()].concat())
 }
 
 fn encoded(key: &[u8]) -> Vec<u8> {
@@ -210,7 +207,7 @@ mod tests {
     #[test]
     fn keys_are_their_base64() {
         for (name, text) in [("a", LIST), ("b", BEACON), ("f", REFILLER)] {
-            assert_eq!(encoded(&[PREFIX, name.as_bytes()].concat()), text);
+            assert_eq!(encoded(&[HIDDEN, name.as_bytes()].concat()), text);
         }
         assert_eq!(
             hold_key(ID, b"10.0.0.1:11211"),

@@ -10,6 +10,9 @@ use crate::protocol::Reply;
 use crate::protocol::reply::{uptime, version_at_least};
 use std::io;
 
+/// The first memcached whose `ms` answers the right cas: older ones hold no marks.
+const MARKS: [u64; 3] = [1, 6, 13];
+
 impl<S: Socket> Pools<S> {
     /// The socket that was asked for, or why there is none.
     pub fn connecting(&mut self, token: usize, stream: io::Result<S>) {
@@ -78,7 +81,8 @@ impl<S: Socket> Pools<S> {
         };
         if !version_seen {
             if let Some(server) = self.servers.get_mut(link.server) {
-                server.meta = version_at_least(reply.first_line(), 1, 6);
+                server.meta = version_at_least(reply.first_line(), [1, 6, 0]);
+                server.holds_marks = version_at_least(reply.first_line(), MARKS);
             }
             if let LinkState::Greeting(_, g) = &mut link.state {
                 g.version_seen = true;
@@ -114,6 +118,7 @@ impl<S: Socket> Pools<S> {
             server.health.settling(self.now);
             self.list_server(server_id);
         }
+        self.look_for_others(id);
         if let Some(link) = self.links.get_mut(id) {
             self.dirty.add(id, &mut link.dirty);
         }

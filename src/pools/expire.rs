@@ -32,7 +32,7 @@ struct Late {
     at: u64,
     /// When it was sent, or its time began to run.
     sent: Time,
-    /// It is a probe.
+    /// It is a probe, or as good as one.
     probe: bool,
 }
 
@@ -41,6 +41,10 @@ impl<S: Socket> Pools<S> {
     pub(super) fn next_alarm(&self) -> Time {
         let links = self.links.values().map(|l| l.alarm);
         let servers = self.servers.values().filter_map(|s| match s.removed {
+            None if s.health.is_up() => {
+                let probe_at = s.health.probe_at().unwrap_or(Time::NEVER);
+                Some(probe_at.min(s.board.renew_at))
+            }
             None => s.health.probe_at(),
             Some(removal) if removal.keep > self.now => Some(removal.keep),
             Some(removal) => Some(removal.until),
@@ -88,6 +92,7 @@ impl<S: Socket> Pools<S> {
                 }
             }
             State::Up => {
+                self.marks_due(id);
                 self.resync_if_flushed(id);
                 self.probe_silent(id);
             }
@@ -319,7 +324,7 @@ impl<S: Socket> Pools<S> {
                     seq: first + i as u64,
                     at,
                     sent,
-                    probe: p.to == To::Probe,
+                    probe: p.to.is_question(),
                 });
                 if expired.len() == LATE {
                     break;
@@ -345,7 +350,7 @@ impl<S: Socket> Pools<S> {
         };
         match p.to {
             To::Mirror(_) | To::Delete(_) | To::Flush(_) => return,
-            To::Copy | To::Nobody | To::Probe | To::LateFlush => return,
+            To::Copy | To::Nobody | To::Probe | To::Mark | To::LateFlush => return,
             To::Refill(_) if p.writes() => return,
             To::Refill(_) => {}
             To::Client(_) | To::Step(_) | To::FlushAll(_) | To::Monitor(_) => {}

@@ -259,15 +259,15 @@ impl<S: Socket> Link<S> {
         (self.pending.len() - self.sent_count, bytes as usize)
     }
 
-    /// True if it owes nothing, or the answer to a probe only.
+    /// True if it owes nothing, or the answers to probes and about marks only.
     pub fn is_idle(&self) -> bool {
-        self.pending.iter().all(|p| p.to == To::Probe)
+        self.pending.iter().all(|p| p.to.is_question())
     }
 
     /// True if something is owed that will be late at a known time, or it is being opened: what becomes
     /// of that tells how its server is.
     pub fn will_tell(&self) -> bool {
-        let is_awaited = |p: &Pending| !p.counted && p.late_at() < Time::NEVER;
+        let is_awaited = |p: &Pending| !p.counted && p.to != To::Mark && p.late_at() < Time::NEVER;
         match self.state {
             LinkState::Idle => false,
             LinkState::Up(_) => self.pending.iter().rev().any(is_awaited),

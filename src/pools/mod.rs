@@ -26,18 +26,20 @@
 //!  lookup                            names of servers
 //!  sync                              journals: what servers missed
 //!  down                              links and servers that go
+//!  marks                             what other magents on the same servers are told
 //!  partners                          who holds the other copy, who lacks one
 //!  send slow                         requests onto links; what slow ones waited for
 //!  flows link server recent totals   data
 //!  refill                            one refill
 //!  copies pace spool                 its parts
-//!  pending name                      one request, one server's host
+//!  pending name board                one request, one server's host, the marks on it
 //! ```
 //!
 //! A request that cannot be asked where it should be, or whose link is lost, becomes a *loss*: it
 //! is put on one list, in order, and `settle` decides what becomes of it. So nothing calls upwards.
 
 mod ask;
+mod board;
 mod connect;
 mod copies;
 mod copying;
@@ -50,6 +52,7 @@ mod flush_all;
 mod link;
 mod listing;
 mod lookup;
+mod marks;
 mod mirror;
 mod monitors;
 mod name;
@@ -75,6 +78,7 @@ mod turn;
 mod warm;
 
 pub use ask::Split;
+pub use marks::Me;
 pub use monitors::Asker;
 pub use pending::Ask;
 pub use report::{Lines, ServerFigures, line};
@@ -130,6 +134,8 @@ pub struct Pools<S> {
     now: Time,
     unix: u64,
     start_unix: u64,
+    /// What this run is to other magents.
+    me: marks::Me,
     budget: Rc<Budget>,
     probing: Probing,
     /// Names are looked up so often, in nanoseconds; 0: only at a reconnect.

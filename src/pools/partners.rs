@@ -5,9 +5,7 @@ use super::server::{Pool, distinct};
 use super::{NOBODY, Pools, ServerId};
 use crate::net::Socket;
 use crate::placement::Farm;
-
-/// Keys of magent's own begin with this; they are never copied.
-const OWN: &[u8] = b"\0magent/";
+use crate::protocol::is_hidden;
 
 /// Keys that were deleted on one server and are to be copied to it take so many bytes at most; where there
 /// are more, its partners are listed.
@@ -56,7 +54,7 @@ impl<S: Socket> Pools<S> {
     pub(super) fn way(&self, target: ServerId, key: &[u8]) -> Option<Way> {
         let pool = self.pools_naming(target).next()?;
         let p = &self.pools[pool as usize];
-        if p.backups.is_none() || key.starts_with(OWN) {
+        if p.backups.is_none() || is_hidden(key) {
             return None;
         }
         let place = p.place(key, 0);

@@ -33,8 +33,17 @@ pub enum To {
     LateFlush,
     /// One server's part of what a monitor asked.
     Monitor(usize),
+    /// The next of the requests about marks.
+    Mark,
     /// Nobody: a server that was silent is asked whether it lives.
     Probe,
+}
+
+impl To {
+    /// True if it asks how a server is, or what stands on it: no client's request depends on it.
+    pub fn is_question(&self) -> bool {
+        matches!(self, To::Probe | To::Mark)
+    }
 }
 
 /// Which of its attempts a request is on.

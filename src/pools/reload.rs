@@ -6,7 +6,9 @@
 //! is removed when it owes nothing. A key that moves to another server may overtake what was asked
 //! of it before: per-key order is promised for one server.
 
+use super::board::Board;
 use super::link::{Link, LinkState};
+use super::marks::Me;
 use super::name::Name;
 use super::server::{Pool, Quiet, Removal, Server, policy};
 use super::{Pools, ServerId, flows, flush_all, recent, refill};
@@ -33,11 +35,12 @@ const FINISH: u64 = 30 * SECOND;
 
 impl<S: Socket> Pools<S> {
     /// No pools yet.
-    pub fn new(budget: Rc<Budget>, unix: u64) -> Pools<S> {
+    pub fn new(budget: Rc<Budget>, unix: u64, me: Me) -> Pools<S> {
         Pools {
             now: Time(0),
             unix,
             start_unix: unix,
+            me,
             budget,
             probing: Probing::default(),
             resolve: 0,
@@ -208,6 +211,8 @@ impl<S: Socket> Pools<S> {
             refilled: None,
             listed: false,
             meta: true,
+            holds_marks: true,
+            board: Board::new(self.me.id),
             given_up: 0,
             losing: 0,
             keepalive: config.keepalive,
@@ -251,6 +256,8 @@ impl<S: Socket> Pools<S> {
         server.failure_limit = policy.failure_limit;
         server.removed = None;
         (server.primary_of, server.backup_of) = (primary_of, backup_of);
+        // The own line tells the rings.
+        server.board.forget_list();
         if preconnect && server.health.is_up() {
             for link in server.links.clone() {
                 let idle = |l: &Link<S>| matches!(l.state, LinkState::Idle);

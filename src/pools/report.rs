@@ -52,6 +52,10 @@ pub struct ServerFigures {
     pub journal_overflows: u64,
     /// How it is filled with what it lacks.
     pub refill: RefillFigures,
+    /// Whether it holds marks of this magent: `on`, or why not.
+    pub marks: &'static str,
+    /// Other magents that use it: host and process of each.
+    pub others: Vec<String>,
     /// What it was asked and answered.
     pub stats: ServerStats,
     /// How long its answers took since the start.
@@ -160,6 +164,10 @@ impl ServerFigures {
         ];
         lines.extend(self.numbers().map(|(name, value)| line(name, value)));
         lines.extend(self.refill.lines());
+        lines.push(line("marks", self.marks));
+        if !self.others.is_empty() {
+            lines.push(line("other_magents", self.others.join(", ")));
+        }
         lines.extend(latency_lines(&self.latency, &self.recent));
         let name = &self.name;
         lines
@@ -307,7 +315,7 @@ impl<S: Socket> Pools<S> {
             since: self.unix_of(s.health.since()),
             last_error: last_error.map(|(cause, at)| (self.unix_of(at), cause.text())),
             connections: open.count(),
-            in_flight: links().map(|l| l.pending.len()).sum(),
+            in_flight: links().map(|l| l.pending.len()).sum::<usize>() - self.marks_asked(s),
             bytes_in_flight: links().map(|l| l.queue.len()).sum(),
             unsent: unsent.fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1)),
             ejected_at: s.ejected_at,
@@ -315,6 +323,8 @@ impl<S: Socket> Pools<S> {
             journal_bytes: s.journal.bytes(),
             journal_overflows: s.journal.overflows(),
             refill: self.refill_figures(id, s),
+            marks: self.unmarked(s).unwrap_or("on"),
+            others: s.board.others().map(|o| o.to_string()).collect(),
             stats: s.stats.clone(),
             latency: s.latency.total(),
             recent: s.latency.recent(self.now),

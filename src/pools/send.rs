@@ -88,6 +88,7 @@ impl<S: Socket> Pools<S> {
         }
         match pending.to {
             To::Probe => server.stats.probes += 1,
+            To::Mark => {}
             _ => server.stats.requests.count(pending.verb, pending.traits),
         }
         let is_mirror = matches!(pending.to, To::Mirror(_));
@@ -267,6 +268,7 @@ fn whose(to: &To) -> String {
         To::Refill(_) => "refill".into(),
         To::FlushAll(_) | To::LateFlush => "flush_all".into(),
         To::Monitor(_) => "stats".into(),
+        To::Mark => "mark".into(),
         To::Probe => "probe".into(),
     }
 }

@@ -1,5 +1,6 @@
 //! One server, whatever pools name it: its address with its links, its health and its journal.
 
+use super::board::Board;
 use super::name::Name;
 use super::refill::Progress;
 use super::{NOBODY, ServerId};
@@ -49,6 +50,10 @@ pub struct Server {
     pub listed: bool,
     /// It knows meta commands (1.6); as of the last handshake.
     pub meta: bool,
+    /// So do lists that are written back by compare-and-set (1.6.13).
+    pub holds_marks: bool,
+    /// What is known of the marks on it.
+    pub board: Board,
     /// Links that were given up with writes unanswered and are not at their end.
     pub given_up: usize,
     /// Requests that were lost here and that `settle` has not decided on.

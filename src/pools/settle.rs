@@ -32,12 +32,12 @@ impl<S: Socket> Pools<S> {
             match p.to {
                 // Answers to the journal and to probes say nothing of how clients fare.
                 To::Delete(_) | To::Flush(_) => server.health.on_sign_of_life(self.now),
-                To::Probe if !p.counted => server.health.on_sign_of_life(self.now),
+                To::Probe | To::Mark if !p.counted => server.health.on_sign_of_life(self.now),
                 // A late answer was counted as missing.
                 _ if p.counted => {}
                 _ => server.health.on_answer(self.now),
             }
-            if p.to != To::Probe {
+            if !p.to.is_question() {
                 if p.sent != Time::NEVER && !matches!(p.to, To::Refill(_)) {
                     server.latency.add(self.now.since(p.sent), self.now);
                 }
@@ -64,6 +64,7 @@ impl<S: Socket> Pools<S> {
             To::Step(key) => self.step_answered(key, id, reply, clients),
             To::Copy => self.settle_copy(server, reply.status),
             To::Refill(copy) => self.refill_answered(copy, reply),
+            To::Mark => self.mark_answered(server, reply),
             To::FlushAll(op) => self.flush_answered(op, reply, clients),
             To::LateFlush => self.late_flush_over(server),
             To::Monitor(op) => self.monitor_answered(op, is_kept.then_some(reply), clients),
@@ -204,7 +205,7 @@ impl<S: Socket> Pools<S> {
     fn lost(&mut self, lost: &Lost<'_>, clients: &mut Clients<S>) {
         let (server, p, ask, cause) = (lost.server, lost.request, lost.ask, lost.cause);
         if let Some(s) = self.servers.get_mut(server) {
-            s.stats.errors += u64::from(cause != Cause::Down && p.to != To::Probe);
+            s.stats.errors += u64::from(cause != Cause::Down && !p.to.is_question());
         }
         match p.to {
             To::Client(ticket) => match p.attempt {
@@ -237,7 +238,7 @@ impl<S: Socket> Pools<S> {
                 self.sync_lost(server, p.to, &key);
                 self.key = key;
             }
-            To::Nobody | To::Copy | To::Probe => {}
+            To::Nobody | To::Copy | To::Probe | To::Mark => {}
             To::Step(key) => self.step_lost(key, cause, clients),
             To::Refill(copy) => self.refill_lost(copy),
             To::FlushAll(op) => self.flush_lost(op, server, cause, clients),

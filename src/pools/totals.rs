@@ -215,7 +215,9 @@ impl Totals {
                 }
             }
             Totals::Keys(all, left) => {
-                for key in lines(answer, b"ITEM ") {
+                // Of a key that begins with a zero byte, as magents' own do, nothing is told.
+                let keys = lines(answer, b"ITEM ").filter(|key| !key.starts_with(b" ["));
+                for key in keys {
                     if *left == 0 || all.len() + key.len() > MAX_KEYS {
                         break;
                     }

@@ -7,6 +7,7 @@ use super::pending::To;
 use crate::buffer::Chunk;
 use crate::clients::Clients;
 use crate::config::Address;
+use crate::marks::times::RENEW;
 use crate::net::Socket;
 use crate::time::{MILLISECOND, Time};
 use crate::work::Work;
@@ -174,6 +175,10 @@ impl<S: Socket> Pools<S> {
             server.stats.bytes_written += bytes as u64;
             if bytes > 0 {
                 server.health.on_written(self.now);
+                // Is it used, that is: the alarm finds out.
+                if server.board.renew_at == Time::NEVER {
+                    server.board.renew_at = self.now.plus(RENEW);
+                }
             }
         }
         self.wake_waiting(id, clients);
@@ -236,6 +241,7 @@ impl<S: Socket> Pools<S> {
         self.links
             .values()
             .all(|l| l.is_idle() || !self.is_up(l.server))
+            && !self.takes_marks_away()
     }
 
     /// Counts what it holds: for tests that look for leaks.

@@ -14,7 +14,8 @@ use super::text::scan::{Words, parse_i32, parse_u32, parse_u64, push_i32, push_u
 use super::text::{
     BAD_FORMAT, ERROR, KEY_MAX, LINE_MAX, TOO_LARGE, delete_line, refuse, request, value_len,
 };
-use super::{Format, Limits, MetaFormat, Parsed, Request, Scratch, Traits, Verb, base64};
+use super::{Format, Limits, MetaFormat, Parsed, Request, Scratch, Traits, Verb};
+use super::{base64, is_hidden};
 
 /// Words of a meta command at most, command and key included.
 const WORDS_MAX: usize = 19;
@@ -174,7 +175,9 @@ impl Meta<'_> {
             if flags.newer {
                 return Err(INVALID);
             }
-            return Ok(self.too_large(len, mode.has(Traits::SETS), flags.has(b'b'), s));
+            let encoded = flags.has(b'b');
+            let drops = mode.has(Traits::SETS) && !(encoded && is_hidden(&s.key));
+            return Ok(self.too_large(len, drops, encoded, s));
         }
         let traits = mode
             .with(Traits::WRITES)
@@ -323,6 +326,9 @@ impl Meta<'_> {
     }
 
     fn finish(&self, all: Request, s: &mut Scratch) -> Result<Parsed, Refusal> {
+        if all.key.is_none() && is_hidden(&s.key) {
+            return Err(BAD_FORMAT);
+        }
         s.line.extend_from_slice(b"\r\n");
         if s.line.len() > LINE_MAX {
             return Err(BAD_FORMAT);

@@ -23,6 +23,16 @@ pub mod text;
 
 use crate::buffer::Source;
 
+/// The first bytes of every key that magents leave for each other on servers. No client can ask for
+/// such a key, and none is copied or shown.
+pub const HIDDEN: &[u8] = b"\0magent/";
+
+/// True for a key of magents' own.
+#[inline]
+pub fn is_hidden(key: &[u8]) -> bool {
+    key.starts_with(HIDDEN)
+}
+
 /// A command as servers are asked it. Binary requests become one of these.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(missing_docs)]

@@ -431,13 +431,14 @@ pub fn uptime(stat_line: &[u8]) -> Option<u64> {
 }
 
 /// True if a line `VERSION 1.6.18…` names this version or a newer one.
-pub fn version_at_least(version_line: &[u8], major: u32, minor: u32) -> bool {
+pub fn version_at_least(version_line: &[u8], least: [u64; 3]) -> bool {
     let parse = || {
         let (a, rest) = number(version_line.strip_prefix(b"VERSION ")?)?;
-        let (b, _) = number(rest.strip_prefix(b".")?)?;
-        Some((a, b))
+        let (b, rest) = number(rest.strip_prefix(b".")?)?;
+        let c = rest.strip_prefix(b".").and_then(number);
+        Some([a, b, c.map_or(0, |(c, _)| c)])
     };
-    parse().is_some_and(|version| version >= (u64::from(major), u64::from(minor)))
+    parse().is_some_and(|version| version >= least)
 }
 
 #[cfg(test)]

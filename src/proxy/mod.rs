@@ -27,7 +27,7 @@ use crate::budget::Budget;
 use crate::clients::{Clients, Input};
 use crate::config::{Address, Config, Farms, PoolConfig, Prepared};
 use crate::net::Socket;
-use crate::pools::Pools;
+use crate::pools::{Me, Pools};
 use crate::stats::LoopCounters;
 use crate::time::{Time, nanos};
 use crate::work::Work;
@@ -99,13 +99,14 @@ impl<S: Socket> Proxy<S> {
         } = prepared;
         let budget = Budget::new(config.memory);
         let chunk = budget.chunks().take();
+        let pools = Pools::new(Rc::clone(&budget), now.unix, Me::new(config.alone));
         let mut proxy = Proxy {
             start: now.at,
             now: Time(0),
             unix: now.unix,
             clients: Clients::new(Rc::clone(&budget), config.clients, nanos(config.slow)),
             config,
-            pools: Pools::new(Rc::clone(&budget), now.unix),
+            pools,
             budget,
             input: Input::new(chunk),
             held_back: false,
@@ -306,6 +307,7 @@ impl<S: Socket> Proxy<S> {
         self.set_now(now);
         self.clients.leave_all();
         self.pools.stop_refills();
+        self.pools.take_marks_away();
     }
 
     /// True when every client got what it was owed, and the backups too.

@@ -24,7 +24,7 @@ pub mod world;
 
 pub use client::Client;
 pub use fake::{Fake, FakeLink, Gate};
-pub use magent::Magent;
+pub use magent::{MARKS, Magent};
 pub use memcached::Memcached;
 pub use probe::{Latencies, Probe};
 pub use time::{DEADLINE, measure_for, pause_of, wait_for};

@@ -3,7 +3,7 @@
 use super::{Code, HEADER, Op, REQUEST, header, op};
 use crate::protocol::text::scan::push_u64;
 use crate::protocol::{
-    BinaryFormat, Format, Limits, Local, Parsed, Request, Scratch, Traits, Verb, base64,
+    BinaryFormat, Format, Limits, Local, Parsed, Request, Scratch, Traits, Verb, base64, is_hidden,
 };
 
 /// Longest key in bytes, as memcached has it.
@@ -172,7 +172,7 @@ fn local(p: &Packet<'_>, what: Local) -> Parsed {
 fn translate(p: &Packet<'_>, behind_key: usize, limits: &Limits, s: &mut Scratch) -> Parsed {
     let value = p.op.stores().then_some(behind_key);
     let coded = !travels_raw(p.key);
-    if coded && p.key.len() > CODED_KEY_MAX {
+    if coded && (p.key.len() > CODED_KEY_MAX || is_hidden(p.key)) {
         return swallowed(p, Code::Invalid, value, s);
     }
     if value.is_some_and(|v| v > limits.max_value) {

@@ -267,3 +267,27 @@ fn answers_are_dressed() {
     let want = format!("HD Oa{}\r\n", " c1".repeat(600));
     assert_eq!(answered("mg k Oa\r\n", &many, Status::Done), want);
 }
+
+/// `\0magent/a` and what is appended to it; `\0magent` alone is anybody's.
+#[test]
+fn keys_of_magents_own_are_refused() {
+    let bad = "CLIENT_ERROR bad command line format";
+    for (line, swallow) in [
+        ("mg AG1hZ2VudC9h b v\r\n", 0),
+        ("mg AG1hZ2VudC9h k Oo q b\r\n", 0),
+        ("ms AG1hZ2VudC9h 5 b\r\n", 7),
+        ("md AG1hZ2VudC9i b q\r\n", 0),
+        ("ma AG1hZ2VudC9i b N0\r\n", 0),
+        ("me AG1hZ2VudC9h b\r\n", 0),
+    ] {
+        assert_refused(line, bad, swallow);
+    }
+    let large = format!("ms AG1hZ2VudC9h {} b\r\n", LIMITS.max_value + 1);
+    match parse_every_way(large.as_bytes()).0 {
+        Parsed::Answer { drop_key, .. } => assert!(!drop_key),
+        other => panic!("{other:?}"),
+    }
+    request_of("mg AG1hZ2VudA== b v\r\n");
+    // As text it is a key like any other.
+    request_of("mg AG1hZ2VudC9h v\r\n");
+}

@@ -369,6 +369,17 @@ fn handshake_lines() {
         ("VERSION unknown", false),
         ("OK", false),
     ] {
-        assert_eq!(version_at_least(line.as_bytes(), 1, 6), yes, "{line}");
+        let is_new = version_at_least(line.as_bytes(), [1, 6, 0]);
+        assert_eq!(is_new, yes, "{line}");
+    }
+    for (line, yes) in [
+        ("VERSION 1.6.12", false),
+        ("VERSION 1.6.13\r\n", true),
+        ("VERSION 1.6.9-1", false),
+        ("VERSION 1.6.x", false),
+        ("VERSION 1.7", true),
+    ] {
+        let is_new = version_at_least(line.as_bytes(), [1, 6, 13]);
+        assert_eq!(is_new, yes, "{line}");
     }
 }

@@ -98,8 +98,13 @@ fn server_at(address: SocketAddr) -> u16 {
     }
 }
 
-/// The configuration of a command line that opens nothing.
+/// The configuration of a command line that opens nothing; of a magent that leaves no marks.
 pub fn options(options: &[&str]) -> Config {
+    marking(&[options, &["--alone"]].concat())
+}
+
+/// The same of one that does.
+pub fn marking(options: &[&str]) -> Config {
     let fixed = ["-D", "-p", "0", "-f", "/nonexistent/socket"];
     let args: Vec<OsString> = fixed.iter().chain(options).map(OsString::from).collect();
     match Config::from_args(&args) {
@@ -119,6 +124,7 @@ pub fn file_with(text: &str, options: &[&str]) -> Config {
     let file = dir.path().join("pools.yml");
     std::fs::write(&file, text).expect("the file");
     let mut args = vec![OsString::from("-D"), "-c".into(), file.into()];
+    args.push("--alone".into());
     args.extend(options.iter().map(OsString::from));
     match Config::from_args(&args) {
         Ok(Action::Run(config)) => config,

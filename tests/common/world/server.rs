@@ -288,6 +288,22 @@ impl World {
         moved
     }
 
+    /// Somebody else asks a server for something, past magent.
+    pub fn ask_past(&mut self, port: u16, request: &[u8]) -> Vec<u8> {
+        let (head, data) = wire::head(request).expect("a request").expect("all of it");
+        let whole = match data {
+            Some(n) => head
+                .with_data(request, n)
+                .expect("data")
+                .expect("all of it"),
+            None => head,
+        };
+        let mut answer = Vec::new();
+        let server = self.servers.get_mut(&port).expect("a server");
+        server.store.answer(&whole, &mut answer);
+        answer
+    }
+
     /// A server sends bytes of its own accord, on its newest link: the answers that it owes.
     pub fn serve_late(&mut self, port: u16, bytes: &[u8]) {
         let conn = *self.links_of(port).last().expect("a link to this server");

@@ -289,11 +289,17 @@ fn hostile_keys_never_become_commands() {
 }
 
 #[test]
-fn a_key_too_long_for_base64_costs_the_request_only() {
+fn a_key_too_long_for_base64_or_of_magents_own_costs_the_request_only() {
     let mut s = Scratch::default();
-    for (opcode, extras, swallow) in [(0x00, vec![], 0), (0x01, store_extras(0, 0), 5)] {
+    let keys = [&[b' '; 187][..], b"\0magent/a"];
+    let requests = [(0x00, vec![], 0), (0x01, store_extras(0, 0), 5)];
+    let all = keys
+        .iter()
+        .flat_map(|key| requests.iter().map(move |r| (key, r)));
+    for (key, (opcode, extras, swallow)) in all {
+        let swallow = *swallow;
         let value = &b"value"[..swallow];
-        let buf = packet(opcode, &extras, &[b' '; 187], value, 0);
+        let buf = packet(*opcode, extras, key, value, 0);
         let expected = Parsed::Answer {
             used: buf.len() - swallow,
             swallow,
