@@ -393,6 +393,60 @@ fn what_was_not_touched_keeps_its_links_and_what_it_knows() {
 }
 
 #[test]
+fn a_server_that_comes_back_into_the_file_while_it_is_away_is_probed() {
+    let both = [server(1001), server(1002)];
+    let pool = |servers: &[String]| file(&[("alpha", 1, "timeout: 400", servers)]);
+    let mut world = World::of(config(&pool(&both)));
+    let client = &world.connect(0);
+    let gets: String = (0..20).map(|i| format!("get key{i}\r\n")).collect();
+    world.ask(client, &gets);
+    world.become_state(1001, State::Gone);
+    world.ask(client, &gets);
+    assert!(world.ask(client, &gets).contains("127.0.0.1:1001 down"));
+    // A probe is under way when it leaves.
+    world.become_state(1001, State::Dark);
+    world.advance(SECOND);
+    world.reload(config(&pool(&both[1..])));
+    world.advance(SECOND);
+    world.reload(config(&pool(&both)));
+    world.become_state(1001, State::Well);
+    world.advance(5 * SECOND);
+    assert_eq!(
+        world.stat_for(client, "servers", "127.0.0.1:1001:state"),
+        "up"
+    );
+}
+
+#[test]
+fn a_removed_server_that_was_about_to_be_used_again_keeps_nobody_busy() {
+    let both = [server(1001), server(1002)];
+    let settings = "timeout: 400\nbackups:\n- 127.0.0.1:1003:1";
+    let pool = |servers: &[String]| file(&[("alpha", 1, settings, servers)]);
+    let mut world = World::of(config(&pool(&both)));
+    let client = &world.connect(0);
+    let sets: String = (0..20)
+        .map(|i| format!("set key{i} 0 0 1\r\n1\r\n"))
+        .collect();
+    world.ask(client, &sets);
+    world.become_state(1001, State::Hung);
+    world.ask(client, &sets);
+    // Its link is reset with writes on it: it is not used for a second after it answers.
+    world.cut(0, 1001, true);
+    world.step();
+    world.mend(0, 1001);
+    world.become_state(1001, State::Well);
+    world.take(client);
+    world.advance(SECOND / 2);
+    let state = world.stat_for(client, "servers", "127.0.0.1:1001:state");
+    assert_eq!(state, "down");
+    world.reload(config(&pool(&both[1..])));
+    world.advance(SECOND / 2);
+    world.stand_still(SECOND);
+    world.step();
+    assert_ne!(world.wait(), Some(0));
+}
+
+#[test]
 fn a_removed_server_that_hangs_is_given_up() {
     let both = [server(1001), server(1002)];
     let pool = |servers: &[String]| file(&[("alpha", 1, "timeout: 400", servers)]);
@@ -414,6 +468,54 @@ fn a_removed_server_that_hangs_is_given_up() {
     world.advance(30 * SECOND);
     assert_eq!(world.open_links(1001), 0);
     assert_eq!(world.ask(client, &gets), "END\r\n".repeat(20));
+}
+
+/// It runs what it was sent when it wakes: after it was taken back, that would be old.
+#[test]
+fn a_server_that_hung_when_it_was_removed_is_known_when_it_is_named_again() {
+    let both = [server(1001), server(1002)];
+    let settings = "timeout: 400\nbackups:\n- 127.0.0.1:1003:1";
+    let pool = |servers: &[String]| file(&[("alpha", 1, settings, servers)]);
+    let mut world = World::of(config(&pool(&both)));
+    let client = &world.connect(0);
+    let sets = |value: u32| -> String {
+        let all = (0..20).map(|i| format!("set key{i} 0 0 1\r\n{value}\r\n"));
+        all.collect()
+    };
+    world.ask(client, sets(1));
+    world.become_state(1001, State::Hung);
+    world.ask(client, sets(2));
+    world.advance(SECOND);
+    world.take(client);
+    world.reload(config(&pool(&both[1..])));
+    world.advance(40 * SECOND);
+    assert_eq!(world.ask(client, sets(3)), "STORED\r\n".repeat(20));
+    world.reload(config(&pool(&both)));
+    world.advance(SECOND);
+    assert_eq!(world.ask(client, sets(4)), "STORED\r\n".repeat(20));
+    world.become_state(1001, State::Well);
+    world.advance(5 * SECOND);
+    let gets: String = (0..20).map(|i| format!("get key{i}\r\n")).collect();
+    let all = (0..20).map(|i| format!("VALUE key{i} 0 1\r\n4\r\nEND\r\n"));
+    assert_eq!(world.ask(client, &gets), all.collect::<String>());
+    let state = world.stat_for(client, "servers", "127.0.0.1:1001:state");
+    assert!(state == "up" || state == "warming", "{state}");
+}
+
+#[test]
+fn a_drain_is_over_when_the_server_is_named_again() {
+    let both = [server(1001), server(1002)];
+    let pool = |servers: &[String]| file(&[("alpha", 1, "timeout: 400", servers)]);
+    let mut world = World::of(config(&pool(&both)));
+    let client = &world.connect(0);
+    world.proxy().drain_server("127.0.0.1:1001").unwrap();
+    world.advance(SECOND);
+    world.reload(config(&pool(&both[1..])));
+    world.advance(SECOND);
+    world.reload(config(&pool(&both)));
+    world.advance(5 * SECOND);
+    let state = world.stat_for(client, "servers", "127.0.0.1:1001:state");
+    assert_eq!(state, "up");
 }
 
 /// Another number of links would give keys other links, where they could overtake themselves.

@@ -6,6 +6,7 @@
 
 use super::link::LinkState;
 use super::pending::{Ask, Pending, To};
+use super::server::{Removal, Server};
 use super::{Pools, ServerId};
 use crate::buffer::{Queue, Source};
 use crate::health::{Cause, State};
@@ -157,31 +158,40 @@ impl<S: Socket> Pools<S> {
 
     /// Closes what a removed server does not need any more, once it owes nothing.
     fn wind_down(&mut self, id: ServerId) {
-        let Some(server) = self.servers.get(id) else {
+        let is_idle = self.is_idle(id);
+        let Some(server) = self.servers.get_mut(id) else {
             return;
         };
         let Some(removal) = server.removed else {
             return;
         };
-        if (!self.is_idle(id) || server.losing > 0) && self.now < removal.until {
+        if (!is_idle || server.losing > 0) && self.now < removal.until {
             return;
         }
         let links = server.links.clone();
         if self.now < removal.keep {
             return links.into_iter().for_each(|l| self.close_link(l));
         }
+        server.removed = Some(Removal {
+            until: Time::NEVER,
+            ..removal
+        });
+        for link in &links {
+            match self.links.get(*link).is_none_or(|l| l.is_idle()) {
+                true => self.close_link(*link),
+                false => self.give_up_link(*link, Cause::Down),
+            }
+        }
+        // A stopped one runs what it was sent when it wakes, which must be known if it is named again.
+        let is_kept = |s: &Server| s.given_up > 0 || s.losing > 0;
+        if self.servers.get(id).is_some_and(is_kept) {
+            return;
+        }
         for link in links {
-            self.give_up_link(link, Cause::Down);
             if let Some(mut link) = self.links.remove(link) {
                 self.budget.recharge(&mut link.charged, 0);
             }
         }
-        let given_up: Vec<usize> = (self.given_up.keys())
-            .filter(|k| self.given_up.get(*k).is_some_and(|g| g.server == id))
-            .collect();
-        given_up
-            .into_iter()
-            .for_each(|k| drop(self.given_up.remove(k)));
         if let Some(server) = self.servers.remove(id) {
             if self.by_endpoint.get(&server.spec.endpoint) == Some(&id) {
                 self.by_endpoint.remove(&server.spec.endpoint);

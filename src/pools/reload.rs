@@ -15,7 +15,7 @@ use super::{Pools, ServerId, flows, flush_all, recent, refill};
 use crate::budget::Budget;
 use crate::clients::Rules;
 use crate::config::{Config, Endpoint, Farms, PoolConfig, ServerSpec};
-use crate::health::{Health, Probing};
+use crate::health::{Cause, Health, Probing};
 use crate::journal::Journal;
 use crate::net::Socket;
 use crate::slab::Slab;
@@ -254,10 +254,17 @@ impl<S: Socket> Pools<S> {
         server.connect_timeout = connect_timeout.unwrap_or(SECOND);
         server.timeout = policy.timeout;
         server.failure_limit = policy.failure_limit;
-        server.removed = None;
+        let was_removed = server.removed.take().is_some();
         (server.primary_of, server.backup_of) = (primary_of, backup_of);
         // The own line tells the rings.
         server.board.forget_list();
+        if was_removed && (!server.health.is_up() || server.given_up > 0) {
+            // The link by which it was to come back may have been closed. A drain is over with the
+            // configuration that the server was in.
+            server.health.end_drain(self.now);
+            let cause = server.health.last_error().map_or(Cause::Down, |(c, _)| c);
+            return self.server_down(id, cause, true);
+        }
         if preconnect && server.health.is_up() {
             for link in server.links.clone() {
                 let idle = |l: &Link<S>| matches!(l.state, LinkState::Idle);
