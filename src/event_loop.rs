@@ -436,6 +436,7 @@ impl EventLoop {
     /// The configuration was read again, or could not be.
     fn reload(&mut self, read: Result<Prepared, String>, now: Now) {
         let listened = read.and_then(|prepared| {
+            self.proxy.may_take_over(&prepared.config, now)?;
             self.take_over(&prepared.config, now)?;
             Ok(prepared)
         });

@@ -25,7 +25,8 @@ struct Farm {
 impl Farm {
     /// A file: alpha with some of the servers, beta in some.
     fn file(&self, alpha: &[(usize, u32)], backups: &[usize], more: &str, beta: bool) -> String {
-        let head = "alpha:\n  listen:\n  - 127.0.0.1:PORT\n  hash: md5\n  timeout: 30000\n";
+        let head =
+            "alpha:\n  listen:\n  - 127.0.0.1:PORT\n  hash: md5\n  timeout: 30000\n  warm: 0\n";
         let mut text = format!("{head}{more}  servers:\n");
         for (server, weight) in alpha {
             text += &format!("  - {}:{weight}\n", self.servers[*server].name);

@@ -103,6 +103,7 @@ impl<S: Socket> Pools<S> {
                 backup: place.backup,
                 several: false,
                 pool: pool as u32,
+                ring: p.ring_number,
             },
             line: 0,
             len: 0,
@@ -111,7 +112,7 @@ impl<S: Socket> Pools<S> {
             sent: Time::NEVER,
             hash: place.hash,
         };
-        if !self.takes_steps(&pending, ask) {
+        if !self.takes_steps(&pending, key, ask) {
             self.sync_first(place.primary, key, place.hash);
             self.send(place.primary, pending, ask);
         }
@@ -152,6 +153,9 @@ impl<S: Socket> Pools<S> {
     /// the key or with it: the way of most keys. Returns the part of the answer that it is in.
     #[inline]
     fn add_to_line(&mut self, split: &Split<'_>, place: &Place, key: &[u8]) -> Option<u32> {
+        if self.is_handing_over(split.pool) {
+            return None;
+        }
         let server = self.servers.get(place.primary)?;
         let link = self.links.get_mut(server.link_for(place.hash))?;
         let open = link.open_line?;
@@ -188,7 +192,8 @@ impl<S: Socket> Pools<S> {
                 .servers
                 .get(place.primary)
                 .is_some_and(|s| s.losing > 0);
-        if is_behind || self.is_held(place.primary, place.hash) {
+        let is_held = self.is_held(place.primary, place.hash);
+        if is_behind || is_held || self.is_handing_over(split.pool) {
             return self.ask_alone(split, multi, place, key);
         }
         if attempt == Attempt::Backup {
@@ -303,6 +308,7 @@ impl<S: Socket> Pools<S> {
                 backup: NOBODY,
                 several: true,
                 pool: split.pool as u32,
+                ring: pool.ring_number,
             },
             line: len,
             len,
@@ -324,6 +330,7 @@ impl<S: Socket> Pools<S> {
         for id in [place.primary, place.backup, place.full_ring] {
             self.invalidate(id, &key, place.hash);
         }
+        self.leave_key(pool, &key);
     }
 
     /// Bytes in flight at which a link is full, of a server with so many links: servers that hang

@@ -48,13 +48,11 @@ impl<S: Socket> Pools<S> {
         if !server.health.is_up() || too_many {
             return self.server_down(server_id, cause, false);
         }
-        let has_backup = server.primary_of.iter().chain(&server.backup_of).any(|p| {
-            let pool = &self.pools[*p as usize];
-            pool.backups.is_some()
-        });
+        let mut pools = server.primary_of.iter().chain(&server.backup_of);
+        let is_copied = server.moves || pools.any(|p| self.pools[*p as usize].backups.is_some());
         // These writes are repeated elsewhere but may still run here, or are part of the journal:
         // the server is asked nothing else before that is settled.
-        if has_writes && (has_backup || !has_ended || owes_deletes) {
+        if has_writes && (is_copied || !has_ended || owes_deletes) {
             return self.server_down(server_id, cause, true);
         }
         if !server.health.reconnects_at_once() && !server.health.bears_failures() {

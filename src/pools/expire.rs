@@ -50,10 +50,12 @@ impl<S: Socket> Pools<S> {
             Some(removal) if removal.keep > self.now => Some(removal.keep),
             Some(removal) => Some(removal.until),
         });
-        let all =
-            links
-                .chain(servers)
-                .chain([self.next_settled(), self.look_up_at, self.refill_at()]);
+        let all = links.chain(servers).chain([
+            self.next_settled(),
+            self.look_up_at,
+            self.next_move_ends(),
+            self.refill_at(),
+        ]);
         all.min().unwrap_or(Time::NEVER)
     }
 
@@ -61,6 +63,9 @@ impl<S: Socket> Pools<S> {
     pub(super) fn expire(&mut self, work: &mut Work) {
         if self.look_up_at <= self.now {
             self.look_up_all();
+        }
+        if self.next_move_ends() <= self.now {
+            self.end_moves();
         }
         for place in 0..self.links.places() {
             let Some(id) = self.links.key_at(place) else {

@@ -86,6 +86,12 @@ impl<S: Socket> Pools<S> {
         self.line = line;
     }
 
+    /// Nobody knows whether a write was done.
+    pub(super) fn leave_lost(&mut self, lost: &Lost<'_>) {
+        let p = lost.request;
+        forms::each_key(p.verb, lost.ask.line_bytes(), |key| self.leave(p, key));
+    }
+
     /// A request with several keys was lost: each key is asked for by itself.
     fn split_lost(&mut self, lost: &Lost<'_>, ticket: Ticket, clients: &mut Clients<S>) {
         let (p, ask) = (lost.request, lost.ask);
@@ -94,11 +100,9 @@ impl<S: Socket> Pools<S> {
         clients.split(ticket, line, |ticket, key| {
             single.clear();
             forms::write_single(ask.verb, line, key, &mut single);
-            let place = self.pools[p.home.pool as usize].place(key, 0);
             let mut again = p.again(p.attempt);
             again.to = To::Client(ticket);
-            again.home.backup = place.backup;
-            again.home.several = false;
+            again.home = self.home_of(&p.home, key);
             again.hash = fnv(key);
             let ask = Ask::line(ask.verb, ask.traits, &single);
             self.lose(lost.server, again, &ask, lost.cause);
@@ -107,6 +111,10 @@ impl<S: Socket> Pools<S> {
 
     /// Nobody can answer: the client gets an error that names server and cause.
     pub(super) fn fail(&mut self, lost: &Lost<'_>, ticket: Ticket, clients: &mut Clients<S>) {
+        // What was not sent has changed nothing.
+        if lost.request.writes() && lost.cause != Cause::Down {
+            self.leave_lost(lost);
+        }
         let line = self.failure(lost.server, lost.cause);
         if log::log_enabled!(log::Level::Debug) {
             let asked = crate::logger::shown(lost.ask.line_bytes());

@@ -1,18 +1,21 @@
 //! Keys of warming primaries that are looked for, and what waits for them.
 
-use super::ServerId;
 use super::pending::{Ask, Pending};
+use super::{NOBODY, ServerId};
 use crate::buffer::Queue;
 use crate::slab::Slab;
 use crate::time::Time;
 use std::collections::{HashMap, VecDeque};
+use std::vec;
 
 /// The step that a flow is at.
 #[derive(Clone, Copy, Debug)]
 pub enum Step {
     /// The primary is asked whether it has the key.
     Look,
-    /// The backup is asked for the key.
+    /// The server that held the key before a reload is to answer what was asked of it then.
+    Await,
+    /// Another server is asked for the key.
     Fetch {
         /// The primary's link and the number, on it, of the request that missed.
         link: usize,
@@ -38,11 +41,24 @@ impl Waiting {
     }
 }
 
+/// A server that was asked for a key in vain.
+#[derive(Debug)]
+pub struct Asked {
+    pub server: ServerId,
+    /// Why it did not say whether it has the key; `None` if it said that it has not.
+    pub failure: Option<Box<[u8]>>,
+}
+
 /// A key of a warming primary that is looked for.
 #[derive(Debug)]
 pub struct Flow {
     pub primary: ServerId,
-    pub backup: ServerId,
+    /// Who is asked for the key, or was last.
+    pub source: ServerId,
+    /// Who is asked next if that one lacks it.
+    pub further: vec::IntoIter<ServerId>,
+    /// Those who were asked and do not have it, or did not say so.
+    pub asked: Vec<Asked>,
     pub pool: u32,
     pub key: Box<[u8]>,
     pub hash: u64,
@@ -52,6 +68,26 @@ pub struct Flow {
     pub deadline: Time,
     pub waiting: VecDeque<Waiting>,
     pub charged: usize,
+}
+
+impl Flow {
+    /// A key that another server may have, in the order of `sources`; nothing waits for it yet.
+    pub fn new(p: &Pending, key: &[u8], step: Step, sources: Vec<ServerId>) -> Flow {
+        Flow {
+            primary: p.home.primary,
+            source: NOBODY,
+            further: sources.into_iter(),
+            asked: Vec::new(),
+            pool: p.home.pool,
+            key: key.into(),
+            hash: p.hash,
+            step,
+            holds: !matches!(step, Step::Fetch { .. }),
+            deadline: p.deadline,
+            waiting: VecDeque::new(),
+            charged: 0,
+        }
+    }
 }
 
 /// All flows.
@@ -81,7 +117,7 @@ impl Flows {
     pub fn asked_about(&self) -> impl Iterator<Item = (usize, u64)> {
         self.table.values().filter_map(|f| match f.step {
             Step::Fetch { link, since, .. } => Some((link, since)),
-            Step::Look => None,
+            Step::Look | Step::Await => None,
         })
     }
 
@@ -95,6 +131,14 @@ impl Flows {
                 }
             }
         }
+    }
+
+    /// A flow begins. The one that was found under its key, if one was, goes on unseen.
+    pub fn add(&mut self, flow: Flow) -> usize {
+        let entry = (flow.primary, flow.hash);
+        let key = self.table.insert(flow);
+        self.by_key.insert(entry, key);
+        key
     }
 
     /// The flow of a key with this hash.

@@ -40,19 +40,19 @@ impl<S: Socket> Pools<S> {
         delay: Option<u64>,
         clients: &mut Clients<S>,
     ) {
-        let primaries = distinct(&self.pools[pool].primary_ids);
-        let mut backups = distinct(&self.pools[pool].backup_ids);
+        let p = &self.pools[pool];
+        let primaries = distinct(&p.primary_ids);
+        // What keys are still fetched from is flushed as well.
+        let before = p.before.iter().flat_map(|b| b.servers());
+        let backups: Vec<ServerId> = p.backup_ids.iter().copied().chain(before).collect();
+        let mut backups = distinct(&backups);
         backups.retain(|id| primaries.binary_search(id).is_err());
         let delay = delay.filter(|d| *d > 0);
         if let Some(delay) = delay {
             self.keep_quiet(delay, primaries.iter().chain(&backups));
         }
         for id in &primaries {
-            self.flows.outdate(*id);
-            self.refills.copies.void(*id);
-            if let Some(server) = self.servers.get_mut(*id) {
-                server.flushes += 1;
-            }
+            self.copy_nothing(*id);
         }
         let op = self.flushes.insert(FlushAll {
             ticket,
@@ -78,6 +78,33 @@ impl<S: Socket> Pools<S> {
             if let Some(server) = self.servers.get_mut(*id) {
                 server.quiet.note(at, self.now);
             }
+        }
+    }
+
+    /// Until a flush is done nothing is copied to this server, which is one of its primaries.
+    fn copy_nothing(&mut self, id: ServerId) {
+        self.flows.outdate(id);
+        self.refills.copies.void(id);
+        if let Some(server) = self.servers.get_mut(id) {
+            server.flushes += 1;
+        }
+    }
+
+    /// A reload has changed the ring of a pool: flushes that are under way are for its new primaries
+    /// too. What keys these got by the reload they fetch afterwards.
+    pub(super) fn widen_flushes(&mut self, pool: usize) {
+        let primaries = distinct(&self.pools[pool].primary_ids);
+        let mut added = Vec::new();
+        for flush in self.flushes.values_mut().filter(|f| f.pool == pool) {
+            for id in &primaries {
+                if !flush.primaries.contains(id) {
+                    flush.primaries.push(*id);
+                    added.push(*id);
+                }
+            }
+        }
+        for id in added {
+            self.copy_nothing(id);
         }
     }
 
@@ -160,8 +187,10 @@ impl<S: Socket> Pools<S> {
                 Some(time) => server.journal.mark_flush_at(time),
             }
         }
-        let failure = self.failure(id, cause);
-        self.note_flush_failure(op, Some(failure));
+        // One that has left the configuration is asked for nothing before it was flushed.
+        let is_named = self.servers.get(id).is_some_and(|s| s.is_named());
+        let failure = is_named.then(|| self.failure(id, cause));
+        self.note_flush_failure(op, failure);
         self.flush_part_done(op, clients);
     }
 

@@ -102,6 +102,8 @@ pub struct Link<S> {
     sent_end: u64,
     /// Number of `pending[0]` in this link's life.
     pub first_seq: u64,
+    /// Requests below this number were asked before the last reload that moved keys of its server.
+    moved_at: u64,
     /// Of the reply that is arriving: an unfinished line.
     pub partial: Vec<u8>,
     /// Of the reply that is arriving: all before that. Lent out while replies are taken.
@@ -174,6 +176,7 @@ impl<S: Socket> Link<S> {
             sent_count: 0,
             sent_end: 0,
             first_seq: 0,
+            moved_at: 0,
             partial: Vec::new(),
             arriving: None,
             uptime: None,
@@ -257,6 +260,16 @@ impl<S: Socket> Link<S> {
     pub fn unsent(&self) -> (usize, usize) {
         let bytes = self.queue.end().saturating_sub(self.written);
         (self.pending.len() - self.sent_count, bytes as usize)
+    }
+
+    /// A reload moves keys of its server.
+    pub fn ring_moves(&mut self) {
+        self.moved_at = self.first_seq + self.pending.len() as u64;
+    }
+
+    /// True if it owes answers to what was asked before such a reload.
+    pub fn owes_from_before(&self) -> bool {
+        self.first_seq < self.moved_at
     }
 
     /// True if it owes nothing, or the answers to probes and about marks only.
@@ -448,6 +461,7 @@ mod tests {
                 backup: NOBODY,
                 several: false,
                 pool: 0,
+                ring: 0,
             },
             line: len,
             len,

@@ -1,6 +1,7 @@
 //! Mirrors: the backup is sent what changed at the primary, in the order of the primary's replies.
 
 use super::pending::{Answered, Ask, Attempt, Pending, To};
+use super::server::fnv;
 use super::{NOBODY, Pools, ServerId};
 use crate::buffer::Source;
 use crate::net::Socket;
@@ -14,7 +15,7 @@ impl<S: Socket> Pools<S> {
         if p.home.several {
             return self.mirror_each(answered);
         }
-        if p.home.backup == NOBODY {
+        if p.home.backup == NOBODY && !self.is_moving(p.home.pool as usize) {
             return;
         }
         let mut line = std::mem::take(&mut self.line);
@@ -32,10 +33,36 @@ impl<S: Socket> Pools<S> {
             let data = with_data.then_some((id, at));
             let key = self.key_at(answered);
             let to = To::Mirror(number);
-            self.send_mirror(p.home.backup, &key, p.hash, verb, &line, to, data, p);
+            let backup = self.mirror_to(&p.home, &key);
+            self.send_mirror(backup, &key, p.hash, verb, &line, to, data, p);
             self.key = key;
         }
         self.line = line;
+    }
+
+    /// The backup answered a write in the primary's place: what it changed leaves the ring before.
+    pub(super) fn leave_changed(&mut self, answered: &Answered<'_>) {
+        let (p, mut line) = (answered.request, Vec::new());
+        if !self.is_moving(p.home.pool as usize) {
+            return;
+        }
+        let Some(link) = self.links.get(answered.link) else {
+            return;
+        };
+        let asked = link.line_at(answered.at, p.line).to_vec();
+        if p.home.several {
+            return forms::multi_keys(&asked, answered.reply, |key, item| {
+                if item.is_some() {
+                    self.leave(p, key);
+                }
+            });
+        }
+        let status = answered.reply.status;
+        if forms::mirror(p.verb, p.traits, &asked, status, &mut line) != Mirror::Nothing {
+            let key = self.key_at(answered);
+            self.leave(p, &key);
+            self.key = key;
+        }
     }
 
     /// The same for a gat with several keys: each key that was found is touched.
@@ -50,14 +77,15 @@ impl<S: Socket> Pools<S> {
             if item.is_none() {
                 return;
             }
-            let place = self.pools[p.home.pool as usize].place(key, 0);
+            let home = self.home_of(&p.home, key);
             single.clear();
             line.clear();
             forms::write_single(p.verb, &asked, key, &mut single);
             let mirror = forms::mirror(p.verb, p.traits, &single, Status::Done, &mut line);
             if let Mirror::Send { verb, .. } = mirror {
                 let to = To::Mirror(None);
-                self.send_mirror(place.backup, key, place.hash, verb, &line, to, None, p);
+                let backup = self.mirror_to(&home, key);
+                self.send_mirror(backup, key, fnv(key), verb, &line, to, None, p);
             }
         });
     }

@@ -23,6 +23,7 @@
 //!  copying listing                   one key on its way, what a server holds
 //!  flush_all monitors steps warm     requests with several steps or servers
 //!  failover mirror                   the other farm
+//!  moves                             rings that a reload changes
 //!  lookup                            names of servers
 //!  sync                              journals: what servers missed
 //!  down                              links and servers that go
@@ -55,6 +56,7 @@ mod lookup;
 mod marks;
 mod mirror;
 mod monitors;
+mod moves;
 mod name;
 mod operator;
 mod pace;

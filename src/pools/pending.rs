@@ -72,6 +72,8 @@ pub struct Home {
     pub several: bool,
     /// The pool that it came through.
     pub pool: u32,
+    /// That pool's ring then: [`Pool::ring_number`](super::server::Pool::ring_number).
+    pub ring: u8,
 }
 
 /// One request that a server owes a reply for.

@@ -3,14 +3,13 @@
 //!
 //! A pool is matched by its name, a server by its address. What is matched keeps its state and its
 //! connections. A server that is no longer named gets no new keys, answers what it was asked, and
-//! is removed when it owes nothing. A key that moves to another server may overtake what was asked
-//! of it before: per-key order is promised for one server.
+//! is removed when it owes nothing and its keys have moved (`moves`).
 
 use super::board::Board;
 use super::link::{Link, LinkState};
 use super::marks::Me;
 use super::name::Name;
-use super::server::{Pool, Quiet, Removal, Server, policy};
+use super::server::{Pool, Quiet, Server, policy};
 use super::{Pools, ServerId, flows, flush_all, recent, refill};
 use crate::budget::Budget;
 use crate::clients::Rules;
@@ -25,13 +24,6 @@ use crate::work::WorkList;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
-
-/// Clients of a pool that is gone are served for 5 seconds, so its servers are kept a little
-/// longer, in nanoseconds.
-const KEEP: u64 = 6 * SECOND;
-
-/// A removed server gets so long to finish, in nanoseconds; or two requests' time, if that is more.
-const FINISH: u64 = 30 * SECOND;
 
 impl<S: Socket> Pools<S> {
     /// No pools yet.
@@ -83,22 +75,49 @@ impl<S: Socket> Pools<S> {
             longest_wait: nanos(config.retry_max),
         };
         self.resolve = nanos(config.resolve);
+        let mut moving = Vec::new();
         for (pool, farms) in config.pools.iter().zip(farms) {
             match self.pool_named(&pool.name) {
                 Some(at) if self.pools[at].config == *pool => {}
                 Some(at) => {
                     self.warn_of_connections(at, pool);
-                    self.pools[at].configure(pool.clone(), farms);
+                    if self.pools[at].configure(pool.clone(), farms, self.now) {
+                        moving.push(at);
+                    }
                 }
                 None => self.pools.push(Pool::new(pool.clone(), farms)),
             }
         }
         for pool in &mut self.pools {
-            pool.removed |= !config.pools.iter().any(|c| c.name == pool.config.name);
+            if !config.pools.iter().any(|c| c.name == pool.config.name) {
+                pool.removed = true;
+                pool.before = None;
+            }
         }
         self.staff();
+        for at in moving {
+            self.begin_move(at);
+            self.widen_flushes(at);
+        }
         self.restart_refills(config.refill as u64);
         self.look_up_all();
+    }
+
+    /// Why a configuration cannot be put in force now: it changes the ring of a pool whose keys
+    /// move already.
+    pub fn refuses(&self, config: &Config) -> Option<String> {
+        config.pools.iter().find_map(|pool| {
+            let at = self.pool_named(&pool.name)?;
+            let progress = self.progress(at)?;
+            let changes = !self.pools[at].has_ring_of(pool);
+            let name = &pool.name;
+            changes.then(|| {
+                format!(
+                    "pool {name}: its servers cannot change while keys move to those of the last \
+                     reload ({progress})"
+                )
+            })
+        })
     }
 
     fn warn_of_connections(&self, at: usize, config: &PoolConfig) {
@@ -150,9 +169,10 @@ impl<S: Socket> Pools<S> {
         for id in all {
             match named.remove(&id) {
                 Some((primary_of, backup_of)) => self.employ(id, primary_of, backup_of),
-                None => self.remove_server(id),
+                None => self.dismiss(id),
             }
         }
+        self.release_servers();
         for id in self.servers.keys().collect::<Vec<_>>() {
             let agree = self.partners_agree(id);
             if let Some(server) = self.servers.get_mut(id) {
@@ -219,6 +239,7 @@ impl<S: Socket> Pools<S> {
             connect_timeout: nanos(config.connect_timeout),
             timeout: nanos(config.timeout),
             failure_limit: config.failure_limit,
+            moves: false,
             removed: None,
             stats: ServerStats::default(),
             latency: Latency::default(),
@@ -275,23 +296,10 @@ impl<S: Socket> Pools<S> {
         }
     }
 
-    fn remove_server(&mut self, id: ServerId) {
-        let Some(server) = self.servers.get_mut(id) else {
-            return;
-        };
-        if server.removed.is_some() {
-            return;
-        }
-        let spans = server.connect_timeout + server.timeout;
-        server.removed = Some(Removal {
-            keep: self.now.plus(KEEP),
-            until: self.now.plus(FINISH.max(2 * spans)),
-        });
-        (server.primary_of, server.backup_of) = (Vec::new(), Vec::new());
-        log::info!("{}: no longer configured", server.spec.name);
-        // Clients that wait for room may go where their keys are now.
-        for link in server.links.clone() {
-            self.list_link(link);
+    /// No pool names a server any more.
+    fn dismiss(&mut self, id: ServerId) {
+        if let Some(server) = self.servers.get_mut(id) {
+            (server.primary_of, server.backup_of) = (Vec::new(), Vec::new());
         }
     }
 }

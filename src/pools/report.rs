@@ -230,6 +230,8 @@ impl<S: Socket> Pools<S> {
             put("backups_up", backups.1.to_string());
             put("hash", pool.config.hash.name().to_string());
             put("distribution", pool.config.distribution.name().to_string());
+            let progress = self.progress(at).unwrap_or_else(|| "no".into());
+            put("moving", progress);
             let latency = clients.latency(at);
             let both = (latency.total(), latency.recent(self.now));
             let times = latency_lines(&both.0, &both.1);
@@ -284,7 +286,11 @@ impl<S: Socket> Pools<S> {
     /// Each server of one pool or of all, once.
     pub fn figures(&self, pool: Option<usize>) -> Vec<ServerFigures> {
         let mut seen = HashSet::new();
-        let ids = |p: &Pool| [&p.primary_ids[..], &p.backup_ids].concat();
+        let ids = |p: &Pool| {
+            let before = p.before.iter().flat_map(|b| b.servers());
+            let now = p.primary_ids.iter().chain(&p.backup_ids).copied();
+            now.chain(before).collect::<Vec<ServerId>>()
+        };
         let all = self.pools_of(pool).flat_map(ids);
         let each = all.filter(|id| seen.insert(*id));
         each.filter_map(|id| self.figures_of(pool, id)).collect()
@@ -303,7 +309,8 @@ impl<S: Socket> Pools<S> {
             role: match (is_one(&s.primary_of), is_one(&s.backup_of)) {
                 (true, true) => "primary,backup",
                 (true, false) => "primary",
-                (false, _) => "backup",
+                (false, true) => "backup",
+                (false, false) => "leaving",
             },
             address: match s.candidate(0) {
                 Some(Address::Tcp(address)) => address.to_string(),

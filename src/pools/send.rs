@@ -31,6 +31,7 @@ impl<S: Socket> Pools<S> {
                 backup: NOBODY,
                 several: false,
                 pool: 0,
+                ring: 0,
             },
             line: 0,
             len: 0,
@@ -101,8 +102,9 @@ impl<S: Socket> Pools<S> {
             copy.note_write(is_client, forms::leaves_absent(verb, link.line_at(at, len)));
         }
         // Before the handshake nobody knows whether it is warming.
-        let may_copy = server.health.is_warming(self.now) || !link.is_up();
-        let is_noted = writes && may_copy && !server.primary_of.is_empty();
+        let may_warm = server.health.is_warming(self.now) || !link.is_up();
+        let may_copy = server.moves || (may_warm && !server.primary_of.is_empty());
+        let is_noted = writes && may_copy;
         if is_noted && !forms::leaves_absent(verb, link.line_at(at, len)) {
             self.recent.note(id, hash, seq);
         }

@@ -66,6 +66,8 @@ pub struct Server {
     pub timeout: u64,
     /// Timeouts in a row until it counts as down.
     pub failure_limit: u32,
+    /// In a ring, of today or before, of a pool whose keys move.
+    pub moves: bool,
     /// No longer configured.
     pub removed: Option<Removal>,
     /// Its figures.
@@ -135,6 +137,11 @@ impl Server {
         }
     }
 
+    /// True if a pool names it.
+    pub fn is_named(&self) -> bool {
+        !self.primary_of.is_empty() || !self.backup_of.is_empty()
+    }
+
     /// The link that a key of this hash travels on.
     #[inline]
     pub fn link_for(&self, hash: u64) -> usize {
@@ -191,12 +198,48 @@ pub struct Pool {
     pub backups: Option<Farm>,
     /// Their servers, in the farm's order.
     pub backup_ids: Vec<ServerId>,
+    /// Changes with the ring.
+    pub ring_number: u8,
+    /// Where its keys were until the last reload that changed that, while they move.
+    pub before: Option<Box<Before>>,
     /// No longer configured; its clients finish what they are owed.
     pub removed: bool,
     /// Lines that requests with several keys were split into.
     pub fragments: u64,
     /// Servers that left its ring.
     pub ejections: u64,
+}
+
+/// The ring that a pool had before a reload, while keys move from there.
+#[derive(Debug)]
+pub struct Before {
+    farms: Farms,
+    primary_ids: Vec<ServerId>,
+    backup_ids: Vec<ServerId>,
+    /// When that reload was.
+    pub since: Time,
+    /// Every request that was asked before has its answer by then, or was lost.
+    pub ordered_at: Time,
+    /// What one answer may take there, or could, in milliseconds.
+    pub timeout: u32,
+    /// Keys that were fetched from there.
+    pub fetched: u64,
+    /// Keys that were deleted there, since they were changed.
+    pub deleted: u64,
+}
+
+impl Before {
+    /// Primary and backup of a key; [`NOBODY`] where it has none.
+    pub fn place(&self, key: &[u8]) -> [ServerId; 2] {
+        let primary = self.primary_ids[self.farms.primaries.place(key, 0)];
+        let backup = backup_of(&self.farms.backups, &self.backup_ids, key, 0, primary);
+        [primary, backup]
+    }
+
+    /// All its servers, those several times that have several places.
+    pub fn servers(&self) -> impl Iterator<Item = ServerId> {
+        self.primary_ids.iter().chain(&self.backup_ids).copied()
+    }
 }
 
 /// Where a key goes.
@@ -231,6 +274,8 @@ impl Pool {
             ring_is_stale: config.auto_eject,
             backups: farms.backups,
             backup_ids: Vec::new(),
+            ring_number: 0,
+            before: None,
             removed: false,
             fragments: 0,
             ejections: 0,
@@ -239,10 +284,55 @@ impl Pool {
     }
 
     /// Other settings and farms; the servers are still to be found.
-    pub fn configure(&mut self, config: PoolConfig, farms: Farms) {
-        (self.primaries, self.backups) = (farms.primaries, farms.backups);
-        self.ring_is_stale = true;
+    /// Returns true if keys move.
+    pub fn configure(&mut self, config: PoolConfig, farms: Farms, now: Time) -> bool {
+        let moves = !self.has_ring_of(&config) && self.moves_to(&config);
+        let timeout = self.timeout_ms();
+        let spans = self
+            .span()
+            .max(nanos(config.connect_timeout) + nanos(config.timeout));
+        let farms = Farms {
+            primaries: std::mem::replace(&mut self.primaries, farms.primaries),
+            backups: std::mem::replace(&mut self.backups, farms.backups),
+        };
         self.config = config;
+        self.ring_is_stale = true;
+        if !moves {
+            return false;
+        }
+        self.ring_number = self.ring_number.wrapping_add(1);
+        self.before = Some(Box::new(Before {
+            farms,
+            primary_ids: std::mem::take(&mut self.primary_ids),
+            backup_ids: std::mem::take(&mut self.backup_ids),
+            since: now,
+            // A request that was fetched for has half a span more.
+            ordered_at: now.plus(spans + spans / 2),
+            timeout,
+            fetched: 0,
+            deleted: 0,
+        }));
+        true
+    }
+
+    /// True if keys that move to the ring of another configuration are to be had from where they
+    /// were.
+    fn moves_to(&self, config: &PoolConfig) -> bool {
+        let is_random = |c: &PoolConfig| c.distribution == Distribution::Random;
+        !config.warm.is_zero() && !is_random(config) && !is_random(&self.config)
+    }
+
+    /// True if every key has the same servers in another configuration.
+    pub fn has_ring_of(&self, config: &PoolConfig) -> bool {
+        let is_same = |a: &[ServerSpec], b: &[ServerSpec]| {
+            let place = |s: &ServerSpec| (s.endpoint.clone(), s.hash_name.clone(), s.weight);
+            a.iter().map(place).eq(b.iter().map(place))
+        };
+        let rule = |c: &PoolConfig| (c.hash, c.distribution, c.hash_tag);
+        let own = &self.config;
+        rule(own) == rule(config)
+            && is_same(&own.primaries, &config.primaries)
+            && is_same(&own.backups, &config.backups)
     }
 
     /// What a request may take at one server, in nanoseconds.
@@ -262,21 +352,9 @@ impl Pool {
     pub fn place(&self, key: &[u8], draw: u32) -> Place {
         let home = self.primary_ids[self.primaries.place(key, draw)];
         let (primary, full_ring) = self.stand_in(key, home, draw);
-        let backup = match &self.backups {
-            None => NOBODY,
-            Some(farm) => {
-                let n = self.backup_ids.len();
-                let first = farm.place(key, draw);
-                // Where both would be one server, the next of the backups is the backup.
-                (0..n)
-                    .map(|i| self.backup_ids[(first + i) % n])
-                    .find(|id| *id != primary)
-                    .unwrap_or(NOBODY)
-            }
-        };
         Place {
             primary,
-            backup,
+            backup: backup_of(&self.backups, &self.backup_ids, key, draw, primary),
             full_ring,
             hash: fnv(key),
         }
@@ -295,4 +373,24 @@ impl Pool {
         }
         (now, home)
     }
+}
+
+/// The backup of a key with this primary.
+#[inline]
+fn backup_of(
+    farm: &Option<Farm>,
+    ids: &[ServerId],
+    key: &[u8],
+    draw: u32,
+    primary: ServerId,
+) -> ServerId {
+    let Some(farm) = farm else {
+        return NOBODY;
+    };
+    let (n, first) = (ids.len(), farm.place(key, draw));
+    // Where both would be one server, the next of the backups is the backup.
+    (0..n)
+        .map(|i| ids[(first + i) % n])
+        .find(|id| *id != primary)
+        .unwrap_or(NOBODY)
 }

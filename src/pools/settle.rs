@@ -2,6 +2,7 @@
 //! backup, to the journal, or back as an error. Nothing else ends a request, so none is forgotten.
 
 use super::pending::{Answered, Ask, Attempt, Lost, To};
+use super::server::fnv;
 use super::{Losses, Pools, ServerId};
 use crate::buffer::{Queue, Source};
 use crate::clients::{Clients, Ticket, is_error};
@@ -110,12 +111,15 @@ impl<S: Socket> Pools<S> {
     fn mirror_or_invalidate(&mut self, answered: &Answered<'_>) {
         match answered.request.attempt {
             Attempt::Primary | Attempt::Retried | Attempt::Warmed => self.mirror(answered),
-            Attempt::Deleted if !forms::mirror_ok(answered.reply.status, None) => {
+            Attempt::Deleted => {
                 let key = self.key_at(answered);
-                self.invalidate(self.server_of(answered.link), &key, answered.request.hash);
+                if !forms::mirror_ok(answered.reply.status, None) {
+                    self.invalidate(self.server_of(answered.link), &key, answered.request.hash);
+                }
+                self.leave(answered.request, &key);
                 self.key = key;
             }
-            Attempt::Deleted | Attempt::Backup => {}
+            Attempt::Backup => self.leave_changed(answered),
         }
     }
 
@@ -135,10 +139,12 @@ impl<S: Socket> Pools<S> {
         if p.writes() {
             // Nobody knows any more which keys were found and touched.
             forms::each_key(p.verb, &line, |key| {
-                let place = self.pools[p.home.pool as usize].place(key, 0);
-                if p.attempt != Attempt::Backup {
-                    self.invalidate(place.backup, key, place.hash);
+                if p.attempt == Attempt::Backup {
+                    return self.leave(p, key);
                 }
+                let home = self.home_of(&p.home, key);
+                let backup = self.mirror_to(&home, key);
+                self.invalidate(backup, key, fnv(key));
             });
         }
     }
@@ -212,6 +218,7 @@ impl<S: Socket> Pools<S> {
                 Attempt::Deleted => {
                     // The primary had said that the key is absent; that is the answer.
                     self.missed(lost);
+                    self.leave_lost(lost);
                     self.answer_absent(ticket, ask, clients);
                 }
                 Attempt::Backup => self.fail(lost, ticket, clients),

@@ -1,6 +1,6 @@
 //! What comes of a look or a fetch: the copy, and the requests that waited.
 
-use super::flows::{Flow, Step, Waiting};
+use super::flows::{Asked, Flow, Step, Waiting};
 use super::pending::{Ask, Attempt, Pending, To};
 use super::{Pools, ServerId};
 use crate::buffer::{Queue, Source};
@@ -37,55 +37,97 @@ impl<S: Socket> Pools<S> {
                     || primary.is_some_and(|s| s.journal.is_to_go(&flow.key));
                 // The key is held, so all that its link was sent since the look is that delete.
                 let since = self.links.get(id).map_or(0, |l| l.last_seq());
-                let is_flushing = self.is_flushing(flow.primary);
-                if is_absent && !is_flushing && self.is_fetchable(flow.backup) {
-                    self.ask_backup(key, id, since);
-                } else if let Some(flow) = self.flows.take(key) {
-                    self.release(flow);
+                let may_fetch = is_absent && !self.is_flushing(flow.primary);
+                if !may_fetch || !self.begin_fetch(key, id, since) {
+                    self.release_taken(key);
                 }
             }
+            Step::Await => self.ask_waiting(key),
             Step::Fetch { .. } => {
                 let found = (reply.status == Status::Done)
                     .then(|| forms::parse_fetched(reply.first_line()))
                     .flatten();
-                let Some(flow) = self.flows.take(key) else {
-                    return;
-                };
                 match found {
-                    Some(fetched) => self.fetched(flow, &fetched, reply, clients),
-                    None if reply.status == Status::Absent => self.both_lack_it(flow, clients),
+                    Some(fetched) => {
+                        if let Some(flow) = self.flows.take(key) {
+                            self.fetched(flow, &fetched, reply, clients);
+                        }
+                    }
+                    None if reply.status == Status::Absent => {
+                        self.asked_in_vain(key, None, clients);
+                    }
                     None => {
                         let said = reply.first_line();
                         let said = said.strip_prefix(b"SERVER_ERROR ").unwrap_or(said);
-                        let name = self.servers.get(flow.backup).map(|s| &s.spec.name[..]);
+                        let name = self.servers.get(flow.source).map(|s| &s.spec.name[..]);
                         let name = name.unwrap_or("backup");
                         let line = [b"SERVER_ERROR ", name.as_bytes(), b" ", said].concat();
-                        self.not_known(flow, &line, clients);
+                        self.asked_in_vain(key, Some(line.into()), clients);
                     }
                 }
             }
         }
     }
 
+    /// A server that was asked for a key lacks it, or did not say so: the next one is asked.
+    fn asked_in_vain(&mut self, key: usize, failure: Option<Box<[u8]>>, clients: &mut Clients<S>) {
+        if let Some(flow) = self.flows.table.get_mut(key) {
+            let server = flow.source;
+            flow.asked.push(Asked { server, failure });
+        }
+        if self.fetch_further(key) {
+            return;
+        }
+        let Some(flow) = self.flows.take(key) else {
+            return;
+        };
+        match self.doubt(&flow).map(<[u8]>::to_vec) {
+            Some(line) => self.not_known(flow, &line, clients),
+            None => self.all_lack_it(flow, clients),
+        }
+    }
+
     /// A step was lost.
     pub(super) fn step_lost(&mut self, key: usize, cause: Cause, clients: &mut Clients<S>) {
-        let Some(flow) = self.flows.take(key) else {
+        let Some(flow) = self.flows.table.get(key) else {
             return;
         };
         match flow.step {
             // The primary is away, or silent: as if each request had been asked there.
             Step::Look => {
+                let Some(flow) = self.flows.take(key) else {
+                    return;
+                };
                 let primary = flow.primary;
                 self.each_waiting(flow, |pools, w| {
                     let ask = w.ask();
                     pools.lose(primary, w.pending.clone(), &ask, cause);
                 });
             }
+            // What was asked there before is lost too, and was decided on.
+            Step::Await => self.ask_waiting(key),
             Step::Fetch { .. } => {
-                let line = self.failure(flow.backup, cause);
-                self.not_known(flow, &line, clients);
+                let line = self.failure(flow.source, cause);
+                self.asked_in_vain(key, Some(line.into()), clients);
             }
         }
+    }
+
+    /// What was asked of a key before a reload is over: what waited for that is asked now.
+    fn ask_waiting(&mut self, key: usize) {
+        let Some(flow) = self.flows.take(key) else {
+            return;
+        };
+        let (key, primary) = (flow.key.clone(), flow.primary);
+        let until = self.now.plus(self.pools[flow.pool as usize].span() / 2);
+        self.each_waiting(flow, |pools, w| {
+            let (ask, mut pending) = (w.ask(), w.pending.clone());
+            pending.deadline = pending.deadline.max(until);
+            if !pools.joins_or_looks(&pending, &key, &ask) {
+                pools.sync_first(primary, &key, pending.hash);
+                pools.send(primary, pending, &ask);
+            }
+        });
     }
 
     /// Calls `f` with each request of a flow that is over, in order.
@@ -103,6 +145,12 @@ impl<S: Socket> Pools<S> {
         self.each_waiting(flow, |pools, w| pools.send_waiting(primary, span, w));
     }
 
+    fn release_taken(&mut self, key: usize) {
+        if let Some(flow) = self.flows.take(key) {
+            self.release(flow);
+        }
+    }
+
     fn send_waiting(&mut self, primary: ServerId, span: u64, w: &Waiting) {
         let ask = w.ask();
         let pending = Pending {
@@ -112,8 +160,8 @@ impl<S: Socket> Pools<S> {
         self.send(primary, pending, &ask);
     }
 
-    /// Both farms miss: requests that need the key have their answer, the others are sent.
-    fn both_lack_it(&mut self, flow: Flow, clients: &mut Clients<S>) {
+    /// No server has the key: requests that need it have their answer, the others are sent.
+    fn all_lack_it(&mut self, flow: Flow, clients: &mut Clients<S>) {
         let primary = flow.primary;
         let span = self.pools[flow.pool as usize].span() / 2;
         self.each_waiting(flow, |pools, w| match (w.missed, w.pending.to) {
@@ -125,8 +173,8 @@ impl<S: Socket> Pools<S> {
         });
     }
 
-    /// Nobody can say whether the backup has the key: the primary's first answer stands, and
-    /// nothing is created. `line` is the failure.
+    /// Somebody who may have the key did not say so: the primary's first answer stands, and nothing
+    /// is created. `line` is the failure.
     fn not_known(&mut self, flow: Flow, line: &[u8], clients: &mut Clients<S>) {
         let primary = flow.primary;
         let span = self.pools[flow.pool as usize].span() / 2;
@@ -142,7 +190,7 @@ impl<S: Socket> Pools<S> {
         });
     }
 
-    /// The backup has the key: copies it if nothing newer happened, and serves what waited.
+    /// Another server has the key: copies it if nothing newer happened, and serves what waited.
     fn fetched(
         &mut self,
         flow: Flow,
@@ -150,6 +198,7 @@ impl<S: Socket> Pools<S> {
         reply: &Reply<'_>,
         clients: &mut Clients<S>,
     ) {
+        self.count_fetched(&flow);
         let may_copy = !self.is_outdated(&flow) && !self.is_flushing(flow.primary);
         if !may_copy {
             self.counters.repairs_dropped += 1;
@@ -177,11 +226,11 @@ impl<S: Socket> Pools<S> {
     }
 
     /// Gives the right to refresh a stale value back: the fetch took it, and no client had it.
-    pub(super) fn give_back(&mut self, backup: ServerId, key: &[u8], hash: u64, fetched: &Fetched) {
+    pub(super) fn give_back(&mut self, source: ServerId, key: &[u8], hash: u64, fetched: &Fetched) {
         let mut line = Vec::new();
         let verb = forms::write_give_back(key, fetched, &mut line);
         let pending = self.own(To::Nobody, verb, Traits::WRITES, hash);
-        self.send(backup, pending, &Ask::line(verb, Traits::WRITES, &line));
+        self.send(source, pending, &Ask::line(verb, Traits::WRITES, &line));
     }
 
     /// Serves what waited without a copy: a read gets the fetched value, a write the primary's
@@ -197,13 +246,13 @@ impl<S: Socket> Pools<S> {
         let primary = flow.primary;
         let span = self.pools[flow.pool as usize].span() / 2;
         let is_newer = self.is_outdated(&flow);
-        let (backup, key, hash) = (flow.backup, flow.key.clone(), flow.hash);
+        let (source, key, hash) = (flow.source, flow.key.clone(), flow.hash);
         // The right to refresh the value is for one client.
         let mut shown = *fetched;
         self.each_waiting(flow, |pools, w| {
             let ask = w.ask();
             let To::Client(ticket) = w.pending.to else {
-                return;
+                return pools.send_waiting(primary, span, w);
             };
             let creates = w.pending.traits.has(Traits::CREATES);
             let is_add = creates && matches!(ask.verb, Verb::Add | Verb::MetaSet);
@@ -221,7 +270,7 @@ impl<S: Socket> Pools<S> {
             }
         });
         if shown.won() {
-            self.give_back(backup, &key, hash, fetched);
+            self.give_back(source, &key, hash, fetched);
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Requests with several steps at a warming primary: what it lacks is fetched from the backup,
-//! copied in with `add`, and the request is served after it.
+//! Requests with several steps at a warming primary: what it lacks is fetched from the backup, or
+//! from where a reload moved it from, copied in with `add`, and the request is served after it.
 //!
 //! ```text
 //!  get k ─▶ primary: absent ─▶ Fetch: mg k u f t v c ─▶ backup: found ─▶ add k ─▶ primary
@@ -17,28 +17,40 @@
 //! An answer that did not come says nothing: only `EN` is a miss.
 
 use super::flows::{Flow, Step, Waiting};
-use super::pending::{Answered, Ask, Attempt, Pending, To};
-use super::{Pools, ServerId};
+use super::pending::{Answered, Ask, Attempt, Home, Pending, To};
+use super::server::fnv;
+use super::{NOBODY, Pools, ServerId};
 use crate::buffer::{Queue, Source};
 use crate::clients::{Clients, Ticket};
+use crate::health::Cause;
 use crate::net::Socket;
 use crate::protocol::forms::{self, Mirror};
 use crate::protocol::{Status, Traits};
-use std::collections::VecDeque;
 
 /// What a flow, and what a request in it, takes beside its bytes: entries and the allocator's
 /// share, in bytes.
 const ENTRY: usize = 256;
 
 impl<S: Socket> Pools<S> {
-    /// True if what this primary lacks may be had from that backup.
+    /// True if what this primary lacks may be had from another server.
     #[inline]
-    pub(super) fn is_warming(&self, p: &Pending) -> bool {
-        let primary = self.servers.get(p.home.primary);
-        let pool = &self.pools[p.home.pool as usize];
-        primary.is_some_and(|s| s.health.is_warming(self.now) && s.flushes == 0)
-            && (self.servers.get(p.home.backup).is_some()
-                || (p.home.several && pool.backups.is_some()))
+    fn may_lack(&self, p: &Pending) -> bool {
+        let Some(primary) = self.servers.get(p.home.primary) else {
+            return false;
+        };
+        let has_backup = || {
+            let pool = &self.pools[p.home.pool as usize];
+            p.home.backup != NOBODY || (p.home.several && pool.backups.is_some())
+        };
+        let is_warming = primary.health.is_warming(self.now) && has_backup();
+        primary.flushes == 0 && (is_warming || self.is_moving(p.home.pool as usize))
+    }
+
+    /// Who may have what a primary said that it lacks; see [`Pools::sources`].
+    fn givers_of(&self, home: &Home, key: &[u8]) -> Vec<ServerId> {
+        let primary = self.servers.get(home.primary);
+        let is_warming = primary.is_some_and(|s| s.health.is_warming(self.now));
+        self.sources(home, key, is_warming)
     }
 
     /// True if a fetch can be asked of this server.
@@ -49,31 +61,47 @@ impl<S: Socket> Pools<S> {
 
     /// Takes over a client's request that cannot simply be sent to its primary. False if it can.
     #[inline]
-    pub(super) fn takes_steps(&mut self, p: &Pending, ask: &Ask<'_>) -> bool {
-        let flow = self.flows.find(p.home.primary, p.hash);
-        if let Some(key) = flow.filter(|f| self.flows.table.get(*f).is_some_and(|f| f.holds)) {
-            self.join(key, p, ask, false);
+    pub(super) fn takes_steps(&mut self, p: &Pending, key: &[u8], ask: &Ask<'_>) -> bool {
+        if self.is_held(p.home.primary, p.hash) {
+            return self.joins_or_looks(p, key, ask);
+        }
+        if let Some(old) = self.awaited(p, key) {
+            self.await_old(old, p, key, ask);
             return true;
         }
-        if !p.traits.has(Traits::CREATES) || !self.may_be_warming(p) {
+        self.joins_or_looks(p, key, ask)
+    }
+
+    /// [`Pools::takes_steps`] for a request that nothing of before a reload can come behind.
+    pub(super) fn joins_or_looks(&mut self, p: &Pending, key: &[u8], ask: &Ask<'_>) -> bool {
+        let flow = self.flows.find(p.home.primary, p.hash);
+        if let Some(flow) = flow.filter(|_| self.is_held(p.home.primary, p.hash)) {
+            self.join(flow, p, ask, false);
+            return true;
+        }
+        if !p.traits.has(Traits::CREATES) {
             return false;
         }
-        let mut name = Vec::new();
-        forms::raw_key(ask.verb, ask.line_bytes(), &mut name);
-        match flow.filter(|f| {
-            self.flows
-                .table
-                .get(*f)
-                .is_some_and(|f| f.key[..] == name[..])
-        }) {
-            // The key is being fetched: this request is served after it, and so are those behind.
-            Some(key) => {
-                self.join(key, p, ask, false);
-                if let Some(flow) = self.flows.table.get_mut(key) {
-                    flow.holds = true;
-                }
-            }
-            None => self.look(p, &name, ask),
+        let sources = self.sources_to_look_for(p, key);
+        if sources.is_empty() {
+            return false;
+        }
+        if !self.join_behind(flow, p, key, ask) {
+            self.look(p, key, ask, sources);
+        }
+        true
+    }
+
+    /// A request that must not overtake what waits in a flow of its key: it is served after it, and
+    /// so is what is asked later. False if the flow is of another key.
+    fn join_behind(&mut self, flow: Option<usize>, p: &Pending, key: &[u8], ask: &Ask<'_>) -> bool {
+        let is_of_key = |f: &usize| self.flows.table.get(*f).is_some_and(|f| f.key[..] == *key);
+        let Some(at) = flow.filter(is_of_key) else {
+            return false;
+        };
+        self.join(at, p, ask, false);
+        if let Some(flow) = self.flows.table.get_mut(at) {
+            flow.holds = true;
         }
         true
     }
@@ -85,32 +113,55 @@ impl<S: Socket> Pools<S> {
         flow.is_some_and(|f| self.flows.table.get(f).is_some_and(|f| f.holds))
     }
 
-    /// True if the primary is warming, or may be: before the handshake nobody knows.
-    fn may_be_warming(&self, p: &Pending) -> bool {
+    /// Who may have a key that is about to be created, if its primary is warming for it, or may be:
+    /// before the handshake nobody knows.
+    fn sources_to_look_for(&self, p: &Pending, key: &[u8]) -> Vec<ServerId> {
         let Some(server) = self.servers.get(p.home.primary) else {
-            return false;
+            return Vec::new();
         };
-        if !server.health.is_up() || !server.meta || !self.is_fetchable(p.home.backup) {
-            return false;
-        }
         let link = self.links.get(server.link_for(p.hash));
-        self.is_warming(p) || link.is_some_and(|l| !l.is_up())
+        let is_unknown = link.is_some_and(|l| !l.is_up());
+        if !server.health.is_up() || !server.meta || !(is_unknown || self.may_lack(p)) {
+            return Vec::new();
+        }
+        let is_warming = is_unknown || server.health.is_warming(self.now);
+        let mut sources = self.sources(&p.home, key, is_warming);
+        sources.retain(|id| self.is_fetchable(*id));
+        sources
     }
 
-    fn look(&mut self, p: &Pending, name: &[u8], ask: &Ask<'_>) {
-        let flow = self.flows.table.insert(Flow {
-            primary: p.home.primary,
-            backup: p.home.backup,
-            pool: p.home.pool,
-            key: name.into(),
-            hash: p.hash,
-            step: Step::Look,
-            holds: true,
-            deadline: p.deadline,
-            waiting: VecDeque::new(),
-            charged: 0,
+    /// A request for a key that a reload moved: it is asked when the server that held the key has
+    /// answered a look, which it is asked behind all that it was asked before.
+    fn await_old(&mut self, old: ServerId, p: &Pending, key: &[u8], ask: &Ask<'_>) {
+        let flow = Flow::new(p, key, Step::Await, Vec::new());
+        let flow = self.flows.add(flow);
+        self.join(flow, p, ask, false);
+        // It must not be late before what it stands behind.
+        let before = self.pools[p.home.pool as usize].before.as_ref();
+        let (ordered_at, timeout) = before.map_or((p.deadline, p.timeout), |b| {
+            (b.ordered_at, b.timeout.max(p.timeout))
         });
-        self.flows.by_key.insert((p.home.primary, p.hash), flow);
+        let mut line = Vec::new();
+        let verb = forms::write_look(key, &mut line);
+        let look = Pending {
+            deadline: p.deadline.max(ordered_at),
+            timeout,
+            ..self.own(To::Step(flow), verb, Traits::default(), p.hash)
+        };
+        let ask = Ask::line(verb, Traits::default(), &line);
+        let under_way = self.flows.find(old, p.hash);
+        if self.join_behind(under_way, &look, key, &ask) {
+            return;
+        }
+        // What was lost there is decided on first.
+        match self.servers.get(old).is_some_and(|s| s.losing > 0) {
+            true => self.lose(old, look, &ask, Cause::ConnectionLost),
+            false => self.send(old, look, &ask),
+        }
+    }
+
+    fn look(&mut self, p: &Pending, name: &[u8], ask: &Ask<'_>, sources: Vec<ServerId>) {
+        let flow = self.flows.add(Flow::new(p, name, Step::Look, sources));
         self.join(flow, p, ask, false);
         let mut line = Vec::new();
         let verb = forms::write_look(name, &mut line);
@@ -154,7 +205,12 @@ impl<S: Socket> Pools<S> {
         clients: &mut Clients<S>,
     ) -> bool {
         let (id, p, reply) = (answered.link, answered.request, answered.reply);
-        if !matches!(p.attempt, Attempt::Primary | Attempt::Retried) || !self.is_warming(p) {
+        let may_go_on = match p.attempt {
+            Attempt::Primary | Attempt::Retried => true,
+            Attempt::Deleted => self.is_moving(p.home.pool as usize),
+            Attempt::Warmed | Attempt::Backup => false,
+        };
+        if !may_go_on || !self.may_lack(p) {
             return false;
         }
         if p.home.several {
@@ -165,32 +221,48 @@ impl<S: Socket> Pools<S> {
             }
             return is_taken;
         }
-        if !matches!(reply.status, Status::Absent | Status::NotStored) || !self.is_up(p.home.backup)
-        {
+        if !matches!(reply.status, Status::Absent | Status::NotStored) {
             return false;
         }
         if p.traits.has(Traits::DELETES) {
-            return reply.status == Status::Absent && self.delete_at_backup(answered);
+            return reply.status == Status::Absent && self.delete_further(answered);
         }
-        if !p.traits.has(Traits::NEEDS_KEY) || !self.is_fetchable(p.home.backup) {
+        if !p.traits.has(Traits::NEEDS_KEY) {
             return false;
         }
-        let mut bytes = Queue::new();
-        let Some(link) = self.links.get(id) else {
-            return false;
-        };
-        let since = link.first_seq - 1;
-        bytes.push(Source::Queue(&link.queue, answered.at), 0..p.len as usize);
         let key = self.key_at(answered);
+        let mut bytes = Queue::new();
+        let mut since = None;
+        if let Some(link) = self.links.get(id) {
+            since = Some(link.first_seq - 1);
+            bytes.push(Source::Queue(&link.queue, answered.at), 0..p.len as usize);
+        }
         let ask = Ask::queued(p, &bytes, bytes.start());
-        self.fetch(p, &key, &ask, id, since);
+        let is_fetched = since.is_some_and(|since| self.fetch(p, &key, &ask, id, since));
         self.key = key;
-        true
+        is_fetched
     }
 
-    /// The backup's answer to the mirrored delete is the client's answer.
-    fn delete_at_backup(&mut self, answered: &Answered<'_>) -> bool {
+    /// A delete found nothing where it was asked. The answer of the next server that may have the key,
+    /// to the delete that it is sent anyway, is the client's.
+    fn delete_further(&mut self, answered: &Answered<'_>) -> bool {
         let p = answered.request;
+        let key = self.key_at(answered);
+        let mut sources = self.givers_of(&p.home, &key).into_iter();
+        let is_first = p.attempt != Attempt::Deleted;
+        if !is_first {
+            let here = self.server_of(answered.link);
+            sources.find(|id| *id == here);
+        }
+        let next = sources.next();
+        // The backup is to follow, whose answer ever the client gets.
+        if is_first && next.is_some_and(|id| id != p.home.backup) {
+            self.invalidate(p.home.backup, &key, p.hash);
+        }
+        self.key = key;
+        let Some(next) = next else {
+            return false;
+        };
         let mut line = std::mem::take(&mut self.line);
         line.clear();
         let mirror = self.links.get(answered.link).map(|link| {
@@ -201,13 +273,13 @@ impl<S: Socket> Pools<S> {
             let span = self.pools[p.home.pool as usize].span();
             let pending = Pending {
                 verb,
-                deadline: p.deadline.plus(span),
+                deadline: p.deadline.plus(if is_first { span } else { 0 }),
                 ..p.again(Attempt::Deleted)
             };
-            if let Some(backup) = self.servers.get_mut(p.home.backup) {
+            if let Some(backup) = self.servers.get_mut(next).filter(|_| next == p.home.backup) {
                 backup.stats.mirrors += 1;
             }
-            self.send(p.home.backup, pending, &Ask::line(verb, p.traits, &line));
+            self.send(next, pending, &Ask::line(verb, p.traits, &line));
             true
         } else {
             false
@@ -237,15 +309,11 @@ impl<S: Socket> Pools<S> {
             single.clear();
             forms::write_single(p.verb, &line, key, &mut single);
             let ask = Ask::line(p.verb, p.traits, &single);
-            let place = self.pools[p.home.pool as usize].place(key, 0);
             let mut alone = p.again(p.attempt);
             alone.to = To::Client(ticket);
-            alone.home.backup = place.backup;
-            alone.home.several = false;
-            alone.hash = place.hash;
-            if self.is_fetchable(place.backup) {
-                self.fetch(&alone, key, &ask, id, since);
-            } else {
+            alone.home = self.home_of(&p.home, key);
+            alone.hash = fnv(key);
+            if !self.fetch(&alone, key, &ask, id, since) {
                 misses.push((ticket, single.clone()));
             }
         });
@@ -256,8 +324,8 @@ impl<S: Socket> Pools<S> {
     }
 
     /// Starts the fetch of a key that the primary lacks, or joins one that is under way and not out
-    /// of date. `link` and `since` tell the request that missed.
-    fn fetch(&mut self, p: &Pending, key: &[u8], ask: &Ask<'_>, link: usize, since: u64) {
+    /// of date. `link` and `since` tell the request that missed. False if nobody else can have the key.
+    fn fetch(&mut self, p: &Pending, key: &[u8], ask: &Ask<'_>, link: usize, since: u64) -> bool {
         let under_way = self.flows.find(p.home.primary, p.hash);
         let joins = under_way.filter(|f| {
             let flow = self.flows.table.get(*f);
@@ -268,43 +336,53 @@ impl<S: Socket> Pools<S> {
             })
         });
         if let Some(flow) = joins {
-            return self.join(flow, p, ask, true);
+            self.join(flow, p, ask, true);
+            return true;
         }
-        let flow = self.flows.table.insert(Flow {
-            primary: p.home.primary,
-            backup: p.home.backup,
-            pool: p.home.pool,
-            key: key.into(),
-            hash: p.hash,
-            step: Step::Look,
-            holds: false,
-            deadline: p.deadline,
-            waiting: VecDeque::new(),
-            charged: 0,
-        });
-        if under_way.is_none_or(|f| self.flows.table.get(f).is_none_or(|f| !f.holds)) {
-            self.flows.by_key.insert((p.home.primary, p.hash), flow);
+        let sources = self.givers_of(&p.home, key);
+        if !sources.iter().any(|id| self.is_fetchable(*id)) {
+            return false;
         }
+        let flow = Flow::new(p, key, fetch_since(link, since), sources);
+        let is_seen = under_way.is_none_or(|f| self.flows.table.get(f).is_none_or(|f| !f.holds));
+        let flow = match is_seen {
+            true => self.flows.add(flow),
+            false => self.flows.table.insert(flow),
+        };
         self.join(flow, p, ask, true);
-        self.ask_backup(flow, link, since);
+        self.begin_fetch(flow, link, since)
     }
 
-    /// The primary lacks the key: asks the backup.
-    pub(super) fn ask_backup(&mut self, key: usize, link: usize, since: u64) {
+    /// The primary lacks the key: the first of the others is asked. False if none can be.
+    pub(super) fn begin_fetch(&mut self, key: usize, link: usize, since: u64) -> bool {
         let Some(flow) = self.flows.table.get_mut(key) else {
-            return;
+            return false;
         };
-        flow.step = Step::Fetch {
-            link,
-            since,
-            is_outdated: false,
+        flow.step = fetch_since(link, since);
+        let span = self.pools[flow.pool as usize].span();
+        flow.deadline = flow.deadline.max(self.now.plus(span / 2));
+        self.fetch_further(key)
+    }
+
+    /// Asks the next server that may have the key. False if there is none left.
+    pub(super) fn fetch_further(&mut self, key: usize) -> bool {
+        let Some(flow) = self.flows.table.get_mut(key) else {
+            return false;
         };
-        let (backup, hash, name) = (flow.backup, flow.hash, flow.key.clone());
-        let pool = &self.pools[flow.pool as usize];
-        let deadline = flow.deadline.max(self.now.plus(pool.span() / 2));
-        let timeout = pool.timeout_ms();
+        let mut further = std::mem::take(&mut flow.further);
+        let next = further.find(|id| self.is_fetchable(*id));
+        let Some(flow) = self.flows.table.get_mut(key) else {
+            return false;
+        };
+        flow.further = further;
+        let Some(next) = next else {
+            return false;
+        };
+        flow.source = next;
+        let (hash, name, deadline) = (flow.hash, flow.key.clone(), flow.deadline);
+        let timeout = self.pools[flow.pool as usize].timeout_ms();
         self.counters.fetches += 1;
-        self.sync_first(backup, &name, hash);
+        self.sync_first(next, &name, hash);
         let mut line = Vec::new();
         let verb = forms::write_fetch(&name, &mut line);
         let fetch = Pending {
@@ -312,19 +390,29 @@ impl<S: Socket> Pools<S> {
             timeout,
             ..self.own(To::Step(key), verb, Traits::default(), hash)
         };
-        self.send(backup, fetch, &Ask::line(verb, Traits::default(), &line));
+        self.send(next, fetch, &Ask::line(verb, Traits::default(), &line));
+        true
     }
 
     /// The key was written after the request that missed: on the primary's link, or elsewhere
     /// while the primary was away.
     pub(super) fn is_outdated(&self, flow: &Flow) -> bool {
         match flow.step {
-            Step::Look => false,
+            Step::Look | Step::Await => false,
             Step::Fetch {
                 link,
                 since,
                 is_outdated,
             } => is_outdated || self.recent.is_newer(link, flow.hash, since),
         }
+    }
+}
+
+/// A fetch begins for request number `since` of the primary's link.
+fn fetch_since(link: usize, since: u64) -> Step {
+    Step::Fetch {
+        link,
+        since,
+        is_outdated: false,
     }
 }

@@ -133,8 +133,22 @@ impl<S: Socket> Proxy<S> {
 
     /// Takes a checked configuration over. Listeners are the caller's: clients of those that
     /// `config` does not name finish what they are owed and are closed.
-    pub fn reload(&mut self, config: &Config, now: Now) {
+    ///
+    /// # Errors
+    /// It cannot be taken over now, and nothing has changed.
+    pub fn reload(&mut self, config: &Config, now: Now) -> Result<(), String> {
+        self.may_take_over(config, now)?;
         self.take_over(Prepared::new(config.clone()), now);
+        Ok(())
+    }
+
+    /// Whether [`Proxy::take_over`] may be called with this configuration.
+    ///
+    /// # Errors
+    /// It may not: it changes a ring again whose keys are still on their way.
+    pub fn may_take_over(&mut self, config: &Config, now: Now) -> Result<(), String> {
+        self.set_now(now);
+        self.pools.refuses(config).map_or(Ok(()), Err)
     }
 
     /// [`Proxy::reload`] with what takes long already done.

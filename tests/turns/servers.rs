@@ -87,7 +87,9 @@ fn pools(port: u16, weight: usize) -> String {
             .map(|i| (i, 1 + (i * weight + p) % 5))
             .map(|(i, w)| format!("  - 127.0.0.{i}:{port}:{w} s{i}\n"))
             .collect();
-        format!("pool{p}:\n  listen: {listen}\n  servers:\n{servers}")
+        // The last reload moves keys; before it they are missed, so that there may be another one.
+        let warm = if weight == 4 { 3600 } else { 0 };
+        format!("pool{p}:\n  listen: {listen}\n  warm: {warm}\n  servers:\n{servers}")
     };
     (0..16).map(pool).collect()
 }

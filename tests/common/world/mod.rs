@@ -263,11 +263,18 @@ impl World {
     }
 
     /// Proxy 0 takes another configuration over.
+    #[track_caller]
     pub fn reload(&mut self, config: Config) {
+        self.try_reload(config).expect("it takes it over");
+    }
+
+    /// Proxy 0 takes another configuration over, or says why not.
+    pub fn try_reload(&mut self, config: Config) -> Result<(), String> {
         let clock = self.clock();
-        self.proxy().reload(&config, clock);
+        self.proxy().reload(&config, clock)?;
         self.nodes[0].config = config;
         self.add_servers(0);
+        Ok(())
     }
 
     /// What the clock says.

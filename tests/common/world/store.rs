@@ -160,6 +160,11 @@ impl Store {
         (item.expires > now).then_some(item)
     }
 
+    /// A client that goes round magent deletes a key.
+    pub fn remove(&mut self, key: &str) {
+        self.items.remove(key.as_bytes());
+    }
+
     /// All that was put there.
     pub fn items(&self) -> &HashMap<Vec<u8>, Item> {
         &self.items
