@@ -1,6 +1,7 @@
 //! What a seed decides about a run before it begins.
 
 use super::requests::Habits;
+use super::rings::{self, Ring};
 use crate::common::rng::Rng;
 use crate::common::world::{self, SECOND};
 use magent::config::Config;
@@ -44,6 +45,9 @@ pub struct Plan {
     pub leavers: usize,
     /// Pools that name the same servers.
     pub pools: usize,
+    /// Reloads change the pools' servers. Of these there are so many more than at the beginning.
+    pub moves: bool,
+    pub spare: usize,
     /// Servers may stop for longer than anybody waits for what they were sent.
     pub long_stops: bool,
     /// No key is created while its backup holds it.
@@ -111,6 +115,8 @@ impl Plan {
             deaf: 0,
             leavers: 0,
             pools: 1,
+            moves: false,
+            spare: 0,
             long_stops: false,
             creations: false,
             timeout: r.pick(&[150, 300, 500, 1000]),
@@ -143,6 +149,7 @@ impl Plan {
             lists_all: false,
         };
         plan.add_trouble(Rng::new(seed ^ 0x0074_726f_7562_6c65));
+        plan.add_moves(Rng::new(seed ^ 0x6d6f_7665_7300));
         plan
     }
 
@@ -188,16 +195,36 @@ impl Plan {
         self.lists_all = r.often(200);
     }
 
-    /// The configuration of it.
+    fn add_moves(&mut self, mut r: Rng) {
+        if self.warm == 0 || !r.often(300) {
+            return;
+        }
+        self.moves = true;
+        self.spare = r.range(1, 4) as usize;
+        self.warm = r.pick(&[3, 8, 20]);
+        self.length = self.length.max(rings::LENGTH);
+        if self.mode != Mode::Many {
+            // Each change of a key that moved is in a journal for a moment.
+            self.journal = "64m";
+        }
+        // Everything that it tells of backups is for primaries that are always warming.
+        self.creations = false;
+    }
+
+    /// The configuration with which it begins.
     pub fn config(&self) -> Config {
+        self.config_of(&Ring::first(self))
+    }
+
+    /// The configuration with these servers.
+    pub fn config_of(&self, ring: &Ring) -> Config {
         if self.pools > 1 {
-            return self.config_of_pools();
+            return self.config_of_pools(ring);
         }
         let mut args: Vec<String> = vec!["-I".into(), "64k".into()];
-        for port in self.ports() {
-            let backup = self.backup_ports().contains(&port);
-            let farm = if backup { "-b" } else { "-s" };
-            args.extend([farm.into(), format!("127.0.0.1:{port}")]);
+        for (farm, servers) in [("-s", &ring.primaries), ("-b", &ring.backups)] {
+            let name = |(port, weight): &(u16, u64)| format!("127.0.0.1:{port}:{weight}");
+            args.extend(servers.iter().flat_map(|s| [farm.to_string(), name(s)]));
         }
         let mut option = |name: &str, value: String| args.extend([name.to_string(), value]);
         option("--timeout", self.timeout.to_string());
@@ -212,13 +239,13 @@ impl Plan {
     }
 
     /// Pools over the same servers, each with a listener.
-    fn config_of_pools(&self) -> Config {
+    fn config_of_pools(&self, ring: &Ring) -> Config {
         let mut text = String::new();
-        let list = |name: &str, ports: Range<u16>| {
-            let line = |p: u16| format!("  - 127.0.0.1:{p}:1\n");
-            match ports.is_empty() {
+        let list = |name: &str, servers: &[(u16, u64)]| {
+            let line = |(p, weight): &(u16, u64)| format!("  - 127.0.0.1:{p}:{weight}\n");
+            match servers.is_empty() {
                 true => String::new(),
-                false => format!("  {name}:\n") + &ports.map(line).collect::<String>(),
+                false => format!("  {name}:\n") + &servers.iter().map(line).collect::<String>(),
             }
         };
         for pool in 0..self.pools {
@@ -232,8 +259,8 @@ impl Plan {
                 self.journal,
                 self.connections
             );
-            text += &list("servers", self.ports().start..self.backup_ports().start);
-            text += &list("backups", self.backup_ports());
+            text += &list("servers", &ring.primaries);
+            text += &list("backups", &ring.backups);
         }
         let (memory, probe) = (self.memory.to_string(), self.probe.to_string());
         world::file_with(&text, &["-m", &memory, "--probe", &probe])
@@ -275,12 +302,7 @@ impl Plan {
 
     /// All servers.
     pub fn ports(&self) -> Range<u16> {
-        PORT..PORT + (self.primaries + self.backups) as u16
-    }
-
-    /// Those of them that are backups.
-    pub fn backup_ports(&self) -> Range<u16> {
-        PORT + self.primaries as u16..self.ports().end
+        PORT..PORT + (self.primaries + self.backups + self.spare) as u16
     }
 
     /// Connect and answer timeout, in nanoseconds.
@@ -289,10 +311,11 @@ impl Plan {
     }
 
     /// Within this time of being read every request is answered, in nanoseconds: connect and
-    /// answer timeout at the primary, and as much again if there is a backup (promise 6).
+    /// answer timeout at the primary, and as much again if there is a backup, or a server that has the
+    /// key still (promise 6).
     pub fn deadline(&self) -> u64 {
         match self.backups {
-            0 => self.span(),
+            0 if !self.moves => self.span(),
             _ => 2 * self.span(),
         }
     }

@@ -122,6 +122,11 @@ impl Rings {
         }
     }
 
+    /// True while all servers take their time, but less than anybody waits for.
+    pub fn is_slow(&self, now: u64) -> bool {
+        now < self.slow_until
+    }
+
     /// Who had a key before, if it has another primary since.
     pub fn givers(&self, key: usize) -> Vec<u16> {
         let Some(before) = &self.before else {
@@ -142,7 +147,8 @@ impl Sim {
             return;
         }
         self.after(SECOND, 8 * SECOND, Event::BeforeChange);
-        if self.rng.often(500) {
+        // Where reads and writes are cut short each takes many turns.
+        if !self.plan.choppy && self.rng.often(500) {
             self.rings.slow_until = self.world.now + 400 * MS;
         }
         self.after(0, 200 * MS, Event::ChangeRing);

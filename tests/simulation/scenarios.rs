@@ -28,7 +28,7 @@ impl Scene {
         plan.mode = Mode::Calm;
         (plan.primaries, plan.backups, plan.clients) = (1, 1, 0);
         (plan.timeout, plan.connect_timeout, plan.warm) = (200, 200, 3600);
-        plan.probe = 0;
+        (plan.probe, plan.moves, plan.spare) = (0, false, 0);
         plan.connections = connections;
         plan.memory = 256 << 20;
         plan.journal = "64m";

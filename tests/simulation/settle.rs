@@ -101,7 +101,9 @@ impl Sim {
     /// With a backup, a server that fails alone is not noticed.
     fn allow_failure(&mut self, i: usize, line: &str) -> Result<(), String> {
         let memory = line.contains("out of memory") || line.contains("too large");
-        let expected = self.plan.mode == Mode::Many || self.plan.backups == 0;
+        let rings = [Some(&self.rings.now), self.rings.before.as_ref()];
+        let has_none = rings.iter().flatten().any(|r| r.backups.is_empty());
+        let expected = self.plan.mode == Mode::Many || has_none;
         // What waits too long for a backup that fails to say if it holds the key, asks it in
         // the end.
         let mut named = self.world.servers.iter();
@@ -109,7 +111,11 @@ impl Sim {
         // Who takes his time may be told of what failed long ago.
         let recent =
             self.world.now < self.healed + self.plan.window() + SECOND || !self.clients[i].eager;
-        if let Some((_, s)) = server.filter(|(port, _)| self.plan.backup_ports().contains(port)) {
+        let is_backup = |port: u16| {
+            let mut all = rings.iter().flatten().flat_map(|r| &r.backups);
+            all.any(|(backup, _)| *backup == port)
+        };
+        if let Some((_, s)) = server.filter(|(port, _)| is_backup(**port)) {
             if recent || s.state != State::Well || !self.drained.is_empty() {
                 return Ok(());
             }

@@ -8,9 +8,9 @@
 
 use super::clients::Client;
 use super::history::{self, History};
-use super::plan::{Mode, PORT, Plan};
+use super::plan::{Mode, Plan};
+use super::rings::{self, Ring, Rings};
 use super::servers::Pace;
-use crate::common::keys;
 use crate::common::rng::Rng;
 use crate::common::world::{Edges, Metadump, SECOND, State, World};
 use std::cmp::Reverse;
@@ -45,6 +45,11 @@ pub enum Event {
     Late(usize),
     /// An operator uses a server again.
     EndDrain(u16),
+    /// A reload changes the ring, soon and now.
+    BeforeChange,
+    ChangeRing,
+    /// Its keys have moved.
+    Moved,
 }
 
 /// What magent reads at a time, in bytes.
@@ -71,6 +76,7 @@ pub struct Sim {
     /// Creations that were done somewhere.
     pub created: HashSet<u64>,
     pub clients: Vec<Client>,
+    pub rings: Rings,
     /// Clients by connection.
     pub by_conn: BTreeMap<usize, usize>,
     pub history: History,
@@ -108,6 +114,9 @@ impl Sim {
     /// The run of a seed.
     pub fn new(seed: u64, plan: Plan) -> Sim {
         let mut world = World::several(vec![plan.config()], seed);
+        for port in plan.ports() {
+            world.servers.entry(port).or_default();
+        }
         for server in world.servers.values_mut() {
             (server.store.age, server.store.item_max) = (0, super::plan::ITEM_MAX);
             if plan.lists_all {
@@ -122,6 +131,7 @@ impl Sim {
             applied: HashMap::new(),
             created: HashSet::new(),
             clients: Vec::new(),
+            rings: Rings::new(Ring::first(&plan)),
             by_conn: BTreeMap::new(),
             history: History::new(plan.habits.keys),
             queue: BinaryHeap::new(),
@@ -150,6 +160,10 @@ impl Sim {
         if sim.plan.mode != Mode::Calm {
             let at = sim.rng.range(SECOND, 3 * SECOND);
             sim.at(at, Event::Fault);
+        }
+        if sim.plan.moves {
+            let at = rings::first_change(&mut sim.rng);
+            sim.at(at, Event::BeforeChange);
         }
         sim
     }
@@ -198,10 +212,7 @@ impl Sim {
 
     /// Primary and backup of a key.
     pub fn place(&self, key: usize) -> (u16, Option<u16>) {
-        let name = history::key_name(key);
-        let at = |first: usize, n: usize| PORT + (first + keys::home(&name, n)) as u16;
-        let (p, b) = (self.plan.primaries, self.plan.backups);
-        (at(0, p), (b > 0).then(|| at(p, b)))
+        self.rings.now.place(key)
     }
 
     /// True if one of a key's servers holds it, so that a reader must find it.
@@ -214,6 +225,10 @@ impl Sim {
                 .get(&name, self.world.now)
                 .is_some()
         };
+        if self.plan.moves {
+            // Nobody knows here whether a primary is warming because it restarted.
+            return holds(primary) || self.rings.givers(key).into_iter().any(holds);
+        }
         holds(primary) || (self.plan.warm > 0 && backup.is_some_and(holds))
     }
 
@@ -277,6 +292,9 @@ impl Sim {
                 Event::Sever(server) => self.sever_links(server),
                 Event::Late(conn) => self.run_late(conn)?,
                 Event::EndDrain(server) => self.end_drain(server),
+                Event::BeforeChange => self.before_change(),
+                Event::ChangeRing => self.change_ring(),
+                Event::Moved => self.moved()?,
             }
         }
         Ok(())
@@ -338,7 +356,8 @@ impl Sim {
             }
             let well = held.servers_away == 0 && held.journals == 0 && held.drains == 0;
             // What was slow or sent before may still time out.
-            let settled = self.world.now >= self.healed + self.plan.window() + SECOND;
+            let slow_until = self.healed.max(self.rings.slow_until);
+            let settled = self.world.now >= slow_until + self.plan.window() + SECOND;
             self.calm = well && settled && self.all_well();
         }
         Ok(())
@@ -385,7 +404,9 @@ impl Sim {
         // Without probes the next request finds out.
         let is_unknown =
             self.plan.probe == 0 && self.plan.ports().any(|s| self.world.open_links(s) == 0);
-        if self.plan.mad || self.unseen_restart || runs_late || is_unknown {
+        // Keys that moved are copied when they are asked for, and not to their backups.
+        let is_moved = self.plan.moves;
+        if self.plan.mad || self.unseen_restart || runs_late || is_unknown || is_moved {
             return Ok(());
         }
         for key in 0..self.plan.habits.keys {
@@ -431,18 +452,10 @@ impl Sim {
     pub fn audit(&mut self) -> Result<(), String> {
         let counters = self.plan.habits.keys - self.plan.habits.counters;
         for key in 0..counters {
-            let seen = self.history.look(key, None);
             let (primary, backup) = self.place(key);
             let mut held = Vec::new();
             for server in [Some(primary), backup].into_iter().flatten() {
-                let store = &self.world.servers[&server].store;
-                let item = store.get(&history::key_name(key), self.world.now);
-                if let Some(item) = item {
-                    self.history
-                        .check(&seen, Some(item.flags), &item.data, true)
-                        .map_err(|e| format!("audit of s{server}: {e}"))?;
-                    held.push(item.data.clone());
-                }
+                held.extend(self.audit_one(server, key)?);
             }
             let settled = self.history.keys[key].open == 0;
             if settled && held.len() == 2 && held[0] != held[1] {
@@ -454,5 +467,21 @@ impl Sim {
             }
         }
         Ok(())
+    }
+
+    /// A server holds nothing of a key that is older than what a client was told. Returns what it holds.
+    pub fn audit_one(&mut self, server: u16, key: usize) -> Result<Option<Vec<u8>>, String> {
+        if key >= self.plan.habits.keys - self.plan.habits.counters {
+            return Ok(None);
+        }
+        let seen = self.history.look(key, None);
+        let store = &self.world.servers[&server].store;
+        let Some(item) = store.get(&history::key_name(key), self.world.now) else {
+            return Ok(None);
+        };
+        self.history
+            .check(&seen, Some(item.flags), &item.data, true)
+            .map_err(|e| format!("audit of s{server}: {e}"))?;
+        Ok(Some(item.data.clone()))
     }
 }
