@@ -113,5 +113,7 @@ fuzz:
 # Where twemproxy puts keys, there magent looks for them: 20,000 for each hash and distribution.
 # What dist/ holds, under the programs that read it.
 interop:
-	@.ci/need memcached nutcracker logrotate prometheus
-	$(CARGO) test --locked --test interop --test dist --test prometheus
+	@.ci/need memcached nutcracker logrotate prometheus chromium nodejs npm
+	@mkdir -p $(TARGET)/page && cp tests/page/package.json $(TARGET)/page/
+	@npm install --prefix $(TARGET)/page --no-audit --no-fund --loglevel=error >/dev/null
+	PAGE_MODULES=$(abspath $(TARGET)/page/node_modules) $(CARGO) test --locked --test interop --test dist --test prometheus --test page

@@ -16,6 +16,7 @@ use crate::time::Utc;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use sink::{Stream, Syslog, WRITE_MAX};
 use std::borrow::Cow;
+use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -38,6 +39,9 @@ const TEXT_MAX: usize = WRITE_MAX - HEADS_MAX;
 /// Bytes of one piece of a text at most, so that what stands behind a long request is seen.
 const PIECE_MAX: usize = 1024;
 
+/// Lines that are kept for operators.
+const RECENT: usize = 30;
+
 /// Where lines go now.
 enum Sink {
     /// Before [`start`].
@@ -47,9 +51,22 @@ enum Sink {
     Syslog(Syslog),
 }
 
+/// A line as it was written, or should have been.
+#[derive(Clone, Debug)]
+pub struct Line {
+    /// When, in seconds since the epoch.
+    pub at: u64,
+    /// Its level in one word.
+    pub level: &'static str,
+    /// What it says.
+    pub text: String,
+}
+
 /// The sink, and the lines that it did not take.
 struct State {
     sink: Sink,
+    /// The last lines, but for those of requests, oldest first.
+    recent: VecDeque<Line>,
     /// Since the start.
     lost: u64,
     /// Since the log said so last.
@@ -61,6 +78,7 @@ struct Logger(Mutex<State>);
 
 static LOGGER: Logger = Logger(Mutex::new(State {
     sink: Sink::Nowhere,
+    recent: VecDeque::new(),
     lost: 0,
     unreported: 0,
 }));
@@ -120,6 +138,11 @@ pub fn reopen() -> io::Result<()> {
     Ok(())
 }
 
+/// The last lines, but for those of requests, oldest first.
+pub fn recent() -> Vec<Line> {
+    LOGGER.state().recent.iter().cloned().collect()
+}
+
 /// How many lines could not be written since the start.
 pub fn lost() -> u64 {
     LOGGER.state().lost
@@ -153,12 +176,28 @@ impl Log for Logger {
 
 impl State {
     fn write(&mut self, level: Level, text: &str) {
+        if level <= Level::Info {
+            self.keep(level, text);
+        }
         if self.put(level, text).is_ok() {
             self.unreported = 0;
         } else {
             self.lost += 1;
             self.unreported += 1;
         }
+    }
+
+    fn keep(&mut self, level: Level, text: &str) {
+        if self.recent.len() == RECENT {
+            self.recent.pop_front();
+        }
+        let mut ends = (0..=PIECE_MAX.min(text.len())).rev();
+        let end = ends.find(|end| text.is_char_boundary(*end));
+        self.recent.push_back(Line {
+            at: since_epoch(SystemTime::now()).as_secs(),
+            level: word(level),
+            text: text[..end.unwrap_or(0)].to_string(),
+        });
     }
 
     /// Writes a line, and before it how many were lost there: both or neither.
@@ -230,15 +269,22 @@ fn gravity(level: Level) -> u8 {
 }
 
 fn start_line(out: &mut String, time: SystemTime, level: Level) -> std::fmt::Result {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    let milli = since.subsec_millis();
-    let word = match level {
+    let since = since_epoch(time);
+    let (seconds, milli) = (Utc(since.as_secs()), since.subsec_millis());
+    write!(out, "{seconds}.{milli:03}Z {} ", word(level))
+}
+
+fn since_epoch(time: SystemTime) -> Duration {
+    time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO)
+}
+
+fn word(level: Level) -> &'static str {
+    match level {
         Level::Error => "error",
         Level::Warn => "warn",
         Level::Info => "info",
         Level::Debug | Level::Trace => "debug",
-    };
-    write!(out, "{}.{milli:03}Z {word} ", Utc(since.as_secs()))
+    }
 }
 
 /// A client's or server's line for a text, without its end.
@@ -299,6 +345,7 @@ mod tests {
         let path = dir.join("log");
         let mut state = State {
             sink: Sink::Syslog(Syslog::new(&path)),
+            recent: VecDeque::new(),
             lost: 0,
             unreported: 0,
         };

@@ -9,6 +9,8 @@ mod dashboard;
 mod http;
 #[path = "admin/monitors.rs"]
 mod monitors;
+#[path = "admin/page.rs"]
+mod page;
 #[path = "admin/servers.rs"]
 mod servers;
 #[path = "admin/slow.rs"]

@@ -2,7 +2,7 @@
 //! moment.
 
 use super::http::{self, Request};
-use super::{json, metrics, twemproxy};
+use super::{json, metrics, page, twemproxy};
 use crate::buffer::Queue;
 use crate::proxy::Snapshot;
 use crate::work::{REQUEST, Work};
@@ -25,6 +25,8 @@ pub enum Form {
     Json,
     /// twemproxy's JSON.
     Twemproxy,
+    /// HTML.
+    Page,
 }
 
 impl Form {
@@ -33,6 +35,15 @@ impl Form {
             Form::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
             Form::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
             Form::Json | Form::Twemproxy => "application/json; charset=utf-8",
+            Form::Page => "text/html; charset=utf-8",
+        }
+    }
+
+    /// What the head of the answer says besides.
+    fn more(self) -> &'static str {
+        match self {
+            Form::Page => page::POLICY,
+            _ => "",
         }
     }
 }
@@ -58,7 +69,7 @@ impl Document {
         snapshot: impl FnOnce() -> Snapshot,
         out: &mut Queue,
     ) -> Option<Box<Document>> {
-        http::write_head(form.kind(), request, out);
+        http::write_head(form.kind(), form.more(), request, out);
         if request.is_head {
             return None;
         }
@@ -87,6 +98,7 @@ impl Document {
                 Form::Prometheus => metrics::write(&self.snapshot, self.at, false, &mut self.text),
                 Form::OpenMetrics => metrics::write(&self.snapshot, self.at, true, &mut self.text),
                 Form::Json => json::write(&self.snapshot, self.at, &mut self.text),
+                Form::Page => page::write(&self.snapshot, self.at, &mut self.text),
                 Form::Twemproxy => twemproxy::write(&self.snapshot, self.at, &mut self.text),
             };
             self.at += 1;

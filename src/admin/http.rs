@@ -39,6 +39,8 @@ pub fn head_len(input: &[u8]) -> Option<usize> {
 pub struct Request<'a> {
     /// What is asked for, without what follows a `?`.
     pub path: &'a str,
+    /// What follows it.
+    pub query: &'a str,
     /// The answer's head only.
     pub is_head: bool,
     /// Another request may follow.
@@ -47,6 +49,28 @@ pub struct Request<'a> {
     pub knows_chunks: bool,
     /// It would rather have OpenMetrics.
     pub likes_openmetrics: bool,
+}
+
+impl Request<'_> {
+    /// What a field of the query says, decoded.
+    pub fn field(&self, name: &str) -> Option<Vec<u8>> {
+        let fields = self.query.split('&').filter_map(|f| f.split_once('='));
+        let value = fields.filter(|(n, _)| *n == name).map(|(_, v)| v).next()?;
+        let mut out = Vec::with_capacity(value.len());
+        let mut bytes = value.bytes();
+        while let Some(byte) = bytes.next() {
+            let decoded = match byte {
+                b'+' => b' ',
+                b'%' => {
+                    let mut digit = || char::from(bytes.next()?).to_digit(16);
+                    (digit()? * 16 + digit()?) as u8
+                }
+                plain => plain,
+            };
+            out.push(decoded);
+        }
+        Some(out)
+    }
 }
 
 /// Why a request is not answered.
@@ -114,9 +138,10 @@ pub fn parse(head: &[u8], is_tcp: bool) -> Result<Request<'_>, Refusal> {
         [_] => return Err(Refusal::Forbidden),
         _ => return Err(Refusal::BadRequest),
     }
-    let path = target.split('?').next().unwrap_or(target);
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
     Ok(Request {
         path,
+        query,
         is_head,
         stays,
         knows_chunks,
@@ -142,21 +167,21 @@ fn is_own(host: &str) -> bool {
 }
 
 /// The head of an answer whose length is not known yet: its body comes in chunks if the other side knows
-/// them, else the end of the connection is its end.
-pub fn write_head(kind: &str, request: &Request<'_>, out: &mut Queue) {
+/// them, else the end of the connection is its end. `more`: further lines of the head.
+pub fn write_head(kind: &str, more: &str, request: &Request<'_>, out: &mut Queue) {
     let length = match request.knows_chunks {
         true => "Transfer-Encoding: chunked\r\n",
         false => "",
     };
     let stays = request.stays && request.knows_chunks;
-    put_head("200 OK", kind, length, stays, out);
+    put_head("200 OK", kind, &format!("{length}{more}"), stays, out);
 }
 
-fn put_head(status: &str, kind: &str, length: &str, stays: bool, out: &mut Queue) {
+fn put_head(status: &str, kind: &str, lines: &str, stays: bool, out: &mut Queue) {
     let mut head = String::new();
     let _ = write!(
         head,
-        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\n{length}{HEADERS}Connection: {}\r\n\r\n",
+        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\n{lines}{HEADERS}Connection: {}\r\n\r\n",
         if stays { "keep-alive" } else { "close" },
     );
     out.push_slice(head.as_bytes());
@@ -190,6 +215,7 @@ pub const TEXT: &str = "text/plain; charset=utf-8";
 pub fn refuse(why: Refusal, request: Option<&Request<'_>>, out: &mut Queue) {
     let nothing = Request {
         path: "",
+        query: "",
         is_head: false,
         stays: false,
         knows_chunks: true,
@@ -260,6 +286,23 @@ mod tests {
         }
         let head = format!("HEAD / HTTP/1.1\r\n{host}\r\n");
         assert_eq!(asked(&head), Ok(("/", true, true)));
+    }
+
+    #[test]
+    fn fields_are_decoded() {
+        let head = "GET /a?x=1&key=a%20b+%c3%BC%00&y HTTP/1.0\r\n\r\n";
+        let request = parse(head.as_bytes(), true).expect("a request");
+        let field = |name: &str| request.field(name);
+        assert_eq!(field("key").as_deref(), Some("a b ü\0".as_bytes()));
+        assert_eq!(
+            (field("x"), field("y"), field("z")),
+            (Some(b"1".to_vec()), None, None)
+        );
+        for wrong in ["%", "%4", "%4x", "%+1"] {
+            let head = format!("GET /a?key={wrong} HTTP/1.0\r\n\r\n");
+            let request = parse(head.as_bytes(), true).expect("a request");
+            assert_eq!(request.field("key"), None, "{wrong}");
+        }
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The same as `metrics`, as JSON.
 
-use crate::proxy::{PoolFigures, ServerFigures, Snapshot};
-use crate::stats::{Command, Histogram};
+use super::lists::shown;
+use crate::proxy::{Lines, Live, PoolFigures, ServerFigures, Snapshot};
+use crate::stats::{Command, Histogram, STEP, Sample};
 use std::fmt::{Display, Write as _};
 
 /// Writes piece `at`. False if that was the last.
@@ -15,7 +16,9 @@ pub fn write(snapshot: &Snapshot, at: usize, out: &mut String) -> bool {
         }
         _ if at <= pools => {
             out.push_str(if at > 1 { "," } else { "" });
-            pool(&snapshot.pools[at - 1], out);
+            let live = snapshot.live.as_ref();
+            let history = live.and_then(|l| l.history.get(at - 1));
+            pool(&snapshot.pools[at - 1], snapshot, history, out);
         }
         _ if at == pools + 1 => out.push_str("],\"servers\":["),
         _ if at <= pools + 1 + servers => {
@@ -23,7 +26,14 @@ pub fn write(snapshot: &Snapshot, at: usize, out: &mut String) -> bool {
             out.push_str(if number > 0 { "," } else { "" });
             server(&snapshot.servers[number], out);
         }
-        _ => out.push_str("]}\n"),
+        _ => {
+            out.push(']');
+            if let Some(live) = &snapshot.live {
+                out.push(',');
+                what_is_live(live, out);
+            }
+            out.push_str("}\n");
+        }
     }
     at <= pools + 1 + servers
 }
@@ -82,6 +92,7 @@ fn process(snapshot: &Snapshot, out: &mut String) {
     let p = &snapshot.process;
     let mut all = Object::new(out);
     all.text("version", env!("CARGO_PKG_VERSION"));
+    all.text("host", &p.host);
     all.number("pid", p.pid);
     all.number("time", p.time);
     all.number("uptime", p.uptime);
@@ -109,18 +120,89 @@ fn process(snapshot: &Snapshot, out: &mut String) {
     all.end();
 }
 
-fn pool(p: &PoolFigures, out: &mut String) {
+/// One of a sample's numbers.
+type Series = fn(&Sample) -> u64;
+
+fn pool(p: &PoolFigures, all: &Snapshot, history: Option<&Vec<Sample>>, out: &mut String) {
+    let servers = &all.servers;
     let mut all = Object::new(out);
     all.text("name", &p.name);
     all.number("curr_connections", p.clients.0);
     all.number("max_connections", p.clients.1);
+    array(all.name("members"), &p.members, |m, out| {
+        string(&servers[m.server].name, out)
+    });
     all.number("primaries", p.primaries.0);
     all.number("primaries_up", p.primaries.1);
     all.number("backups", p.backups.0);
     all.number("backups_up", p.backups.1);
     p.commands.each(|name, value| all.number(name, value));
     latency(&mut all, &p.latency, &p.recent);
+    if let Some(samples) = history {
+        let mut series = Object::new(all.name("history"));
+        let each: [(&str, Series); 6] = [
+            ("answers", |s| s.answers),
+            ("hits", |s| s.hits),
+            ("misses", |s| s.misses),
+            ("errors", |s| s.errors),
+            ("p50_us", |s| s.p50),
+            ("p99_us", |s| s.p99),
+        ];
+        for (name, number) in each {
+            array(series.name(name), samples, |s, out| {
+                let _ = write!(out, "{}", number(s));
+            });
+        }
+        series.end();
+    }
     all.end();
+}
+
+/// Behind pools and servers.
+fn what_is_live(live: &Live, out: &mut String) {
+    let mut all = Object {
+        out,
+        is_empty: true,
+    };
+    array(all.name("unanswered"), &live.unanswered, |why, out| {
+        string(why, out)
+    });
+    all.number("history_step", STEP);
+    all.number("history_end", live.history_end);
+    array(all.name("hot"), &live.hot, |(pool, key), out| {
+        let mut one = Object::new(out);
+        one.text("pool", pool);
+        one.text("key", &shown(&key.key));
+        one.number("per_second", key.per_second);
+        one.number("share", key.share);
+        one.end();
+    });
+    array(all.name("log"), &live.log, |line, out| {
+        let mut one = Object::new(out);
+        one.number("at", line.at);
+        one.text("level", line.level);
+        one.text("text", &line.text);
+        one.end();
+    });
+}
+
+fn array<T>(out: &mut String, all: &[T], write: impl Fn(&T, &mut String)) {
+    out.push('[');
+    for (number, one) in all.iter().enumerate() {
+        out.push_str(if number > 0 { "," } else { "" });
+        write(one, out);
+    }
+    out.push(']');
+}
+
+/// Where a key goes, in each pool.
+pub fn routes(routes: &[Lines], out: &mut String) {
+    array(out, routes, |lines, out| {
+        let mut one = Object::new(out);
+        lines.iter().for_each(|(name, value)| one.text(name, value));
+        one.end();
+    });
+    out.push('\n');
 }
 
 fn server(s: &ServerFigures, out: &mut String) {
@@ -135,6 +217,18 @@ fn server(s: &ServerFigures, out: &mut String) {
         all.text("last_error", why);
         all.number("last_error_time", at);
     }
+    array(all.name("other_magents"), &s.others, |name, out| {
+        string(name, out)
+    });
+    array(all.name("outages"), &s.outages, |(from, to, why), out| {
+        let mut one = Object::new(out);
+        one.number("from", from);
+        if let Some(to) = to {
+            one.number("to", to);
+        }
+        one.text("why", why);
+        one.end();
+    });
     for (name, value) in s.numbers() {
         all.number(name, value);
     }

@@ -62,18 +62,23 @@ pub fn hot(key: &HotKey, pool: &str, out: &mut String) {
 }
 
 /// A key as one word: what is no plain text, and spaces, as `\x20`.
-fn shown(key: &[u8]) -> String {
+pub fn shown(key: &[u8]) -> String {
     if key.is_empty() {
         return "-".into();
     }
     let mut out = String::with_capacity(key.len());
-    for c in String::from_utf8_lossy(key).chars() {
-        match c {
-            '\\' => out.push_str("\\\\"),
-            c if c.is_control() || c.is_whitespace() => {
-                let _ = write!(out, "\\x{:02x}", u32::from(c));
+    for chunk in key.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '\\' => out.push_str("\\\\"),
+                c if c.is_control() || c.is_whitespace() => {
+                    let _ = write!(out, "\\x{:02x}", u32::from(c));
+                }
+                c => out.push(c),
             }
-            c => out.push(c),
+        }
+        for byte in chunk.invalid() {
+            let _ = write!(out, "\\x{byte:02x}");
         }
     }
     out
@@ -89,6 +94,7 @@ mod tests {
             (&b"user:42"[..], "user:42"),
             ("ü".as_bytes(), "ü"),
             (b"a b\r\n\x1b\\", "a\\x20b\\x0d\\x0a\\x1b\\\\"),
+            (b"\xffk", "\\xffk"),
             (b"", "-"),
         ] {
             assert_eq!(shown(key), word);

@@ -13,7 +13,7 @@
 //!  text pages    commands; what HTTP asks for
 //!  task          answers that take longer than a turn
 //!  document      what monitors read, in pieces
-//!  twemproxy metrics json  its forms
+//!  twemproxy metrics json page  its forms
 //!  http lists    heads of requests and of answers; lists for people
 //! ```
 //!
@@ -24,6 +24,7 @@ mod http;
 mod json;
 mod lists;
 mod metrics;
+mod page;
 mod pages;
 mod session;
 mod task;

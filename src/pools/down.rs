@@ -81,6 +81,7 @@ impl<S: Socket> Pools<S> {
         let was_trusted = matches!(server.health.state(), State::Up);
         server.health.go_down(cause, at_once, self.now);
         if was_trusted {
+            server.outages.begin(cause, self.now);
             let name = &server.spec.name;
             match server.health.flaps() {
                 0 | 1 => log::warn!("{name}: down: {}", cause.text()),

@@ -33,7 +33,7 @@
 //!  flows link server recent totals   data
 //!  refill                            one refill
 //!  copies pace spool                 its parts
-//!  pending name board                one request, one server's host, the marks on it
+//!  pending name board outages        one request, one server's host, the marks on it, when it was away
 //! ```
 //!
 //! A request that cannot be asked where it should be, or whose link is lost, becomes a *loss*: it
@@ -59,6 +59,7 @@ mod monitors;
 mod moves;
 mod name;
 mod operator;
+mod outages;
 mod pace;
 mod partners;
 mod pending;

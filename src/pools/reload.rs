@@ -9,6 +9,7 @@ use super::board::Board;
 use super::link::{Link, LinkState};
 use super::marks::Me;
 use super::name::Name;
+use super::outages::Outages;
 use super::server::{Pool, Quiet, Server, policy};
 use super::{Pools, ServerId, flows, flush_all, recent, refill};
 use crate::budget::Budget;
@@ -243,6 +244,7 @@ impl<S: Socket> Pools<S> {
             removed: None,
             stats: ServerStats::default(),
             latency: Latency::default(),
+            outages: Outages::default(),
             ejected_at: 0,
         });
         self.by_endpoint.insert(spec.endpoint.clone(), id);

@@ -1,6 +1,7 @@
 //! What an operator can see of pools and servers.
 
 use super::link::LinkState;
+use super::outages::Outage;
 use super::refill::Progress;
 use super::server::{Pool, Server, distinct};
 use super::{NOBODY, Pools, ServerId};
@@ -50,6 +51,8 @@ pub struct ServerFigures {
     pub journal_bytes: usize,
     /// How often that was too little.
     pub journal_overflows: u64,
+    /// When it was away in the last ten minutes: from, until if that is over, and why.
+    pub outages: Vec<(u64, Option<u64>, &'static str)>,
     /// How it is filled with what it lacks.
     pub refill: RefillFigures,
     /// Whether it holds marks of this magent: `on`, or why not.
@@ -329,6 +332,7 @@ impl<S: Socket> Pools<S> {
             journal_keys: s.journal.len(),
             journal_bytes: s.journal.bytes(),
             journal_overflows: s.journal.overflows(),
+            outages: s.outages.recent(self.now).map(|o| self.outage(o)).collect(),
             refill: self.refill_figures(id, s),
             marks: self.unmarked(s).unwrap_or("on"),
             others: s.board.others().map(|o| o.to_string()).collect(),
@@ -336,6 +340,11 @@ impl<S: Socket> Pools<S> {
             latency: s.latency.total(),
             recent: s.latency.recent(self.now),
         })
+    }
+
+    fn outage(&self, outage: &Outage) -> (u64, Option<u64>, &'static str) {
+        let to = (outage.to != Time::NEVER).then(|| self.unix_of(outage.to));
+        (self.unix_of(outage.from), to, outage.cause.text())
     }
 
     /// How far the refill of a server is, or what came of the last one.

@@ -2,6 +2,7 @@
 
 use super::board::Board;
 use super::name::Name;
+use super::outages::Outages;
 use super::refill::Progress;
 use super::{NOBODY, ServerId};
 use crate::config::{Address, Endpoint, Farms, PoolConfig, ServerSpec};
@@ -74,6 +75,8 @@ pub struct Server {
     pub stats: ServerStats,
     /// How long its answers took.
     pub latency: Latency,
+    /// When it was away lately.
+    pub outages: Outages,
     /// When it last left a ring, in seconds since the epoch; 0: never.
     pub ejected_at: u64,
 }

@@ -215,7 +215,7 @@ impl<S: Socket> Pools<S> {
         }
         let missed_something = server.missed || !server.journal.is_empty();
         if let Some(away) = server.health.go_up(self.now) {
-            let cause = server.health.last_error().map_or("", |(c, _)| c.text());
+            let cause = server.outages.end(self.now).map_or("", Cause::text);
             let seconds = away as f64 / SECOND as f64;
             log::warn!(
                 "{}: up again after {seconds:.3} s ({cause})",

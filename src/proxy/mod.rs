@@ -28,8 +28,8 @@ use crate::clients::{Clients, Input};
 use crate::config::{Address, Config, Farms, PoolConfig, Prepared};
 use crate::net::Socket;
 use crate::pools::{Me, Pools};
-use crate::stats::LoopCounters;
-use crate::time::{Time, nanos};
+use crate::stats::{History, LoopCounters, STEP};
+use crate::time::{SECOND, Time, nanos};
 use crate::work::Work;
 use std::io;
 use std::net::SocketAddr;
@@ -37,10 +37,10 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 use turns::Turns;
 
-pub use crate::pools::{Connect, ServerFigures};
+pub use crate::pools::{Connect, Lines, ServerFigures};
 pub use crate::stats::Holdings;
 pub use operator::Stats;
-pub use snapshot::{Member, PoolFigures, ProcessFigures, Snapshot};
+pub use snapshot::{Live, Member, PoolFigures, ProcessFigures, Snapshot};
 
 /// The time of one turn: read once, passed everywhere, so that tests can hold the clock.
 #[derive(Clone, Copy, Debug)]
@@ -73,6 +73,10 @@ pub struct Proxy<S> {
     counters: LoopCounters,
     reset_at: Time,
     last_reload: Option<(u64, String)>,
+    /// The last ten minutes of each pool, if there is a door to look at them.
+    history: Vec<History>,
+    /// When a step of it ends.
+    history_at: Time,
 }
 
 /// The addresses of all listeners, in the order of the configuration, and whose they are.
@@ -115,6 +119,8 @@ impl<S: Socket> Proxy<S> {
             counters: LoopCounters::default(),
             reset_at: Time(0),
             last_reload: None,
+            history: Vec::new(),
+            history_at: Time(0),
         };
         proxy.configure(farms, &warnings, &[]);
         proxy
@@ -257,6 +263,9 @@ impl<S: Socket> Proxy<S> {
     /// up is done in the next turn.
     pub fn tick(&mut self, now: Now, mut work: Work) {
         self.set_now(now);
+        if self.now >= self.history_at {
+            self.note_history();
+        }
         // Requests that come together with answers wait for one turn, and go with those that the
         // answered clients send meanwhile: more of them share a call to their server.
         let both = self.pools.has_readable() && self.clients.has_ready();
@@ -282,6 +291,23 @@ impl<S: Socket> Proxy<S> {
         }
         #[cfg(debug_assertions)]
         self.check_budget();
+    }
+
+    fn note_history(&mut self) {
+        self.history_at = match self.config.admin.is_empty() {
+            true => Time::NEVER,
+            false => Time((self.now.0 / (STEP * SECOND) + 1) * STEP * SECOND),
+        };
+        if self.history_at == Time::NEVER {
+            return;
+        }
+        for pool in self.pools.live_pools() {
+            if self.history.len() <= pool {
+                self.history.resize_with(pool + 1, History::default);
+            }
+            let (counts, latency) = (self.clients.counts(pool), self.clients.latency(pool));
+            self.history[pool].look(&counts, latency, self.now);
+        }
     }
 
     fn reap(&mut self, work: &mut Work) {

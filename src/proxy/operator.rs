@@ -6,11 +6,8 @@ use crate::clients::Seen;
 use crate::logger;
 use crate::net::Socket;
 use crate::pools::{Asker, Lines, Merged};
-use crate::stats::{HotKey, SlowRequest};
+use crate::stats::SlowRequest;
 use crate::time::SECOND;
-
-/// So many hot keys are told.
-const HOT_KEYS: usize = 20;
 
 /// The answer to an operator's `stats`.
 pub enum Stats {
@@ -84,16 +81,16 @@ impl<S: Socket> Proxy<S> {
         })
     }
 
+    /// Where a key goes and why, in each pool.
+    pub fn routes(&mut self, key: &[u8]) -> Vec<Lines> {
+        let pools: Vec<usize> = self.pools.live_pools().collect();
+        let mut route = |pool| self.pools.stats_route(Some(pool), key);
+        pools.into_iter().map(&mut route).collect()
+    }
+
     /// Forgets them.
     pub fn forget_slow(&mut self) {
         self.clients.slow.clear();
-    }
-
-    /// The keys asked most in the last minute, most first, each with the name of its pool.
-    pub fn hot_keys(&self) -> Vec<(&str, HotKey)> {
-        let keys = self.pools.hot_keys(HOT_KEYS).into_iter();
-        let named = keys.map(|key| (&self.pools.config(key.pool).name[..], key));
-        named.collect()
     }
 
     /// Takes a server out of use until [`Proxy::end_drain`].

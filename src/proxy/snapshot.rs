@@ -7,12 +7,16 @@ use crate::logger;
 use crate::net::Socket;
 use crate::pools::ServerFigures;
 use crate::stats::{
-    CallCounters, ClientCounters, CommandCounters, Histogram, LoopCounters, PoolCounters,
+    CallCounters, ClientCounters, CommandCounters, Histogram, History, HotKey, LoopCounters,
+    PoolCounters, Sample,
 };
 use crate::sys;
 use crate::time::SECOND;
 use std::collections::HashMap;
 use std::time::Duration;
+
+/// So many hot keys are told.
+const HOT_KEYS: usize = 20;
 
 /// Everything.
 #[derive(Debug)]
@@ -23,6 +27,23 @@ pub struct Snapshot {
     pub pools: Vec<PoolFigures>,
     /// Servers, each once whatever pools name it.
     pub servers: Vec<ServerFigures>,
+    /// What the page shows besides.
+    pub live: Option<Live>,
+}
+
+/// What changes too fast, or is too long, for monitors.
+#[derive(Debug)]
+pub struct Live {
+    /// Why not every key can be answered.
+    pub unanswered: Vec<String>,
+    /// Of each pool, in their order.
+    pub history: Vec<Vec<Sample>>,
+    /// When the last samples ended, in seconds since the epoch.
+    pub history_end: u64,
+    /// The keys asked most in the last minute, most first, each with the name of its pool.
+    pub hot: Vec<(String, HotKey)>,
+    /// The last lines of the log, oldest first.
+    pub log: Vec<logger::Line>,
 }
 
 /// The process.
@@ -104,7 +125,34 @@ impl<S: Socket> Proxy<S> {
             process: self.process_figures(),
             pools: self.pool_figures(&servers),
             servers,
+            live: None,
         }
+    }
+
+    /// The same with what the page shows besides.
+    pub fn live_snapshot(&self) -> Snapshot {
+        let live_pools = self.pools.live_pools();
+        let of_pools = live_pools.map(|pool| self.history.get(pool).map(History::samples));
+        let (history, ends): (Vec<_>, Vec<_>) = of_pools.map(Option::unwrap_or_default).unzip();
+        let end = ends.into_iter().max().unwrap_or_default();
+        let hot = self.hot_keys().into_iter();
+        Snapshot {
+            live: Some(Live {
+                unanswered: self.unanswered(),
+                history,
+                history_end: self.unix - self.now.since(end) / SECOND,
+                hot: hot.map(|(pool, key)| (pool.to_string(), key)).collect(),
+                log: logger::recent(),
+            }),
+            ..self.snapshot()
+        }
+    }
+
+    /// The keys asked most in the last minute, most first, each with the name of its pool.
+    pub fn hot_keys(&self) -> Vec<(&str, HotKey)> {
+        let keys = self.pools.hot_keys(HOT_KEYS).into_iter();
+        let named = keys.map(|key| (&self.pools.config(key.pool).name[..], key));
+        named.collect()
     }
 
     fn process_figures(&self) -> ProcessFigures {

@@ -1,9 +1,11 @@
-//! Counters, latencies, slow requests, hot keys.
+//! Counters, latencies, the last ten minutes, slow requests, hot keys.
 
+mod history;
 mod hot;
 mod latency;
 mod slow;
 
+pub use history::{History, STEP, Sample};
 pub use hot::{HotKey, HotKeys};
 pub use latency::{Histogram, Latency};
 pub use slow::{Asked, SlowLog, SlowRequest};
