@@ -194,6 +194,19 @@ impl EventLoop {
         })
     }
 
+    /// What it serves, in a line.
+    pub fn summary(&self) -> String {
+        let pools = &self.config.pools;
+        let servers = pools.iter().map(|p| p.primaries.len() + p.backups.len());
+        format!(
+            "magent {}, pools: {}, servers: {}, configuration {}",
+            env!("CARGO_PKG_VERSION"),
+            pools.len(),
+            servers.sum::<usize>(),
+            self.config.fingerprint()
+        )
+    }
+
     /// Tells systemd that it serves.
     pub fn tell_ready(&self) {
         let configuration = self.config.fingerprint();
@@ -208,9 +221,10 @@ impl EventLoop {
     pub fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS);
         let mut now = read_clock();
+        let mut tick = (now.at, now.at);
         while self.phase != Phase::Over {
             let timeout = self.timeout(now);
-            self.proxy.end_turn(Instant::now());
+            self.proxy.end_turn(tick, Instant::now());
             match self.poll.poll(&mut events, timeout) {
                 Ok(()) => {}
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
@@ -236,7 +250,9 @@ impl EventLoop {
                 ACCEPTS
             };
             self.accept(most, now);
+            tick.0 = Instant::now();
             self.proxy.tick(now, Work::timed());
+            tick.1 = Instant::now();
             self.open_door(now);
             self.connect(now);
             while let Some(host) = self.proxy.next_lookup() {
@@ -359,7 +375,7 @@ impl EventLoop {
     }
 
     fn stop(&mut self, now: Now) {
-        log::info!("stopping");
+        log::info!(target: logger::NOTICE, "stopping: finishing what clients are owed");
         tell_systemd(State::Stopping, "finishing what clients are owed");
         self.accept_all(now);
         self.listeners.close();
@@ -375,7 +391,8 @@ impl EventLoop {
         if self.proxy.drained() {
             self.phase = Phase::Over;
         } else if now.at >= until {
-            log::warn!("stopped after {DRAIN:?} with answers still owed to clients");
+            let seconds = DRAIN.as_secs();
+            log::warn!("stopped after {seconds} s with answers still owed to clients");
             self.phase = Phase::Over;
         }
     }
@@ -444,7 +461,8 @@ impl EventLoop {
         let is_done = !self.reading.is_under_way();
         match listened {
             Ok(prepared) => {
-                log::info!("the configuration was reloaded");
+                let configuration = prepared.config.fingerprint();
+                log::info!(target: logger::NOTICE, "the configuration was reloaded, it is {configuration} now");
                 self.proxy.take_over(prepared, now);
                 if is_done {
                     self.tell_ready();

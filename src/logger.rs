@@ -20,6 +20,7 @@ use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -28,6 +29,9 @@ const SYSLOG: &str = "/dev/log";
 
 /// syslog's number for daemons.
 const FACILITY: u8 = 3;
+
+/// The target of lines that are logged whatever was asked for: what starts, stops and changes.
+pub const NOTICE: &str = "notice";
 
 /// Bytes at most of what goes with a text: time, level and line end, and a line that says how
 /// many were lost before it.
@@ -74,14 +78,21 @@ struct State {
 }
 
 /// What `log` wants: one object that lives for ever.
-struct Logger(Mutex<State>);
+struct Logger {
+    state: Mutex<State>,
+    /// See [`start`].
+    verbosity: AtomicU8,
+}
 
-static LOGGER: Logger = Logger(Mutex::new(State {
-    sink: Sink::Nowhere,
-    recent: VecDeque::new(),
-    lost: 0,
-    unreported: 0,
-}));
+static LOGGER: Logger = Logger {
+    state: Mutex::new(State {
+        sink: Sink::Nowhere,
+        recent: VecDeque::new(),
+        lost: 0,
+        unreported: 0,
+    }),
+    verbosity: AtomicU8::new(0),
+};
 
 /// Sends all lines to `target` from now on; a log file is given to `owner`. `verbosity`: 0
 /// what an administrator should know, 1 what happens to servers and listeners too, 2 and more
@@ -108,20 +119,17 @@ pub fn start(target: &LogTarget, verbosity: u8, owner: Owner) -> io::Result<()> 
 
 /// From now on so much is logged; see [`start`].
 pub fn set_verbosity(verbosity: u8) {
+    let stored = &LOGGER.verbosity;
+    stored.store(verbosity.min(2), Ordering::Relaxed);
     log::set_max_level(match verbosity {
-        0 => LevelFilter::Warn,
-        1 => LevelFilter::Info,
+        0 | 1 => LevelFilter::Info,
         _ => LevelFilter::Debug,
     });
 }
 
 /// How much is logged; see [`start`].
 pub fn verbosity() -> u8 {
-    match log::max_level() {
-        LevelFilter::Off | LevelFilter::Error | LevelFilter::Warn => 0,
-        LevelFilter::Info => 1,
-        LevelFilter::Debug | LevelFilter::Trace => 2,
-    }
+    LOGGER.verbosity.load(Ordering::Relaxed)
 }
 
 /// Opens the log file anew, after it was moved away. Stderr and syslog need nothing.
@@ -151,13 +159,18 @@ pub fn lost() -> u64 {
 impl Logger {
     /// A panic elsewhere leaves no half-made state behind, so a poisoned lock is as good.
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.level() <= log::max_level()
+        let asked = match verbosity() {
+            0 => Level::Warn,
+            1 => Level::Info,
+            _ => Level::Debug,
+        };
+        metadata.level() <= asked || metadata.target() == NOTICE
     }
 
     fn log(&self, record: &Record<'_>) {
@@ -287,9 +300,22 @@ fn word(level: Level) -> &'static str {
     }
 }
 
-/// A client's or server's line for a text, without its end.
+/// A client's or server's line for a text, without its end; what is no UTF-8 as `\xff`.
 pub fn shown(line: &[u8]) -> Cow<'_, str> {
-    String::from_utf8_lossy(line.trim_ascii_end())
+    let line = line.trim_ascii_end();
+    match std::str::from_utf8(line) {
+        Ok(text) => text.into(),
+        Err(_) => {
+            let mut out = String::new();
+            for chunk in line.utf8_chunks() {
+                out.push_str(chunk.valid());
+                for b in chunk.invalid() {
+                    let _ = write!(out, "\\x{b:02x}");
+                }
+            }
+            out.into()
+        }
+    }
 }
 
 #[cfg(test)]

@@ -195,12 +195,12 @@ fn serve(made: Made, readiness: Readiness) -> ExitCode {
     };
     readiness.ready();
     event_loop.tell_ready();
-    log::info!("serving, process {}", std::process::id());
+    log::info!(target: logger::NOTICE, "serving, process {}: {}", std::process::id(), event_loop.summary());
     let outcome = event_loop.run();
     drop(pid_file);
     match outcome {
         Ok(()) => {
-            log::info!("stopped");
+            log::info!(target: logger::NOTICE, "stopped");
             ExitCode::SUCCESS
         }
         Err(e) => {

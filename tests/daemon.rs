@@ -3,6 +3,8 @@
 mod common;
 #[path = "daemon/files.rs"]
 mod files;
+#[path = "daemon/lines.rs"]
+mod lines;
 #[path = "daemon/log.rs"]
 mod log;
 #[path = "daemon/rights.rs"]

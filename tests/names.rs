@@ -389,7 +389,7 @@ fn an_unknown_host_is_a_warning_and_the_others_are_served() {
     let unknown = "no-such-host.invalid:11211";
     let magent = Magent::farm(&[&known.name, unknown], &[], &[]);
     wait_for("the warning", || {
-        let line = format!("warn {unknown}: unknown host");
+        let line = format!("warn pool default: primary {unknown}: unknown host");
         magent.log().contains(&line).then_some(())
     });
     magent.wait_state(unknown, "down");

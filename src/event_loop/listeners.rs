@@ -141,7 +141,11 @@ impl Listeners {
             } else if let Some(at) = old.iter().position(stays) {
                 let mut watched = old.swap_remove(at);
                 if let Err(e) = watched.socket.adjust(&spec) {
-                    log::warn!("{:?} stays as it was: {}", spec.address, sys::reason(&e));
+                    log::warn!(
+                        "listen {} stays as it was: {}",
+                        spec.place(),
+                        sys::reason(&e)
+                    );
                 }
                 self.list.push(watched);
             }

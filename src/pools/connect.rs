@@ -133,7 +133,7 @@ impl<S: Socket> Pools<S> {
             server.health.told_uptime(seconds, self.now);
         }
         if server.health.has_restarted(seconds, self.now) {
-            log::warn!("{}: has restarted", server.spec.name);
+            log::warn!("{}: has restarted", server.title);
             self.server_restarted(id);
         }
     }

@@ -58,7 +58,7 @@ impl<S: Socket> Pools<S> {
         if !server.health.reconnects_at_once() && !server.health.bears_failures() {
             return self.server_down(server_id, cause, false);
         }
-        log::info!("{}: link lost: {}", server.spec.name, cause.text());
+        log::info!("{}: link lost: {}", server.title, cause.text());
         self.give_up_link(id, cause);
     }
 
@@ -82,7 +82,7 @@ impl<S: Socket> Pools<S> {
         server.health.go_down(cause, at_once, self.now);
         if was_trusted {
             server.outages.begin(cause, self.now);
-            let name = &server.spec.name;
+            let name = &server.title;
             match server.health.flaps() {
                 0 | 1 => log::warn!("{name}: down: {}", cause.text()),
                 n => log::warn!(
@@ -234,7 +234,7 @@ impl<S: Socket> Pools<S> {
         };
         let has_another = server.candidate(link.tried + 1).is_some();
         if has_another {
-            let (name, cause) = (&server.spec.name, cause.text());
+            let (name, cause) = (&server.title, cause.text());
             log::info!("{name}: connect failed: {cause}; its next address is tried");
             link.close();
             link.tried += 1;
@@ -265,7 +265,7 @@ impl<S: Socket> Pools<S> {
             return self.server_down(server_id, cause, false);
         }
         if let Some(server) = self.servers.get(server_id) {
-            log::info!("{}: connect failed: {}", server.spec.name, cause.text());
+            log::info!("{}: connect failed: {}", server.title, cause.text());
         }
         self.give_up_link(id, cause);
     }

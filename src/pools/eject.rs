@@ -40,7 +40,7 @@ impl<S: Socket> Pools<S> {
             return;
         }
         let (name, servers) = (&pool.config.name, pool.primary_ids.len());
-        log::info!("pool {name}: {count} of {servers} servers are up");
+        log::info!(target: crate::logger::NOTICE, "pool {name}: {count} of {servers} servers are up");
         let is_out = |live: &Option<Vec<bool>>, i: usize| live.as_ref().is_some_and(|l| !l[i]);
         let leaves = |i: &usize| is_out(&after, *i) && !is_out(&before, *i);
         let leaving: Vec<usize> = (0..servers).filter(leaves).collect();

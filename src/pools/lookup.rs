@@ -55,14 +55,14 @@ impl<S: Socket> Pools<S> {
         let moves = name.found(found.as_deref().unwrap_or_default());
         match (found, name.candidate(0)) {
             (Err(why), Some(address)) if !failed => {
-                let server = &server.spec.name;
+                let server = &server.title;
                 log::warn!("{server}: its name is not found: {why}; it stays {address}");
             }
             (Err(why), None) if !failed => {
-                log::warn!("{}: unknown host: {why}", server.spec.name);
+                log::warn!("{}: unknown host: {why}", server.title);
             }
             (Ok(_), Some(address)) if failed => {
-                log::info!("{}: its name is found: {address}", server.spec.name);
+                log::info!(target: crate::logger::NOTICE, "{}: its name is found: {address}", server.title);
             }
             _ => {}
         }
@@ -106,7 +106,7 @@ impl<S: Socket> Pools<S> {
         };
         let address = server.name.as_ref().and_then(|n| n.candidate(0));
         if let Some(address) = address {
-            log::warn!("{}: is at {address} now", server.spec.name);
+            log::warn!("{}: is at {address} now", server.title);
         }
         server.health.is_another();
         if has_backup {

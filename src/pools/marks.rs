@@ -264,7 +264,7 @@ impl<S: Socket> Pools<S> {
             return;
         };
         let is_local = server.address().is_some_and(|a| a.ip().is_loopback());
-        let (name, beacon) = (&server.spec.name, &mut server.board.beacon);
+        let (name, beacon) = (&server.title, &mut server.board.beacon);
         let known = beacon.others().iter().find(|o| o.id == other);
         if let Some(known) = known.filter(|o| is_there && o.is_alive != Some(true)) {
             log::info!("{name}: magent {} uses it too", known);
@@ -284,7 +284,7 @@ impl<S: Socket> Pools<S> {
         let Some(server) = self.servers.get(id) else {
             return;
         };
-        let (name, board) = (&server.spec.name, &server.board);
+        let (name, board) = (&server.title, &server.board);
         let dead: Vec<&Other> = board.beacon.dead().collect();
         if dead.is_empty() {
             return;

@@ -287,7 +287,7 @@ impl<S: Socket> Pools<S> {
             keep: self.now.plus(KEEP),
             until: self.now.plus(FINISH.max(2 * spans)),
         });
-        log::info!("{}: no longer configured", server.spec.name);
+        log::info!(target: crate::logger::NOTICE, "{}: no longer configured", server.title);
         // Clients that wait for room may go where their keys are now.
         for link in server.links.clone() {
             self.list_link(link);

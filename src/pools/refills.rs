@@ -107,10 +107,14 @@ impl<S: Socket> Pools<S> {
         self.servers.get(id).map_or("?", |s| &s.spec.name)
     }
 
+    fn title_of(&self, id: ServerId) -> &str {
+        self.servers.get(id).map_or("?", |s| &s.title)
+    }
+
     fn log_begin(&self, target: ServerId, sources: impl Iterator<Item = ServerId>) {
         let names: Vec<&str> = sources.map(|id| self.name_of(id)).collect();
-        let (name, sources) = (self.name_of(target), names.join(", "));
-        log::warn!("{name}: refill begins, from {sources}");
+        let (title, sources) = (self.title_of(target), names.join(", "));
+        log::warn!("{title}: refill begins, from {sources}");
     }
 
     /// What follows from how a listing ended.
@@ -156,7 +160,7 @@ impl<S: Socket> Pools<S> {
             log::warn!(
                 "{}: no server is refilled from it: it does not list its keys (lru_crawler metadump), or \
                  is older than memcached 1.6",
-                server.spec.name
+                server.title
             );
         }
     }
@@ -310,7 +314,7 @@ impl<S: Socket> Pools<S> {
         log::warn!(
             "{}: refilled in {:.3} s: {} keys listed, {} copied ({} bytes), {} there already, {} gone, \
              {} skipped",
-            self.name_of(refill.target),
+            self.title_of(refill.target),
             now.since(p.since) as f64 / SECOND as f64,
             p.listed,
             p.copied,

@@ -216,6 +216,7 @@ impl<S: Socket> Pools<S> {
         };
         let id = self.servers.insert(Server {
             spec: spec.clone(),
+            title: spec.name.clone(),
             name,
             primary_of: Vec::new(),
             backup_of: Vec::new(),
@@ -257,6 +258,26 @@ impl<S: Socket> Pools<S> {
         id
     }
 
+    /// What the log calls a server: `pool default: primary 127.0.0.1:11211`.
+    fn title(&self, name: &str, primary_of: &[u32], backup_of: &[u32]) -> String {
+        let mut pools: Vec<&str> = Vec::new();
+        for pool in primary_of.iter().chain(backup_of) {
+            let pool = &self.pools[*pool as usize].config.name[..];
+            if !pools.contains(&pool) {
+                pools.push(pool);
+            }
+        }
+        let role = match (primary_of.is_empty(), backup_of.is_empty()) {
+            (false, false) => "primary and backup",
+            (false, true) => "primary",
+            (true, _) => "backup",
+        };
+        match pools[..] {
+            [pool] => format!("pool {pool}: {role} {name}"),
+            _ => format!("pools {}: {role} {name}", pools.join(", ")),
+        }
+    }
+
     /// What a server must know of the pools that name it.
     fn employ(&mut self, id: ServerId, primary_of: Vec<u32>, backup_of: Vec<u32>) {
         let configs = || {
@@ -268,9 +289,12 @@ impl<S: Socket> Pools<S> {
         let keepalive = configs().any(|c| c.keepalive);
         let connect_timeout = configs().map(|c| nanos(c.connect_timeout)).max();
         let preconnect = configs().any(|c| c.preconnect);
+        let title = |name: &str| self.title(name, &primary_of, &backup_of);
+        let title = self.servers.get(id).map(|s| title(&s.spec.name));
         let Some(server) = self.servers.get_mut(id) else {
             return;
         };
+        server.title = title.unwrap_or_default();
         server.health.set_policy(policy);
         server.journal.set_limit(journal);
         server.keepalive = keepalive;

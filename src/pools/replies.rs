@@ -153,7 +153,7 @@ impl<S: Socket> Pools<S> {
             Err(why) => {
                 self.counters.protocol_errors += 1;
                 if let Some(server) = self.servers.get(link.server) {
-                    log::warn!("{}: {why}; link reset", server.spec.name);
+                    log::warn!("{}: {why}; link reset", server.title);
                 }
                 self.link_ended(id);
                 false

@@ -18,6 +18,8 @@ use std::net::SocketAddr;
 pub struct Server {
     /// As configured, under the name that it has where it is named first.
     pub spec: ServerSpec,
+    /// Its name in the log, with its pools and what it is to them.
+    pub title: String,
     /// Its host's, if that is a name.
     pub name: Option<Name>,
     /// Pools that name it as a primary.

@@ -38,7 +38,7 @@ impl<S: Socket> Pools<S> {
             self.counters.limit_journal_overflows += 1;
             log::warn!(
                 "{}: missed more than the journal holds; it will be flushed when it is back",
-                server.spec.name
+                server.title
             );
         }
     }
@@ -217,10 +217,7 @@ impl<S: Socket> Pools<S> {
         if let Some(away) = server.health.go_up(self.now) {
             let cause = server.outages.end(self.now).map_or("", Cause::text);
             let seconds = away as f64 / SECOND as f64;
-            log::warn!(
-                "{}: up again after {seconds:.3} s ({cause})",
-                server.spec.name
-            );
+            log::warn!("{}: up again after {seconds:.3} s ({cause})", server.title);
         }
         for pool in server.primary_of.iter().chain(&server.backup_of) {
             let pool = &mut self.pools[*pool as usize];
@@ -257,7 +254,7 @@ impl<S: Socket> Pools<S> {
         if status != Status::Done {
             log::error!(
                 "{}: refuses flush_all, which it must be told: it stays down",
-                server.spec.name
+                server.title
             );
             return self.server_down(id, Cause::FlushRefused, false);
         }

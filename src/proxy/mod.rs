@@ -35,7 +35,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
-use turns::Turns;
+use turns::{Done, Parts, Turns};
 
 pub use crate::pools::{Connect, Lines, ServerFigures};
 pub use crate::stats::Holdings;
@@ -356,16 +356,33 @@ impl<S: Socket> Proxy<S> {
     }
 
     /// The turn is over, and with it what the loop did besides; it began at the time of
-    /// [`Proxy::tick`].
-    pub fn end_turn(&mut self, at: Instant) {
-        let took = self.time(at).since(self.now);
-        self.turns.end(took);
+    /// [`Proxy::tick`], which was called and was done at these times.
+    pub fn end_turn(&mut self, tick: (Instant, Instant), at: Instant) {
+        let parts = Parts {
+            before: self.time(tick.0),
+            requests: self.time(tick.1),
+            rest: self.time(at),
+        };
+        let own = self.turns.end(parts.rest.since(self.now));
+        let done = self.done();
+        if let Some(line) = self.turns.watch(self.now, own, parts, done) {
+            log::warn!("{line}");
+        }
+    }
+
+    fn done(&self) -> Done {
+        let (clients, pools) = (&self.clients.calls, &self.pools.calls);
+        Done {
+            requests: self.clients.counters.requests,
+            reads: clients.reads + pools.reads,
+            writes: clients.writes + pools.writes,
+        }
     }
 
     /// The loop has waited: the next turn begins.
     pub fn count_poll(&mut self) {
         self.counters.polls += 1;
-        self.turns.begin(self.now);
+        self.turns.begin(self.now, self.done());
     }
 
     /// Counts one pause of accepting for want of descriptors.

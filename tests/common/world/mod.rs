@@ -406,7 +406,7 @@ impl World {
         let clock = self.clock();
         let mut left = false;
         for proxy in self.nodes.iter_mut().filter_map(|n| n.proxy.as_mut()) {
-            proxy.end_turn(clock.at);
+            proxy.end_turn((clock.at, clock.at), clock.at);
             left |= proxy.wait(clock) == Some(Duration::ZERO);
         }
         // Nobody stops a clock: a proxy whose alarm is now has one later.
