@@ -64,7 +64,7 @@ man-page:
 
 unit:
 	@if command -v systemd-analyze >/dev/null; then dist/check-unit; else \
-		echo "systemd-analyze is not here: dist/magent.service was not checked"; fi
+		echo "systemd-analyze is not here: the units in dist/ were not checked"; fi
 
 # No module uses one above it; .ci/layers --print draws them.
 layers:
@@ -82,12 +82,13 @@ install: magent
 	install -m 644 dist/magent.bash-completion $(DESTDIR)$(COMPLETIONS)/magent
 	sed 's|/usr/local/bin/|$(PREFIX)/bin/|' dist/magent.service > $(DESTDIR)$(UNITS)/magent.service
 	chmod 644 $(DESTDIR)$(UNITS)/magent.service
+	install -m 644 dist/magent.socket $(DESTDIR)$(UNITS)/magent.socket
 	[ -e $(DESTDIR)/etc/default/magent ] || install -m 644 dist/magent.env $(DESTDIR)/etc/default/magent
 
 # Options that somebody changed stay.
 uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/bin/magent $(DESTDIR)$(MAN)/magent.1 $(DESTDIR)$(UNITS)/magent.service \
-		$(DESTDIR)$(COMPLETIONS)/magent
+		$(DESTDIR)$(UNITS)/magent.socket $(DESTDIR)$(COMPLETIONS)/magent
 	! cmp -s dist/magent.env $(DESTDIR)/etc/default/magent || rm -f $(DESTDIR)/etc/default/magent
 
 clean:

@@ -12,6 +12,7 @@
 //! are pushed at its end and released at its start. Between the two a reader may look at any
 //! range again, which is how an upstream link keeps requests until they are answered.
 
+use crate::saved::{Loaded, Loader, Saved, Saver};
 use crate::sys;
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -464,6 +465,22 @@ impl Queue {
             end: self.end,
             ..Queue::default()
         };
+    }
+}
+
+/// The bytes that are held, without their offsets.
+impl Saved for Queue {
+    fn save(&self, to: &mut Saver<'_>) {
+        to.pieces(self.len(), |put| self.for_each(self.start..self.end, put));
+    }
+
+    fn load(from: &mut Loader<'_>) -> Loaded<Queue> {
+        let own = from.bytes()?;
+        Ok(Queue {
+            end: own.len() as u64,
+            own,
+            ..Queue::default()
+        })
     }
 }
 

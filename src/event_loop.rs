@@ -8,37 +8,52 @@
 //! Readiness is state: every socket is registered once, for both directions, and an event is
 //! only noted. Tokens with the top bit set are the loop's own, the others are the proxy's.
 
+mod bound;
 mod door;
 mod listeners;
 mod reading;
 mod resolver;
+mod state;
+mod upgrade;
 
-use crate::config::{Address, Config, ListenSpec, PoolConfig, Prepared};
+pub use bound::{Bound, bind, descriptors};
+pub use state::State;
+pub use upgrade::{TRY_OUT, try_out};
+
+use crate::config::{Config, Prepared};
 use crate::files::Owner;
 use crate::logger;
 use crate::net::{self, Stream};
 use crate::proxy::{Now, Proxy};
-use crate::sys::{self, Signal, Signals, State};
+use crate::sys::{self, Program, Signal, Signals};
 use crate::work::Work;
+use bound::plan;
 use door::Door;
-use listeners::{Listeners, Plan};
+use listeners::Listeners;
 use mio::event::Event;
 use mio::{Events, Interest, Poll, Token, Waker};
 use reading::Reading;
 use resolver::Resolver;
 use std::io::{self, ErrorKind};
 use std::net::Shutdown;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use upgrade::Upgrade;
 
 /// Set in the tokens that are the loop's own.
 const LOOP: usize = 1 << (usize::BITS - 1);
 const SIGNALS: Token = Token(LOOP);
 /// A thread beside the loop has something for it.
 const WAKER: Token = Token(LOOP + 1);
-const FIRST_LISTENER: usize = LOOP + 2;
+/// A program that is tried out says something.
+const TRIAL: Token = Token(LOOP + 2);
+const FIRST_LISTENER: usize = LOOP + 3;
 /// Far above those of listeners that come and go with reloads.
 const FIRST_DOOR: usize = LOOP + (1 << 48);
+
+/// Both directions.
+const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
 
 /// Events taken in one turn; more wait in the kernel.
 const EVENTS: usize = 1024;
@@ -58,10 +73,6 @@ const CONNECTS: usize = 256;
 
 /// How long a stopping magent waits for what clients are owed.
 const DRAIN: Duration = Duration::from_secs(5);
-
-/// Descriptors for standard streams, log, pid file, poll, signals, syslog, the reserve, a
-/// configuration being read, name service, and then some.
-const SPARE_DESCRIPTORS: usize = 32 + listeners::LINGERING;
 
 /// Where the process is in its life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -89,60 +100,13 @@ pub struct EventLoop {
     /// may, or there was none yet.
     more_connects: bool,
     phase: Phase,
-}
-
-/// Listeners that were bound before the loop exists: before the fork, and while the process
-/// may still take low ports.
-pub struct Bound {
-    listeners: Listeners,
-    plan: Plan,
-    door: door::Bound,
-}
-
-/// Binds every listener of `config`; socket files are given to `owner`.
-///
-/// # Errors
-/// A line that names the listener and why it can't be bound.
-pub fn bind(config: &Config, owner: Owner) -> Result<Bound, String> {
-    let mut listeners = Listeners::new(FIRST_LISTENER);
-    let plan = plan(&mut listeners, config, owner)?;
-    let door = door::bind(config, owner, FIRST_DOOR)?;
-    Ok(Bound {
-        listeners,
-        plan,
-        door,
-    })
-}
-
-fn plan(listeners: &mut Listeners, config: &Config, owner: Owner) -> Result<Plan, String> {
-    let all = config
-        .pools
-        .iter()
-        .flat_map(|pool| pool.listen.iter().map(move |spec| (pool, spec)));
-    let (pools, wanted): (Vec<&PoolConfig>, Vec<&ListenSpec>) = all.unzip();
-    listeners.plan(&wanted, owner).map_err(|(at, why)| {
-        let (pool, spec) = (&pools[at].name, wanted[at]);
-        let why = sys::reason(&why);
-        match (&config.file, &spec.address) {
-            (Some(_), Address::Tcp(tcp)) => format!("pool {pool}: listen {tcp}: {why}"),
-            (Some(_), Address::Unix(path)) => {
-                format!("pool {pool}: listen {}: {why}", path.display())
-            }
-            (None, Address::Tcp(tcp)) => format!("-l {} -p {}: {why}", tcp.ip(), tcp.port()),
-            (None, Address::Unix(path)) => format!("-f {}: {why}", path.display()),
-        }
-    })
-}
-
-/// Descriptors that `config` may need at a time. Links count twice: one that was given up is
-/// read to its end while its successor works.
-pub fn descriptors(config: &Config) -> u64 {
-    let pools = config.pools.iter().map(|pool| {
-        let servers = pool.primaries.len() + pool.backups.len();
-        pool.listen.len() + 2 * servers * pool.connections
-    });
-    let others = door::descriptors(config) + SPARE_DESCRIPTORS;
-    (config.clients + pools.sum::<usize>() + others) as u64
+    /// What is started in its place at USR2, if that is known.
+    program: Option<Program>,
+    upgrade: Upgrade,
+    /// A HUP waits until programs have changed.
+    hangup_later: bool,
+    /// It goes to the next program.
+    pid_file: Option<RawFd>,
 }
 
 /// The clock, read once a turn.
@@ -155,16 +119,17 @@ fn read_clock() -> Now {
 }
 
 impl EventLoop {
-    /// A loop that serves `bound`. To be made in the process that will run it: what watches
-    /// sockets does not survive a fork.
+    /// A loop that serves `bound`, and goes on with what the program before has left, if anything. To be
+    /// made in the process that will run it: what watches sockets does not survive a fork.
     ///
     /// # Errors
-    /// What the system says.
+    /// What the system says, or what is wrong with the state.
     pub fn new(
         prepared: Prepared,
         bound: Bound,
         mut signals: Signals,
         owner: Owner,
+        state: Option<State>,
     ) -> io::Result<EventLoop> {
         let Bound {
             mut listeners,
@@ -178,9 +143,23 @@ impl EventLoop {
         let door = Door::open(door, &prepared.config, poll.registry())?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let config = prepared.config.clone();
+        let mut hangup = false;
+        let proxy = match state {
+            None => Proxy::prepared(prepared, read_clock()),
+            Some(state) => {
+                let mut watch = |token, stream: &mut Stream| {
+                    poll.registry().register(stream, Token(token), BOTH)
+                };
+                let restored = upgrade::restore(prepared, state, &mut watch);
+                let restored = restored.map_err(io::Error::other)?;
+                restored.tell();
+                hangup = restored.hangup;
+                restored.proxy
+            }
+        };
         Ok(EventLoop {
             poll,
-            proxy: Proxy::prepared(prepared, read_clock()),
+            proxy,
             config,
             owner,
             listeners,
@@ -191,6 +170,10 @@ impl EventLoop {
             resolver: Resolver::new(waker),
             more_connects: true,
             phase: Phase::Serving,
+            program: None,
+            upgrade: Upgrade::None,
+            hangup_later: hangup,
+            pid_file: None,
         })
     }
 
@@ -207,11 +190,16 @@ impl EventLoop {
         )
     }
 
+    /// What is started in its place at USR2, and the open pid file that goes with it.
+    pub fn may_change_to(&mut self, program: Program, pid_file: Option<RawFd>) {
+        (self.program, self.pid_file) = (Some(program), pid_file);
+    }
+
     /// Tells systemd that it serves.
     pub fn tell_ready(&self) {
         let configuration = self.config.fingerprint();
         let status = format!("serving, configuration {configuration}");
-        tell_systemd(State::Ready, &status);
+        tell_systemd(sys::State::Ready, &status);
     }
 
     /// Serves until it is told to stop and nothing is owed to clients any more.
@@ -238,6 +226,10 @@ impl EventLoop {
             if std::mem::take(&mut self.signalled) {
                 self.take_signals(now);
             }
+            if self.hangup_later && !self.is_upgrading() {
+                self.hangup_later = false;
+                self.hang_up(now);
+            }
             if self.reading.is_under_way() {
                 self.take_configuration(now);
             }
@@ -249,16 +241,21 @@ impl EventLoop {
             } else {
                 ACCEPTS
             };
-            self.accept(most, now);
+            if !self.is_resting() {
+                self.accept(most, now);
+            }
             tick.0 = Instant::now();
             self.proxy.tick(now, Work::timed());
             tick.1 = Instant::now();
-            self.open_door(now);
+            if !self.is_resting() {
+                self.open_door(now);
+            }
             self.connect(now);
             while let Some(host) = self.proxy.next_lookup() {
                 self.resolver.begin(host);
             }
             self.leave(now);
+            self.advance_upgrade(now);
         }
         Ok(())
     }
@@ -273,10 +270,11 @@ impl EventLoop {
             Phase::Serving | Phase::Over => None,
         };
         let reading = self.reading.wait(now.at);
-        let listeners = self.listeners.wait(now.at);
-        let door = self.door.wait(now);
-        [self.proxy.wait(now), listeners, door, reading, drain]
+        let entrances = [self.listeners.wait(now.at), self.door.wait(now)];
+        let entrances = entrances.into_iter().filter(|_| !self.is_resting());
+        [self.proxy.wait(now), reading, drain, self.upgrade_wait()]
             .into_iter()
+            .chain(entrances)
             .flatten()
             .min()
     }
@@ -285,7 +283,7 @@ impl EventLoop {
         let token = event.token();
         if token == SIGNALS {
             self.signalled = true;
-        } else if token == WAKER {
+        } else if token == WAKER || token == TRIAL {
             // Who works beside the loop is asked in each turn while it does.
         } else if token.0 & LOOP != 0 {
             self.listeners.note(token);
@@ -338,8 +336,7 @@ impl EventLoop {
 
     /// Registers once, for good: readiness is kept as state by the proxy.
     fn watch(&self, token: usize, stream: &mut Stream) -> io::Result<()> {
-        let both = Interest::READABLE | Interest::WRITABLE;
-        self.poll.registry().register(stream, Token(token), both)
+        self.poll.registry().register(stream, Token(token), BOTH)
     }
 
     fn connect(&mut self, now: Now) {
@@ -362,6 +359,7 @@ impl EventLoop {
         while let Some(signal) = self.signals.take() {
             match (signal, self.phase) {
                 (Signal::Hangup, _) => hangup = true,
+                (Signal::Upgrade, _) => self.wants_upgrade(now),
                 (Signal::Terminate, Phase::Serving) => self.stop(now),
                 (Signal::Terminate, Phase::Draining(_) | Phase::Over) => {
                     log::warn!("stopped at once by a second signal");
@@ -369,14 +367,17 @@ impl EventLoop {
                 }
             }
         }
-        if hangup {
+        if hangup && self.is_upgrading() {
+            self.hangup_later = true;
+        } else if hangup {
             self.hang_up(now);
         }
     }
 
     fn stop(&mut self, now: Now) {
         log::info!(target: logger::NOTICE, "stopping: finishing what clients are owed");
-        tell_systemd(State::Stopping, "finishing what clients are owed");
+        self.end_upgrade(now);
+        tell_systemd(sys::State::Stopping, "finishing what clients are owed");
         self.accept_all(now);
         self.listeners.close();
         self.proxy.drain(now);
@@ -403,6 +404,7 @@ impl EventLoop {
         if self.door.admin.take_reload() {
             let why = match (&self.config.file, self.phase) {
                 (None, _) => Some("there is no configuration file (-c) to read again"),
+                _ if self.is_upgrading() => Some("another program takes over just now"),
                 (Some(_), Phase::Serving) => None,
                 (Some(_), Phase::Draining(_) | Phase::Over) => Some("stopping"),
             };
@@ -430,7 +432,7 @@ impl EventLoop {
             return;
         };
         let status = format!("reading {} again", file.display());
-        tell_systemd(State::Reloading, &status);
+        tell_systemd(sys::State::Reloading, &status);
         self.read_configuration(now);
     }
 
@@ -474,7 +476,7 @@ impl EventLoop {
                 log::error!("{line}");
                 self.proxy.reload_failed(&why, now);
                 if is_done {
-                    tell_systemd(State::Ready, &line);
+                    tell_systemd(sys::State::Ready, &line);
                     self.door.admin.reloaded(Err(&why));
                 }
             }
@@ -484,7 +486,7 @@ impl EventLoop {
     /// All or nothing: what can fail comes first.
     fn take_over(&mut self, config: &Config, now: Now) -> Result<(), String> {
         sys::raise_nofile(descriptors(config))?;
-        let plan = plan(&mut self.listeners, config, self.owner)?;
+        let plan = plan(&mut self.listeners, config, self.owner, &mut Vec::new())?;
         if self.listeners.closes_some(&plan) {
             self.accept_all(now);
         }
@@ -497,7 +499,7 @@ impl EventLoop {
 }
 
 /// A service manager that does not listen is no reason to stop.
-fn tell_systemd(state: State, status: &str) {
+fn tell_systemd(state: sys::State, status: &str) {
     if let Err(e) = sys::notify(state, status) {
         log::warn!("NOTIFY_SOCKET: {}", sys::reason(&e));
     }
@@ -535,10 +537,10 @@ mod tests {
         let Ok(Action::Run(config)) = Config::from_args(&args) else {
             panic!("{args:?}");
         };
-        let bound = bind(&config, None).unwrap();
+        let bound = bind(&config, None, Vec::new()).unwrap();
         let prepared = Prepared::new(config);
         let thread =
-            std::thread::spawn(move || EventLoop::new(prepared, bound, signals, None)?.run());
+            std::thread::spawn(move || EventLoop::new(prepared, bound, signals, None, None)?.run());
         Running {
             dir,
             signals: writer,

@@ -12,6 +12,8 @@
 //! A server that is not up is asked nothing. It is *settling* while it may still execute what it
 //! got over links that were given up, and *syncing* while it is sent what it missed.
 
+mod saved;
+
 use crate::time::{SECOND, Time};
 
 /// A server that may still execute writes of links that were given up gets this long after its
@@ -191,6 +193,11 @@ impl Health {
     /// Takes a new policy over (reload); the state stays.
     pub fn set_policy(&mut self, policy: Policy) {
         self.policy = policy;
+    }
+
+    /// What decides about it.
+    pub fn policy(&self) -> Policy {
+        self.policy
     }
 
     /// Where it stands.

@@ -16,6 +16,7 @@
 //! that none takes long to grow, and what is dropped is freed a little at a time.
 
 mod blocks;
+mod saved;
 
 use blocks::Blocks;
 use std::collections::HashMap;

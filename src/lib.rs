@@ -16,6 +16,7 @@ pub mod placement;
 pub mod pools;
 pub mod protocol;
 pub mod proxy;
+pub mod saved;
 pub mod slab;
 pub mod stats;
 pub mod sys;

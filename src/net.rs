@@ -1,9 +1,12 @@
 //! Sockets, TCP and Unix alike, all of them non-blocking: streams, what is known of their
 //! readiness, and connects.
 
+mod handover;
 mod listener;
 
-pub use listener::Listener;
+pub use handover::{Blank, descriptor};
+use listener::{Accepting, SocketFile};
+pub use listener::{Given, Listener};
 
 use crate::buffer::Queue;
 use crate::config::Address;
@@ -165,6 +168,11 @@ impl<S: Socket> Conn<S> {
     /// What the system says.
     pub fn shutdown_write(&mut self) -> io::Result<()> {
         self.io.shutdown_write()
+    }
+
+    /// The socket itself.
+    pub fn socket(&self) -> &S {
+        &self.io
     }
 
     /// See [`Socket::peer`].

@@ -4,6 +4,7 @@ use magent::files::{self, Owner};
 use magent::sys::reason;
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -36,6 +37,21 @@ impl PidFile {
             pid_file.put(std::process::id())?;
         }
         Ok(pid_file)
+    }
+
+    /// The file that the program before has left open, with the pid of this process in it.
+    pub fn inherited(path: &Path, file: OwnedFd) -> PidFile {
+        PidFile {
+            path: path.to_path_buf(),
+            file: file.into(),
+            written: true,
+            made: true,
+        }
+    }
+
+    /// What the next program inherits.
+    pub fn descriptor(&self) -> RawFd {
+        self.file.as_raw_fd()
     }
 
     pub fn path(&self) -> &Path {

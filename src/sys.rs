@@ -3,22 +3,28 @@
 #![allow(unsafe_code)]
 
 mod daemon;
+mod given;
+mod handover;
 mod identity;
 mod notify;
 mod nowait;
 mod process;
+mod program;
 mod signals;
 mod sockets;
 
 pub use daemon::{Readiness, daemonise};
+pub use given::given_sockets;
+pub use handover::{bequeath, inherited, memory_file, seal, sealed_file};
 pub use identity::{Identity, drop_privileges, give, identity, is_root, user};
 pub use notify::{State, notify};
 pub use nowait::{has_room, send_now};
 pub use process::{
-    cpu_time, host_name, raise_nofile, release_pages, resident_memory, thread_time, trim_memory,
-    with_umask,
+    cpu_time, host_name, monotonic, raise_nofile, release_pages, resident_memory, thread_time,
+    trim_memory, with_umask,
 };
-pub use signals::{Signal, Signals};
+pub use program::{Child, End, Program, Stamp};
+pub use signals::{Signal, Signals, hold_signals};
 pub use sockets::{keep_alive, listen_tcp, peer_process, set_backlog};
 
 use std::io;

@@ -3,6 +3,8 @@
 mod common;
 #[path = "daemon/files.rs"]
 mod files;
+#[path = "daemon/given.rs"]
+mod given;
 #[path = "daemon/lines.rs"]
 mod lines;
 #[path = "daemon/log.rs"]

@@ -19,6 +19,7 @@ const INSTALLED: &[(&str, u32)] = &[
     ("etc/default/magent", 0o644),
     ("usr/local/bin/magent", 0o755),
     ("usr/local/lib/systemd/system/magent.service", 0o644),
+    ("usr/local/lib/systemd/system/magent.socket", 0o644),
     ("usr/local/share/bash-completion/completions/magent", 0o644),
     ("usr/local/share/man/man1/magent.1", 0o644),
 ];
@@ -178,6 +179,7 @@ fn the_package_is_whole() {
     let installed = [
         "man/magent.1",
         "dist/magent.service",
+        "dist/magent.socket",
         "dist/magent.env",
         "dist/magent.bash-completion",
     ];

@@ -60,6 +60,16 @@ impl Pause {
         self.0 |= reason.0;
     }
 
+    /// The reasons that still hold under another program: memory and room at servers are looked for anew.
+    pub fn saved(self) -> u8 {
+        self.0 & !(Pause::MEMORY.0 | Pause::SERVER.0)
+    }
+
+    /// The same set, of [`Pause::saved`].
+    pub fn loaded(saved: u8) -> Pause {
+        Pause(saved)
+    }
+
     /// Takes a reason away.
     pub fn remove(&mut self, reason: Pause) {
         self.0 &= !reason.0;

@@ -8,6 +8,7 @@
 //! The files of this folder are layers; each calls those below it only:
 //!
 //! ```text
+//!  saved                another program goes on with them
 //!  sweep hungry         what time does; clients that wait for memory
 //!  operator             what operators see of clients, and do with them
 //!  intake deliver       bytes → requests; answers of the pools → slots
@@ -35,6 +36,7 @@ mod intake;
 mod multi;
 mod operator;
 mod refuse;
+mod saved;
 mod share;
 mod slots;
 mod spares;
@@ -125,6 +127,8 @@ pub struct Clients<S> {
     leaving: sweep::Leaving,
     sweep: sweep::Sweep,
     closed: bool,
+    /// Another program is to take over: nobody is read.
+    paused: bool,
     /// Clients left to which servers owe something.
     abandoned: bool,
     /// What was done for clients, whatever their pool.
@@ -154,6 +158,7 @@ impl<S: Socket> Clients<S> {
             leaving: sweep::Leaving::default(),
             sweep: sweep::Sweep::default(),
             closed: false,
+            paused: false,
             abandoned: false,
             counters: ClientCounters::default(),
             calls: CallCounters::default(),
@@ -264,17 +269,20 @@ impl<S: Socket> Clients<S> {
 
     /// True if clients are to be read.
     pub fn has_ready(&self) -> bool {
-        !self.ready.is_empty()
+        !self.paused && !self.ready.is_empty()
     }
 
     /// True if something is to be done at once.
     pub fn has_work(&self) -> bool {
-        !self.ready.is_empty() || !self.dirty.is_empty() || !self.dead.is_empty()
+        self.has_ready() || !self.dirty.is_empty() || !self.dead.is_empty()
     }
 
     /// How many clients are to be read.
     pub fn ready_len(&self) -> usize {
-        self.ready.len()
+        match self.paused {
+            true => 0,
+            false => self.ready.len(),
+        }
     }
 
     /// The next client that is to be read.

@@ -12,6 +12,8 @@
 //! soon as those of all keys before them have. Keys beyond one portion are asked for when the
 //! portion before has gone out.
 
+mod saved;
+
 use crate::buffer::{Queue, SHARE, Source};
 use crate::protocol::{Format, Item, Reply, Status, forms};
 

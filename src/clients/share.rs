@@ -70,7 +70,7 @@ impl<S: Socket> Clients<S> {
 
     /// True if clients wait for memory.
     pub fn has_hungry(&self) -> bool {
-        !self.hungry.is_empty()
+        !self.paused && !self.hungry.is_empty()
     }
 
     /// A client's answers changed: lists it to be written, and accounts for it anew.

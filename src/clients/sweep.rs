@@ -55,7 +55,7 @@ impl<S: Socket> Clients<S> {
             0 => Some(self.sweep.since.plus(INTERVAL)),
             _ => Some(self.now),
         };
-        let hungry = (!self.hungry.is_empty()).then(|| self.now.plus(SECOND / 100));
+        let hungry = self.has_hungry().then(|| self.now.plus(SECOND / 100));
         [sweep, self.leaving.until, hungry]
             .into_iter()
             .flatten()
@@ -118,6 +118,11 @@ impl<S: Socket> Clients<S> {
         };
         *counter += 1;
         self.end(key, Ending::Dead);
+    }
+
+    /// True while some finish that belong to no listener any more.
+    pub fn has_leaving(&self) -> bool {
+        !self.leaving.clients.is_empty()
     }
 
     /// All clients are to finish and leave, and no other is admitted.

@@ -40,6 +40,16 @@ pub enum Address {
     Unix(PathBuf),
 }
 
+impl Address {
+    /// For people: `127.0.0.1:11211`, `[::1]:11211`, `/path/to.sock`.
+    pub fn place(&self) -> String {
+        match self {
+            Address::Tcp(address) => address.to_string(),
+            Address::Unix(path) => path.display().to_string(),
+        }
+    }
+}
+
 /// Where a server is.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Endpoint {
@@ -115,10 +125,7 @@ impl ListenSpec {
 
     /// Where it is, for people.
     pub fn place(&self) -> String {
-        match &self.address {
-            Address::Tcp(address) => address.to_string(),
-            Address::Unix(path) => path.display().to_string(),
-        }
+        self.address.place()
     }
 
     /// A listener of the command line.

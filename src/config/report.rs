@@ -72,6 +72,26 @@ impl Config {
         format!("{hash:016x}")
     }
 
+    /// Where clients come in and where keys go, as text: a program that takes over must mean the same.
+    pub fn places(&self) -> String {
+        const PLACES: [&str; 6] = [
+            "listen",
+            "hash",
+            "distribution",
+            "hash_tag",
+            "servers",
+            "backups",
+        ];
+        let mut text = String::new();
+        for pool in &self.pools {
+            let lines = pool_lines(pool).into_iter();
+            for (key, value) in lines.filter(|(key, _)| PLACES.contains(key)) {
+                text.push_str(&format!("{}:{key} {value}\n", pool.name));
+            }
+        }
+        text
+    }
+
     /// The host names of servers that are not known now; one line each. Waits for name service.
     pub fn unknown_hosts(&self) -> Vec<String> {
         let mut seen = HashSet::new();

@@ -4,12 +4,13 @@ use super::listeners::{Listeners, Plan};
 use crate::admin::{Admin, Entrance};
 use crate::config::{Config, ListenSpec};
 use crate::files::Owner;
-use crate::net::Stream;
+use crate::net::{Given, Stream};
 use crate::proxy::{Now, Proxy};
 use crate::sys;
 use crate::work::Work;
 use mio::{Interest, Registry, Token};
 use std::io;
+use std::os::fd::RawFd;
 use std::time::Duration;
 
 /// Set in the tokens of sessions; what the loop's own have is above it.
@@ -47,14 +48,19 @@ fn doors(config: &Config) -> impl Iterator<Item = (&'static str, &ListenSpec, En
     admin.chain(twemproxy.map(|door| ("--twemproxy-stats", door, Entrance::Twemproxy)))
 }
 
-/// Binds the doors of `config`, whose listeners' tokens count from `first_token`.
+/// Binds the doors of `config` that are not among `given`; their listeners' tokens count from `first_token`.
 ///
 /// # Errors
 /// A line that names the door and why it can't be bound.
-pub fn bind(config: &Config, owner: Owner, first_token: usize) -> Result<Bound, String> {
+pub fn bind(
+    config: &Config,
+    owner: Owner,
+    given: &mut Vec<Given>,
+    first_token: usize,
+) -> Result<Bound, String> {
     let mut listeners = Listeners::new(first_token);
     let wanted: Vec<_> = doors(config).map(|(_, spec, _)| spec).collect();
-    match listeners.plan(&wanted, owner) {
+    match listeners.plan(&wanted, owner, given) {
         Ok(plan) => Ok(Bound(listeners, plan)),
         Err((at, why)) => {
             let door = wanted[at].place();
@@ -77,6 +83,11 @@ impl Door {
             entrances: doors(config).map(|(_, _, entrance)| entrance).collect(),
             admin: Admin::default(),
         })
+    }
+
+    /// See [`crate::net::Listener::number`].
+    pub fn numbers(&self) -> impl Iterator<Item = (RawFd, Option<(u64, u64)>)> {
+        self.listeners.numbers()
     }
 
     /// Takes an event of a listener; that of another one is ignored.

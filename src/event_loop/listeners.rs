@@ -3,12 +3,13 @@
 
 use crate::config::ListenSpec;
 use crate::files::Owner;
-use crate::net::{Listener, Socket, Stream};
+use crate::net::{Given, Listener, Socket, Stream};
 use crate::sys;
 use mio::{Interest, Registry, Token};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice};
+use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
 /// How long accepting pauses after the system had no descriptor. No event tells that one is free
@@ -79,7 +80,7 @@ impl Listeners {
         }
     }
 
-    /// Binds those of `wanted` that are not here yet. Nothing else changes.
+    /// Binds those of `wanted` that are not here yet, or takes them out of `given`. Nothing else changes.
     ///
     /// # Errors
     /// The index in `wanted` of the one that can't be bound, and why.
@@ -87,6 +88,7 @@ impl Listeners {
         &mut self,
         wanted: &[&ListenSpec],
         owner: Owner,
+        given: &mut Vec<Given>,
     ) -> Result<Plan, (usize, io::Error)> {
         let mut here: Vec<_> = self.list.iter().map(|e| e.socket.spec()).collect();
         let mut next_token = self.next_token;
@@ -100,8 +102,12 @@ impl Listeners {
                 }
                 None => {
                     next_token += 1;
-                    let listener = Listener::bind(spec, owner).map_err(|e| (i, e))?;
-                    Some((listener, Token(next_token - 1)))
+                    let at = given.iter().position(|g| *g.address() == spec.address);
+                    let listener = match at.map(|at| given.swap_remove(at)) {
+                        Some(given) => Listener::adopt(given, spec),
+                        None => Listener::bind(spec, owner),
+                    };
+                    Some((listener.map_err(|e| (i, e))?, Token(next_token - 1)))
                 }
             };
             places.push(Place {
@@ -151,6 +157,11 @@ impl Listeners {
             }
         }
         Ok(())
+    }
+
+    /// See [`Listener::number`].
+    pub fn numbers(&self) -> impl Iterator<Item = (RawFd, Option<(u64, u64)>)> {
+        self.list.iter().map(|watched| watched.socket.number())
     }
 
     /// Closes them all and removes their socket files.
@@ -344,20 +355,20 @@ mod tests {
         let (sa, sb, sc) = (spec(a.clone()), spec(b.clone()), spec(c.clone()));
         let mut poll = mio::Poll::new().unwrap();
         let mut all = Listeners::new(100);
-        let plan = all.plan(&[&sa, &sb], None).unwrap();
+        let plan = all.plan(&[&sa, &sb], None, &mut Vec::new()).unwrap();
         all.apply(plan, poll.registry()).unwrap();
         let now = Instant::now();
 
         // One that can't be bound leaves all as it was, and the new one's file is gone.
         std::fs::create_dir(dir.join("d")).unwrap();
         let bad = spec(dir.join("d"));
-        let (at, _) = all.plan(&[&sc, &bad], None).err().unwrap();
+        let (at, _) = all.plan(&[&sc, &bad], None, &mut Vec::new()).err().unwrap();
         assert_eq!(at, 1);
         assert!(!c.exists());
 
         // b stays, under another number, with a client in its queue; a goes, c comes.
         let _waiting = client(&b);
-        let plan = all.plan(&[&sb, &sc], None).unwrap();
+        let plan = all.plan(&[&sb, &sc], None, &mut Vec::new()).unwrap();
         all.apply(plan, poll.registry()).unwrap();
         assert!(!a.exists());
         turn(&mut poll, &mut all);
@@ -370,7 +381,7 @@ mod tests {
         assert_eq!(all.wait(now), None);
 
         // The same address twice is one listener too many.
-        let (at, why) = all.plan(&[&sb, &sb], None).err().unwrap();
+        let (at, why) = all.plan(&[&sb, &sb], None, &mut Vec::new()).err().unwrap();
         assert_eq!((at, why.kind()), (1, ErrorKind::AddrInUse));
         all.close();
         assert!(!b.exists() && !c.exists());
@@ -384,7 +395,7 @@ mod tests {
         let spec = spec(path.clone());
         let mut poll = mio::Poll::new().unwrap();
         let mut all = Listeners::new(100);
-        let plan = all.plan(&[&spec], None).unwrap();
+        let plan = all.plan(&[&spec], None, &mut Vec::new()).unwrap();
         all.apply(plan, poll.registry()).unwrap();
         let mut waiting: Vec<_> = (0..TURNED_AWAY).map(|_| client(&path)).collect();
         turn(&mut poll, &mut all);
@@ -413,7 +424,7 @@ mod tests {
         let spec = spec(path.clone());
         let mut poll = mio::Poll::new().unwrap();
         let mut all = Listeners::new(100);
-        let plan = all.plan(&[&spec], None).unwrap();
+        let plan = all.plan(&[&spec], None, &mut Vec::new()).unwrap();
         all.apply(plan, poll.registry()).unwrap();
         let now = Instant::now();
         let mut clients = Vec::new();

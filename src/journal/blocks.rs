@@ -32,6 +32,11 @@ impl<T> Blocks<T> {
         self.blocks.front()?.front()
     }
 
+    /// All members, oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.blocks.iter().flatten()
+    }
+
     /// Adds a member.
     pub fn push_back(&mut self, member: T) {
         match self.blocks.back_mut() {

@@ -8,21 +8,66 @@ use mio::event::Source;
 use mio::{Interest, Registry, Token};
 use std::fs;
 use std::io::{self, ErrorKind};
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 /// Where clients come in. Dropping it closes it and removes its socket file.
 pub struct Listener {
     spec: ListenSpec,
-    socket: Accepting,
+    pub(super) socket: Accepting,
 }
 
-enum Accepting {
+pub(super) enum Accepting {
     Tcp(mio::net::TcpListener),
     Unix {
         listener: mio::net::UnixListener,
-        file: SocketFile,
+        /// `None`: it belongs to whoever gave the socket.
+        file: Option<SocketFile>,
     },
+}
+
+/// A socket that listens already: whoever started the process made it.
+pub struct Given {
+    pub(super) address: Address,
+    pub(super) socket: Accepting,
+}
+
+impl Given {
+    /// Where it listens, and the socket.
+    ///
+    /// # Errors
+    /// What the system says, or that it is neither TCP nor in the file system.
+    pub fn new(socket: OwnedFd) -> io::Result<Given> {
+        let tcp = TcpListener::from(socket);
+        tcp.set_nonblocking(true)?;
+        if let Ok(address) = tcp.local_addr() {
+            sys::keep_alive(&tcp)?;
+            return Ok(Given {
+                address: Address::Tcp(address),
+                socket: Accepting::Tcp(mio::net::TcpListener::from_std(tcp)),
+            });
+        }
+        let unix = UnixListener::from(OwnedFd::from(tcp));
+        let address = unix.local_addr()?;
+        let Some(path) = address.as_pathname() else {
+            return Err(io::Error::other("it has no path"));
+        };
+        Ok(Given {
+            address: Address::Unix(path.to_path_buf()),
+            socket: Accepting::Unix {
+                listener: mio::net::UnixListener::from_std(unix),
+                file: None,
+            },
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
 }
 
 impl Listener {
@@ -43,6 +88,21 @@ impl Listener {
         })
     }
 
+    /// Takes a socket that listens at the address of `spec` already. A socket file keeps owner and mode.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn adopt(given: Given, spec: &ListenSpec) -> io::Result<Listener> {
+        match &given.socket {
+            Accepting::Tcp(l) => sys::set_backlog(l, spec.backlog)?,
+            Accepting::Unix { listener, .. } => sys::set_backlog(listener, spec.backlog)?,
+        }
+        Ok(Listener {
+            spec: spec.clone(),
+            socket: given.socket,
+        })
+    }
+
     /// As it was asked for.
     pub fn spec(&self) -> &ListenSpec {
         &self.spec
@@ -60,7 +120,10 @@ impl Listener {
             }
             self.spec.backlog = spec.backlog;
         }
-        if let Accepting::Unix { file, .. } = &self.socket {
+        if let Accepting::Unix {
+            file: Some(file), ..
+        } = &self.socket
+        {
             if self.spec.mode != spec.mode {
                 let inode = SocketInode::hold(&file.path)?;
                 if inode.id()? != file.id {
@@ -99,7 +162,7 @@ impl Listener {
     pub fn local(&self) -> io::Result<Address> {
         match &self.socket {
             Accepting::Tcp(listener) => listener.local_addr().map(Address::Tcp),
-            Accepting::Unix { file, .. } => Ok(Address::Unix(file.path.clone())),
+            Accepting::Unix { .. } => Ok(self.spec.address.clone()),
         }
     }
 
@@ -128,9 +191,7 @@ impl Source for Listener {
 fn bind_unix(path: &Path, spec: &ListenSpec, owner: Owner) -> io::Result<Accepting> {
     make_way(path)?;
     // By umask, not by chmod: there must be no moment at which too many may connect.
-    let bound = sys::with_umask(0o777 & !spec.mode, || {
-        std::os::unix::net::UnixListener::bind(path)
-    })?;
+    let bound = sys::with_umask(0o777 & !spec.mode, || UnixListener::bind(path))?;
     let inode = SocketInode::hold(path)?;
     inode.give(owner)?;
     let file = SocketFile {
@@ -140,7 +201,10 @@ fn bind_unix(path: &Path, spec: &ListenSpec, owner: Owner) -> io::Result<Accepti
     sys::set_backlog(&bound, spec.backlog)?;
     bound.set_nonblocking(true)?;
     let listener = mio::net::UnixListener::from_std(bound);
-    Ok(Accepting::Unix { listener, file })
+    Ok(Accepting::Unix {
+        listener,
+        file: Some(file),
+    })
 }
 
 /// Removes a socket file whose listener is gone, and nothing else.
@@ -165,10 +229,10 @@ fn make_way(path: &Path) -> io::Result<()> {
 }
 
 /// The name of a Unix listener in the file system; removed when dropped.
-struct SocketFile {
-    path: PathBuf,
+pub(super) struct SocketFile {
+    pub(super) path: PathBuf,
     /// Device and inode: a successor's file at the same path is left alone.
-    id: (u64, u64),
+    pub(super) id: (u64, u64),
 }
 
 impl Drop for SocketFile {

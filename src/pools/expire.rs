@@ -42,6 +42,7 @@ impl<S: Socket> Pools<S> {
     pub(super) fn next_alarm(&self) -> Time {
         let links = self.links.values().map(|l| l.alarm);
         let servers = self.servers.values().filter_map(|s| match s.removed {
+            None if self.paused => None,
             None if s.health.is_up() => {
                 let probe_at = s.health.probe_at().unwrap_or(Time::NEVER);
                 Some(probe_at.min(s.board.renew_at))
@@ -88,6 +89,9 @@ impl<S: Socket> Pools<S> {
         };
         if server.removed.is_some() {
             return self.wind_down(id);
+        }
+        if self.paused {
+            return;
         }
         match server.health.state() {
             State::Down { probe_at } if probe_at <= self.now => self.probe_down(id),

@@ -13,6 +13,7 @@
 //! The files of this folder are layers; each calls those below it only:
 //!
 //! ```text
+//!  saved                             another program goes on with them
 //!  turn reload report operator       what the proxy calls
 //!  expire                            what time does
 //!  eject                             rings that servers leave
@@ -69,6 +70,7 @@ mod refills;
 mod reload;
 mod replies;
 mod report;
+mod saved;
 mod send;
 mod server;
 mod settle;
@@ -154,6 +156,8 @@ pub struct Pools<S> {
     monitors: Slab<monitors::Monitor>,
     /// What came of those that operators asked for.
     reports: Vec<(usize, Merged)>,
+    /// Another program is to take over: nothing begins that no client waits for.
+    paused: bool,
     recent: RecentWrites,
     /// A server is being asked for its keys, for the refill that is under way.
     listing: Option<listing::Listing<S>>,

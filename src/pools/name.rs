@@ -1,6 +1,7 @@
 //! A server that is configured by its host name: the addresses that the last lookup found, and which
 //! of them is in use. No I/O.
 
+use crate::saved::{Loaded, Loader, Saved, Saver, load_all, save_all};
 use std::net::SocketAddr;
 
 /// The address in use is given up when it is missing in so many lookups in a row: some name services
@@ -79,6 +80,28 @@ impl Name {
         self.missing = 0;
         self.in_use = self.known.first().copied();
         true
+    }
+}
+
+impl Name {
+    /// Writes what is known of it.
+    pub fn save(&self, to: &mut Saver<'_>) {
+        save_all(to, self.known.iter());
+        self.in_use.save(to);
+        self.missing.save(to);
+        self.fails.save(to);
+    }
+
+    /// Reads that.
+    ///
+    /// # Errors
+    /// It is damaged.
+    pub fn load(&mut self, from: &mut Loader<'_>) -> Loaded<()> {
+        self.known = load_all(from, SocketAddr::load)?;
+        self.in_use = Saved::load(from)?;
+        self.missing = Saved::load(from)?;
+        self.fails = Saved::load(from)?;
+        Ok(())
     }
 }
 

@@ -10,6 +10,7 @@ use super::ServerId;
 use super::copies::{Copies, Listed};
 use super::pace::Pace;
 use super::spool::Spool;
+use crate::saved::saved_fields;
 use crate::stats::Histogram;
 use crate::time::{MILLISECOND, SECOND, Time};
 use std::collections::{BTreeMap, VecDeque};
@@ -139,6 +140,17 @@ pub struct Refill {
     pub charged: usize,
 }
 
+saved_fields!(Progress {
+    since,
+    listed,
+    copied,
+    there,
+    gone,
+    skipped,
+    bytes,
+    is_partial,
+});
+
 impl Refills {
     /// None.
     pub fn new() -> Refills {
@@ -214,6 +226,11 @@ impl Refill {
         self.number += 1;
         self.again_bytes += key.len() + ENTRY;
         self.again.insert((at, self.number), (key, listed));
+    }
+
+    /// Single keys, and those to fetch again.
+    pub fn keys(&self) -> impl Iterator<Item = &Box<[u8]>> {
+        self.again.values().map(|(key, _)| key)
     }
 
     /// Keys that are listed and not looked at.

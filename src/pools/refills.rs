@@ -29,7 +29,7 @@ const LOOK_AGAIN: u64 = 10 * MILLISECOND;
 impl<S: Socket> Pools<S> {
     /// Goes on with the refill that is under way, or begins the next one. A bounded amount.
     pub(super) fn refill_some(&mut self, work: &mut Work) {
-        if self.refills.jobs.is_empty() {
+        if self.paused || self.refills.jobs.is_empty() {
             return;
         }
         self.interrupt_refills();
@@ -331,7 +331,8 @@ impl<S: Socket> Pools<S> {
 
     /// When a refill has something to do.
     pub(super) fn refill_at(&self) -> Time {
-        let Some(first) = self.refills.jobs.front() else {
+        let first = self.refills.jobs.front().filter(|_| !self.paused);
+        let Some(first) = first else {
             return Time::NEVER;
         };
         let is_under_way = first.has_begun && self.can_run(0) && !first.idles(self.now);

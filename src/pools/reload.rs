@@ -47,6 +47,7 @@ impl<S: Socket> Pools<S> {
             flushes: Slab::<flush_all::FlushAll>::default(),
             monitors: Slab::default(),
             reports: Vec::new(),
+            paused: false,
             listing: None,
             refills: refill::Refills::new(),
             recent: recent::RecentWrites::default(),

@@ -9,6 +9,7 @@ use crate::config::{Address, Endpoint, Farms, PoolConfig, ServerSpec};
 use crate::health::{Health, Policy, Probing};
 use crate::journal::Journal;
 use crate::placement::{Distribution, Farm};
+use crate::saved::{Loaded, Loader, Saved, Saver, load_all, save_all};
 use crate::stats::{Latency, ServerStats};
 use crate::time::{SECOND, Time, nanos};
 use std::net::SocketAddr;
@@ -113,6 +114,18 @@ impl Quiet {
     pub fn is_at(&self, now: Time) -> bool {
         let mut spans = self.spans.iter();
         spans.any(|(from, until)| (*from..*until).contains(&now))
+    }
+}
+
+impl Saved for Quiet {
+    fn save(&self, to: &mut Saver<'_>) {
+        save_all(to, self.spans.iter());
+    }
+
+    fn load(from: &mut Loader<'_>) -> Loaded<Quiet> {
+        Ok(Quiet {
+            spans: load_all(from, <(Time, Time)>::load)?,
+        })
     }
 }
 

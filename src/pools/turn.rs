@@ -70,16 +70,25 @@ impl<S: Socket> Pools<S> {
                     Address::Tcp(address) => Some(address),
                     Address::Unix(_) => None,
                 };
-                self.sockets = self.sockets.wrapping_add(1) & SOCKETS;
-                link.token = KIND_LINK | (self.sockets as usize) << 32 | (id & 0xffff_ffff);
+                let keepalive = server.keepalive;
+                let token = self.next_token(id);
+                if let Some(link) = self.links.get_mut(id) {
+                    link.token = token;
+                }
                 return Some(Connect {
-                    token: link.token,
+                    token,
                     address,
-                    keepalive: server.keepalive,
+                    keepalive,
                 });
             }
         }
         None
+    }
+
+    /// What the events of the next socket of a link are named by.
+    pub(super) fn next_token(&mut self, link: usize) -> usize {
+        self.sockets = self.sockets.wrapping_add(1) & SOCKETS;
+        KIND_LINK | (self.sockets as usize) << 32 | (link & 0xffff_ffff)
     }
 
     /// An event of a server's socket.
@@ -115,7 +124,7 @@ impl<S: Socket> Pools<S> {
             self.take_losses(work, clients);
             self.renew_rings();
         }
-        if !self.to_sync.is_empty() {
+        if self.has_to_tell() {
             self.sync_some(work);
         }
     }
@@ -223,7 +232,7 @@ impl<S: Socket> Pools<S> {
 
     /// True if a listed server can be sent something, or moved on, now.
     fn has_to_tell(&self) -> bool {
-        !self.to_sync.is_empty()
+        !self.paused && !self.to_sync.is_empty()
     }
 
     /// True if links are to be read.

@@ -19,6 +19,7 @@ pub mod forms;
 pub mod meta;
 pub mod metadump;
 pub mod reply;
+mod saved;
 pub mod text;
 
 use crate::buffer::Source;

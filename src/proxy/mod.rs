@@ -19,6 +19,7 @@ mod local;
 mod memcached;
 mod operator;
 mod requests;
+mod saved;
 mod snapshot;
 mod stats;
 mod turns;

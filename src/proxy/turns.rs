@@ -1,5 +1,6 @@
 //! How long turns of the loop take, in processor time, and what those did that took far too long.
 
+use crate::saved::saved_fields;
 use crate::sys;
 use crate::time::{MILLISECOND, SECOND, Time};
 
@@ -52,6 +53,14 @@ pub struct Turns {
     told_at: Option<Time>,
     untold: u64,
 }
+
+saved_fields!(Turns {
+    longest,
+    sum,
+    counts,
+    cpu,
+    read_at,
+});
 
 /// How long turns took, in processor time, since the start or the last `stats reset`.
 #[derive(Clone, Debug)]

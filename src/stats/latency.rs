@@ -36,11 +36,11 @@ fn bound(bucket: usize) -> u64 {
 /// Times, counted in logarithmic buckets a quarter of a doubling wide.
 #[derive(Clone, Debug)]
 pub struct Histogram {
-    counts: [u64; BUCKETS],
+    pub(super) counts: [u64; BUCKETS],
     /// In nanoseconds.
-    sum: u64,
+    pub(super) sum: u64,
     /// In nanoseconds.
-    max: u64,
+    pub(super) max: u64,
 }
 
 impl Default for Histogram {
@@ -142,7 +142,7 @@ impl Window {
 #[derive(Clone, Debug)]
 pub struct Latency {
     /// All but those of the present window.
-    past: Histogram,
+    pub(super) past: Histogram,
     windows: Box<[Window; WINDOWS]>,
     /// The present window.
     at: usize,

@@ -3,6 +3,7 @@
 mod history;
 mod hot;
 mod latency;
+mod saved;
 mod slow;
 
 pub use history::{History, STEP, Sample};
@@ -30,6 +31,14 @@ macro_rules! counters {
                 $(f(stringify!($field), $doc.trim_ascii(), self.$field);)*
             }
 
+            /// Sets the counter with this name, if there is one.
+            fn set(&mut self, name: &str, value: u64) {
+                match name {
+                    $(stringify!($field) => self.$field = value,)*
+                    _ => {}
+                }
+            }
+
             /// Adds the numbers of another one.
             pub fn add(&mut self, other: &$name) {
                 $(self.$field += other.$field;)*
@@ -49,6 +58,10 @@ counters! {
         reloads,
         /// Configurations that could not be used.
         reloads_failed,
+        /// Times that another program took over.
+        upgrades,
+        /// Times that none did though it was asked for.
+        upgrades_failed,
     }
 }
 

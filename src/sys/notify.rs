@@ -1,6 +1,6 @@
 //! Tells systemd about the service, in its own small protocol: one datagram for each change.
 
-use super::process::monotonic_us;
+use super::process::monotonic;
 use std::ffi::OsStr;
 use std::io;
 use std::os::linux::net::SocketAddrExt;
@@ -41,7 +41,7 @@ fn notify_at(socket: &OsStr, state: State, status: &str) -> io::Result<()> {
     let mut text = match state {
         State::Ready => "READY=1".to_string(),
         // The time is what Type=notify-reload wants, to tell this reload from an older one.
-        State::Reloading => format!("RELOADING=1\nMONOTONIC_USEC={}", monotonic_us()),
+        State::Reloading => format!("RELOADING=1\nMONOTONIC_USEC={}", monotonic() / 1000),
         State::Stopping => "STOPPING=1".to_string(),
     };
     text.push_str("\nSTATUS=");

@@ -92,9 +92,9 @@ pub fn resident_memory() -> Option<u64> {
     Some(pages * u64::try_from(page).ok()?)
 }
 
-/// The system's monotonic clock in µs, which `Instant` does not show.
-pub(super) fn monotonic_us() -> u64 {
-    clock(libc::CLOCK_MONOTONIC) / 1000
+/// The system's monotonic clock in nanoseconds, which `Instant` does not show.
+pub fn monotonic() -> u64 {
+    clock(libc::CLOCK_MONOTONIC)
 }
 
 /// Processor time that this thread spent so far, in nanoseconds.

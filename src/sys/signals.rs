@@ -1,4 +1,4 @@
-//! TERM, INT and HUP as bytes of a stream that the loop polls.
+//! TERM, INT, HUP and USR2 as bytes of a stream that the loop polls.
 
 use super::check;
 use std::io::{self, Read};
@@ -14,12 +14,17 @@ pub enum Signal {
     Terminate,
     /// HUP.
     Hangup,
+    /// USR2.
+    Upgrade,
 }
 
 /// Signals as bytes of a stream that can be watched like any other.
 pub struct Signals {
     stream: mio::net::UnixStream,
 }
+
+/// What the loop acts on.
+const OURS: [libc::c_int; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR2];
 
 /// Where the handler writes; -1 until [`Signals::install`]. A handler can reach nothing else.
 static SIGNAL_STREAM: AtomicI32 = AtomicI32::new(-1);
@@ -39,7 +44,7 @@ extern "C" fn on_signal(signal: libc::c_int) {
 }
 
 impl Signals {
-    /// Takes TERM, INT and HUP over and ignores PIPE. Once per process.
+    /// Takes [`OURS`] over and ignores PIPE. Once per process.
     ///
     /// # Errors
     /// What the system says.
@@ -49,7 +54,7 @@ impl Signals {
         SIGNAL_STREAM.store(writer.into_raw_fd(), Ordering::Relaxed);
         handle(libc::SIGPIPE, libc::SIG_IGN)?;
         let handler = on_signal as extern "C" fn(libc::c_int) as libc::sighandler_t;
-        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+        for signal in OURS {
             handle(signal, handler)?;
         }
         Ok(signals)
@@ -77,8 +82,13 @@ impl Signals {
         let mut byte = [0];
         loop {
             match self.stream.read(&mut byte) {
-                Ok(1) if i32::from(byte[0]) == libc::SIGHUP => return Some(Signal::Hangup),
-                Ok(1) => return Some(Signal::Terminate),
+                Ok(1) => {
+                    return Some(match i32::from(byte[0]) {
+                        libc::SIGHUP => Signal::Hangup,
+                        libc::SIGUSR2 => Signal::Upgrade,
+                        _ => Signal::Terminate,
+                    });
+                }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 _ => return None,
             }
@@ -93,15 +103,34 @@ fn handle(signal: libc::c_int, handler: libc::sighandler_t) -> io::Result<()> {
     action.sa_flags = libc::SA_RESTART;
     // SAFETY: action is complete; the handler does only what a handler may.
     check(unsafe { libc::sigaction(signal, &action, std::ptr::null_mut()) })?;
+    // Whoever started magent may have blocked it.
+    mask(libc::SIG_UNBLOCK, &[signal])
+}
+
+/// Holds the signals that the loop acts on back: they are kept for the next program, or for when they are
+/// let through again.
+///
+/// # Errors
+/// What the system says.
+pub fn hold_signals(held: bool) -> io::Result<()> {
+    let how = if held {
+        libc::SIG_BLOCK
+    } else {
+        libc::SIG_UNBLOCK
+    };
+    mask(how, &OURS)
+}
+
+fn mask(how: libc::c_int, signals: &[libc::c_int]) -> io::Result<()> {
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: set is ours to write.
     check(unsafe { libc::sigemptyset(set.as_mut_ptr()) })?;
-    // SAFETY: set was made by the line above.
-    check(unsafe { libc::sigaddset(set.as_mut_ptr(), signal) })?;
-    // Whoever started magent may have blocked it.
+    for signal in signals {
+        // SAFETY: set was made by the line above.
+        check(unsafe { libc::sigaddset(set.as_mut_ptr(), *signal) })?;
+    }
     // SAFETY: set is complete.
-    check(unsafe { libc::sigprocmask(libc::SIG_UNBLOCK, set.as_ptr(), std::ptr::null_mut()) })?;
-    Ok(())
+    check(unsafe { libc::sigprocmask(how, set.as_ptr(), std::ptr::null_mut()) }).map(drop)
 }
 
 #[cfg(test)]
@@ -114,11 +143,12 @@ mod tests {
         let (mut signals, mut writer) = Signals::pair().unwrap();
         assert_eq!(signals.take(), None);
         writer
-            .write_all(&[libc::SIGHUP as u8, libc::SIGTERM as u8, libc::SIGINT as u8])
+            .write_all(&[libc::SIGHUP, libc::SIGTERM, libc::SIGINT, libc::SIGUSR2].map(|s| s as u8))
             .unwrap();
         assert_eq!(signals.take(), Some(Signal::Hangup));
         assert_eq!(signals.take(), Some(Signal::Terminate));
         assert_eq!(signals.take(), Some(Signal::Terminate));
+        assert_eq!(signals.take(), Some(Signal::Upgrade));
         assert_eq!(signals.take(), None);
     }
 }

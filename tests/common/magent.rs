@@ -1,6 +1,6 @@
 //! The real magent, in the foreground.
 
-use super::process::status_line;
+use super::process::{public_copy, status_line};
 use super::{Client, DEADLINE, Memcached, TempDir, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -52,15 +52,60 @@ impl Magent {
         panic!("no free port in {TRIES} tries");
     }
 
+    /// The same from a copy of the program that a test may replace: `magent` in its folder.
+    pub fn replaceable(options: &[&str]) -> Magent {
+        for _ in 0..TRIES {
+            let dir = TempDir::new();
+            let program = public_copy(dir.path());
+            if let Some(magent) = Magent::try_start_in(dir, &program, options) {
+                return magent;
+            }
+        }
+        panic!("no free port in {TRIES} tries");
+    }
+
+    /// Puts another file in the place of its program: what `script` makes of `$NEW`, run by a shell. `$REAL`
+    /// is the program under test.
+    pub fn replace_program(&self, script: &str) {
+        let (new, place) = (self.dir().join("new"), self.dir().join("magent"));
+        // By another process, as in `public_copy`.
+        let mut shell = Command::new("sh");
+        shell.args(["-ec", script]).env("NEW", &new);
+        let done = shell.env("REAL", env!("CARGO_BIN_EXE_magent")).status();
+        assert!(done.expect("sh").success(), "{script}");
+        fs::rename(new, place).expect("its program");
+    }
+
+    /// USR2; true if another program took over, once that is known.
+    #[track_caller]
+    pub fn upgrade(&self) -> bool {
+        let mut client = self.client();
+        let mut counts = || {
+            let all = client.stats("stats proxy\r\n");
+            ["upgrades", "upgrades_failed"].map(|name| all[name].clone())
+        };
+        let before = counts();
+        self.signal(Signal::SIGUSR2);
+        let after = wait_for("another program", || {
+            Some(counts()).filter(|now| *now != before)
+        });
+        after[0] != before[0]
+    }
+
     fn try_start(options: &[&str]) -> Option<Magent> {
-        let (port, dir) = (free_port(), TempDir::new());
+        let program = Path::new(env!("CARGO_BIN_EXE_magent"));
+        Magent::try_start_in(TempDir::new(), program, options)
+    }
+
+    fn try_start_in(dir: TempDir, program: &Path, options: &[&str]) -> Option<Magent> {
+        let port = free_port();
         let socket = dir.path().join("s").display().to_string();
         let port_text = port.to_string();
         let mut args = vec!["-l", "127.0.0.1", "-p", &port_text, "-f", &socket];
         let folder = dir.path().display().to_string();
         let options: Vec<String> = options.iter().map(|o| o.replace("DIR", &folder)).collect();
         args.extend(options.iter().map(String::as_str));
-        Magent::spawn(&args, &[], port, dir)
+        Magent::spawn(program, &args, &[], port, dir)
     }
 
     /// One that serves the pools of a file (`-c`). `PORT` in the text is where
@@ -86,7 +131,8 @@ impl Magent {
             let (file, door) = (path("pools.yml"), path("admin"));
             write_file(&dir, port, text);
             let args = [&["-c", &file, "--admin", &door], options].concat();
-            if let Some(magent) = Magent::spawn(&args, environment, port, dir) {
+            let program = Path::new(env!("CARGO_BIN_EXE_magent"));
+            if let Some(magent) = Magent::spawn(program, &args, environment, port, dir) {
                 return magent;
             }
         }
@@ -115,6 +161,7 @@ impl Magent {
     }
 
     fn spawn(
+        program: &Path,
         args: &[&str],
         environment: &[(&str, &Path)],
         port: u16,
@@ -123,7 +170,7 @@ impl Magent {
         // A file and no pipe: what was logged before an answer is there when the answer is.
         let log = fs::File::create(dir.path().join(LOG)).expect("a log");
         let alone = (!args.contains(&MARKS)).then_some("--alone");
-        let child = Command::new(env!("CARGO_BIN_EXE_magent"))
+        let child = Command::new(program)
             .arg("-D")
             .args(args.iter().filter(|arg| **arg != MARKS))
             .args(alone)
