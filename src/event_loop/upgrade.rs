@@ -176,6 +176,12 @@ impl EventLoop {
     pub(super) fn advance_upgrade(&mut self, now: Now) {
         let why = match &mut self.upgrade {
             Upgrade::None => return,
+            Upgrade::Wanted if self.proxy.moving_pool().is_some() => {
+                let pool = self.proxy.moving_pool().unwrap_or_default();
+                format!(
+                    "keys of pool {pool} move since a reload, `stats pools` says how far; try again later"
+                )
+            }
             Upgrade::Wanted if self.reading.is_under_way() || !self.proxy.is_settled_in() => return,
             Upgrade::Wanted => match self.try_out(now) {
                 Ok(trial) => {

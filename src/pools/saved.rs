@@ -80,8 +80,13 @@ impl Saved for SavedRefill {
 impl<S: Socket> Pools<S> {
     /// True if nothing of an earlier configuration is left.
     pub fn is_settled_in(&self) -> bool {
-        let has_moved = (0..self.pools.len()).all(|pool| !self.is_moving(pool));
-        has_moved && self.servers.values().all(|s| s.removed.is_none())
+        self.servers.values().all(|s| s.removed.is_none())
+    }
+
+    /// A pool whose keys move after a reload. Where they were is not handed over.
+    pub fn moving_pool(&self) -> Option<&str> {
+        let pool = (0..self.pools.len()).find(|pool| self.is_moving(*pool))?;
+        Some(&self.pools[pool].config.name)
     }
 
     /// Nothing begins any more that no client waits for: probes, journals, refills. Or all of it again.

@@ -312,7 +312,10 @@ impl<S: Socket> Pools<S> {
 
     /// When the next settling server may be sent what it missed.
     pub(super) fn next_settled(&self) -> Time {
-        let settling = self.servers.values().filter(|s| s.removed.is_none() && !self.paused);
+        let settling = self
+            .servers
+            .values()
+            .filter(|s| s.removed.is_none() && !self.paused);
         let at = settling.filter_map(|s| s.health.settled_at(s.given_up > 0));
         at.min().unwrap_or(Time::NEVER)
     }

@@ -16,6 +16,11 @@ impl<S: Socket> Proxy<S> {
         self.pools.is_settled_in() && !self.clients.has_leaving()
     }
 
+    /// A pool whose keys move after a reload: no other program can take over until that is done.
+    pub fn moving_pool(&self) -> Option<&str> {
+        self.pools.moving_pool()
+    }
+
     /// Clients are not read, and nothing begins that none of them waits for. Or all goes on again.
     pub fn pause(&mut self, paused: bool, now: Now) {
         self.set_now(now);
