@@ -92,7 +92,7 @@ fn systemd_is_told() {
         let n = systemd.recv(&mut bytes).expect("what systemd is told");
         text(&bytes[..n])
     };
-    let file = "a:\n  listen: 127.0.0.1:PORT\n  servers:\n  - 127.0.0.1:1:1\n";
+    let file = "a:\n  listen: 127.0.0.1:PORT\n  warm: 0\n  servers:\n  - 127.0.0.1:1:1\n";
     let mut magent = Magent::with_file_under(file, &[("NOTIFY_SOCKET", &path)]);
     assert!(next().starts_with("READY=1\n"));
     assert!(magent.upgrade());

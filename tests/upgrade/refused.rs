@@ -1,6 +1,6 @@
 //! Programs that cannot take over: nothing changes, and the log says why.
 
-use super::common::{Client, wait_for};
+use super::common::{Client, Magent, Memcached, wait_for};
 use super::{ANOTHER, Farm};
 use nix::sys::signal::Signal;
 use std::fs;
@@ -132,4 +132,23 @@ fn term_in_the_middle_stops_it() {
     assert!(farm.magent.terminate().success());
     assert!(begun.elapsed() < Duration::from_secs(4));
     client.read_to_end();
+}
+
+/// Where the keys were is not handed over.
+#[test]
+fn while_keys_move_after_a_reload_the_program_stays() {
+    let servers = [Memcached::start(), Memcached::start()];
+    let pool = |names: &[&str], warm: u32| {
+        let list: String = names.iter().map(|n| format!("  - {n}:1\n")).collect();
+        format!("a:\n  listen: 127.0.0.1:PORT\n  warm: {warm}\n  servers:\n{list}")
+    };
+    let names = servers.each_ref().map(|s| &s.name[..]);
+    let magent = Magent::with_file(&pool(&names[..1], 3600));
+    assert!(magent.reload(&pool(&names, 3600)));
+    assert!(!magent.upgrade());
+    let log = magent.log();
+    assert!(log.contains("keys of pool a move since a reload"), "{log}");
+    // A shorter time ends the move, and then it goes.
+    assert!(magent.reload(&pool(&names, 1)));
+    wait_for("the end of the move", || magent.upgrade().then_some(()));
 }
