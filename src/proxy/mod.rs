@@ -29,8 +29,8 @@ use crate::clients::{Clients, Input};
 use crate::config::{Address, Config, Farms, PoolConfig, Prepared};
 use crate::net::Socket;
 use crate::pools::{Me, Pools};
-use crate::stats::{History, LoopCounters, STEP};
-use crate::time::{SECOND, Time, nanos};
+use crate::stats::{Histories, LoopCounters};
+use crate::time::{Time, nanos};
 use crate::work::Work;
 use std::io;
 use std::net::SocketAddr;
@@ -75,9 +75,7 @@ pub struct Proxy<S> {
     reset_at: Time,
     last_reload: Option<(u64, String)>,
     /// The last ten minutes of each pool, if there is a door to look at them.
-    history: Vec<History>,
-    /// When a step of it ends.
-    history_at: Time,
+    history: Histories,
 }
 
 /// The addresses of all listeners, in the order of the configuration, and whose they are.
@@ -110,6 +108,7 @@ impl<S: Socket> Proxy<S> {
             now: Time(0),
             unix: now.unix,
             clients: Clients::new(Rc::clone(&budget), config.clients, nanos(config.slow)),
+            history: Histories::new(!config.admin.is_empty()),
             config,
             pools,
             budget,
@@ -120,8 +119,6 @@ impl<S: Socket> Proxy<S> {
             counters: LoopCounters::default(),
             reset_at: Time(0),
             last_reload: None,
-            history: Vec::new(),
-            history_at: Time(0),
         };
         proxy.configure(farms, &warnings, &[]);
         proxy
@@ -264,7 +261,7 @@ impl<S: Socket> Proxy<S> {
     /// up is done in the next turn.
     pub fn tick(&mut self, now: Now, mut work: Work) {
         self.set_now(now);
-        if self.now >= self.history_at {
+        if self.history.has_ended_step(self.now) {
             self.note_history();
         }
         // Requests that come together with answers wait for one turn, and go with those that the
@@ -295,19 +292,9 @@ impl<S: Socket> Proxy<S> {
     }
 
     fn note_history(&mut self) {
-        self.history_at = match self.config.admin.is_empty() {
-            true => Time::NEVER,
-            false => Time((self.now.0 / (STEP * SECOND) + 1) * STEP * SECOND),
-        };
-        if self.history_at == Time::NEVER {
-            return;
-        }
         for pool in self.pools.live_pools() {
-            if self.history.len() <= pool {
-                self.history.resize_with(pool + 1, History::default);
-            }
             let (counts, latency) = (self.clients.counts(pool), self.clients.latency(pool));
-            self.history[pool].look(&counts, latency, self.now);
+            self.history.look(pool, &counts, latency, self.now);
         }
     }
 

@@ -132,7 +132,7 @@ impl<S: Socket> Proxy<S> {
     /// The same with what the page shows besides.
     pub fn live_snapshot(&self) -> Snapshot {
         let live_pools = self.pools.live_pools();
-        let of_pools = live_pools.map(|pool| self.history.get(pool).map(History::samples));
+        let of_pools = live_pools.map(|pool| self.history.of(pool).map(History::samples));
         let (history, ends): (Vec<_>, Vec<_>) = of_pools.map(Option::unwrap_or_default).unzip();
         let end = ends.into_iter().max().unwrap_or_default();
         let hot = self.hot_keys().into_iter();

@@ -79,6 +79,46 @@ impl History {
     }
 }
 
+/// The histories of all pools.
+#[derive(Debug)]
+pub struct Histories {
+    pools: Vec<History>,
+    /// When the step that is under way ends.
+    ends_at: Time,
+}
+
+impl Histories {
+    /// Empty ones. Unless they are `wanted` no step ever ends.
+    pub fn new(wanted: bool) -> Histories {
+        Histories {
+            pools: Vec::new(),
+            ends_at: if wanted { Time(0) } else { Time::NEVER },
+        }
+    }
+
+    /// True if a step has ended, and [`Histories::look`] is to be called for each pool. The next one begins.
+    pub fn has_ended_step(&mut self, now: Time) -> bool {
+        if now < self.ends_at {
+            return false;
+        }
+        self.ends_at = Time((now.0 / (STEP * SECOND) + 1) * STEP * SECOND);
+        true
+    }
+
+    /// [`History::look`] for one pool.
+    pub fn look(&mut self, pool: usize, counts: &CommandCounters, latency: &Latency, now: Time) {
+        if self.pools.len() <= pool {
+            self.pools.resize_with(pool + 1, History::default);
+        }
+        self.pools[pool].look(counts, latency, now);
+    }
+
+    /// That of a pool, if it was looked at.
+    pub fn of(&self, pool: usize) -> Option<&History> {
+        self.pools.get(pool)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,7 +6,7 @@ mod latency;
 mod saved;
 mod slow;
 
-pub use history::{History, STEP, Sample};
+pub use history::{Histories, History, STEP, Sample};
 pub use hot::{HotKey, HotKeys};
 pub use latency::{Histogram, Latency};
 pub use slow::{Asked, SlowLog, SlowRequest};
