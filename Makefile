@@ -14,7 +14,7 @@ COMPLETIONS := $(PREFIX)/share/bash-completion/completions
 # Debian keeps nutcracker where users do not look.
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: all demo test soak check man-page unit layers install uninstall clean bench interop clients fuzz
+.PHONY: all demo test soak check man-page unit layers install uninstall clean bench interop clients fuzz deb
 
 all:
 	$(CARGO) build --release --locked
@@ -50,7 +50,8 @@ soak:
 check: man-page unit layers
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
-	bash -n .ci/need .ci/run .ci/layers dist/magent.bash-completion tests/demo.sh tests/clients/run
+	bash -n .ci/need .ci/run .ci/layers dist/magent.bash-completion tests/demo.sh tests/clients/run \
+		tests/package.sh dist/debian/build dist/debian/magent.postinst
 
 man-page:
 	@if command -v mandoc >/dev/null; then \
@@ -111,6 +112,11 @@ fuzz:
 	@.ci/need memcached
 	MAGENT_FUZZ_SECONDS=$(SECONDS) $(CARGO) test --locked --test fuzz -- --nocapture
 
+# A Debian package of the program, for the machine that it is built on.
+deb: all
+	@.ci/need dpkg-dev=dpkg-buildpackage debhelper=dh
+	@dist/debian/build $(TARGET)/deb
+
 # Where twemproxy puts keys, there magent looks for them: 20,000 for each hash and distribution.
 # What dist/ holds, under the programs that read it.
 interop:
@@ -118,3 +124,6 @@ interop:
 	@mkdir -p $(TARGET)/page && cp tests/page/package.json $(TARGET)/page/
 	@npm install --prefix $(TARGET)/page --no-audit --no-fund --loglevel=error >/dev/null
 	PAGE_MODULES=$(abspath $(TARGET)/page/node_modules) $(CARGO) test --locked --test interop --test dist --test prometheus --test page
+	@$(MAKE) --no-print-directory deb
+	@.ci/need lintian debootstrap python3
+	@tests/package.sh $(TARGET)/deb
