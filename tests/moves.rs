@@ -591,6 +591,31 @@ fn a_write_that_was_under_way_is_read_after_the_reload() {
     }
 }
 
+/// However short `warm` is, the ring before is known as long as answers may come from it.
+#[test]
+fn a_write_that_takes_longer_than_the_move_is_read_after_it() {
+    let slow = |servers: &[&str]| {
+        let text = ring(servers, &[]).replace("  warm: 100\n", "  warm: 1\n");
+        text.replace("  timeout: 200\n", "  timeout: 3000\n")
+    };
+    let mut farm = Farm::new(&slow(&TWO));
+    farm.world.become_state(1001, State::Hung);
+    farm.world.become_state(1002, State::Hung);
+    let sets = (0..60).map(|i| format!("set k{i} 7 0 3\r\nnew\r\n"));
+    let client = farm.client.clone();
+    farm.world.send(&client, sets.collect::<String>());
+    farm.world.step();
+    farm.reload(&slow(&THREE));
+    farm.world.advance(SECOND + SECOND / 2);
+    farm.world.become_state(1001, State::Well);
+    farm.world.become_state(1002, State::Well);
+    farm.world.step();
+    assert_eq!(farm.world.take_text(&client), "STORED\r\n".repeat(60));
+    (0..60).for_each(|i| drop(farm.values.insert(format!("k{i}"), "new".into())));
+    farm.check();
+    farm.check_stores();
+}
+
 /// Two pools that move the same keys past each other do not wait for each other for ever.
 #[test]
 fn pools_that_exchange_their_keys_do_not_wait_for_each_other() {

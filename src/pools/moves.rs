@@ -16,10 +16,10 @@
 
 use super::flows::Flow;
 use super::pending::{Home, Pending};
-use super::server::Removal;
+use super::server::{Pool, Removal};
 use super::{NOBODY, Pools, ServerId};
 use crate::net::Socket;
-use crate::time::{SECOND, Time, nanos};
+use crate::time::{SECOND, Time};
 
 /// Clients of a pool that is gone are served for 5 seconds, so its servers are kept a little
 /// longer, in nanoseconds.
@@ -230,10 +230,8 @@ impl<S: Socket> Pools<S> {
 
     /// When the next move ends.
     pub(super) fn next_move_ends(&self) -> Time {
-        let ends = self.pools.iter().filter_map(|p| {
-            let since = p.before.as_ref()?.since;
-            Some(since.plus(nanos(p.config.warm)))
-        });
+        let moving = |p: &Pool| Some(p.before.as_ref()?.ends_at(p.config.warm));
+        let ends = self.pools.iter().filter_map(moving);
         ends.min().unwrap_or(Time::NEVER)
     }
 
@@ -241,8 +239,8 @@ impl<S: Socket> Pools<S> {
     pub(super) fn end_moves(&mut self) {
         for at in 0..self.pools.len() {
             let pool = &mut self.pools[at];
-            let warm = nanos(pool.config.warm);
-            let Some(before) = pool.before.take_if(|b| b.since.plus(warm) <= self.now) else {
+            let warm = pool.config.warm;
+            let Some(before) = pool.before.take_if(|b| b.ends_at(warm) <= self.now) else {
                 continue;
             };
             let (name, fetched, deleted) = (&pool.config.name, before.fetched, before.deleted);

@@ -13,6 +13,7 @@ use crate::saved::{Loaded, Loader, Saved, Saver, load_all, save_all};
 use crate::stats::{Latency, ServerStats};
 use crate::time::{SECOND, Time, nanos};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 /// A server.
 #[derive(Debug)]
@@ -252,6 +253,11 @@ impl Before {
         let primary = self.primary_ids[self.farms.primaries.place(key, 0)];
         let backup = backup_of(&self.farms.backups, &self.backup_ids, key, 0, primary);
         [primary, backup]
+    }
+
+    /// When the move is over that takes `warm`: not before all answers are there that may come from here.
+    pub fn ends_at(&self, warm: Duration) -> Time {
+        self.since.plus(nanos(warm)).max(self.ordered_at)
     }
 
     /// All its servers, those several times that have several places.

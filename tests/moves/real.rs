@@ -77,7 +77,7 @@ fn change_under_load(backups: &[&[usize]; 3]) {
         }
         text
     };
-    let magent = Magent::with_file(&file(0, 30_000));
+    let magent = Magent::with_file(&file(0, 3000));
     let (stop, rounds) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
         let _ends = Ends(&stop);
@@ -91,10 +91,10 @@ fn change_under_load(backups: &[&[usize]; 3]) {
                 let all = servers.iter().map(|s| s.stat("curr_items")).sum::<u64>();
                 (all >= 8 * KEYS as u64).then_some(())
             });
-            assert!(magent.reload(&file(at, 30_000)), "{}", magent.log());
+            assert!(magent.reload(&file(at, 3000)), "{}", magent.log());
             // The next one is too early, unless it leaves the servers as they are.
-            assert!(!magent.reload(&file(0, 30_000)));
-            assert!(magent.reload(&file(at, 20_000)), "{}", magent.log());
+            assert!(!magent.reload(&file(0, 3000)));
+            assert!(magent.reload(&file(at, 2000)), "{}", magent.log());
             wait_for("the end of the move", || {
                 let pools = magent.client().stats("stats pools\r\n");
                 (pools["a:moving"] == "no").then_some(())
