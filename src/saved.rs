@@ -127,16 +127,16 @@ pub trait Saved: Sized {
     fn load(from: &mut Loader<'_>) -> Loaded<Self>;
 }
 
-/// A struct whose fields are saved in this order.
+/// A struct whose fields are saved in this order; those that are not named are what `..` says.
 macro_rules! saved_fields {
-    ($name:ident { $($field:ident),* $(,)? }) => {
+    ($name:ident { $($field:ident),* $(,)? } $(.. $rest:expr)?) => {
         impl crate::saved::Saved for $name {
             fn save(&self, to: &mut crate::saved::Saver<'_>) {
                 $(crate::saved::Saved::save(&self.$field, to);)*
             }
 
             fn load(from: &mut crate::saved::Loader<'_>) -> crate::saved::Loaded<Self> {
-                Ok($name { $($field: crate::saved::Saved::load(from)?,)* })
+                Ok($name { $($field: crate::saved::Saved::load(from)?,)* $(..$rest)? })
             }
         }
     };

@@ -1,6 +1,6 @@
 //! How long turns of the loop take, in processor time, and what those did that took far too long.
 
-use crate::saved::{Loaded, Loader, Saved, Saver};
+use crate::saved::saved_fields;
 use crate::sys;
 use crate::time::{MILLISECOND, SECOND, Time};
 
@@ -54,27 +54,16 @@ pub struct Turns {
     untold: u64,
 }
 
-/// What is told of the turns. What the turn of the change itself did is not.
-impl Saved for Turns {
-    fn save(&self, to: &mut Saver<'_>) {
-        self.longest.save(to);
-        self.sum.save(to);
-        self.counts.save(to);
-        self.cpu.save(to);
-        self.read_at.save(to);
-    }
-
-    fn load(from: &mut Loader<'_>) -> Loaded<Turns> {
-        Ok(Turns {
-            longest: Saved::load(from)?,
-            sum: Saved::load(from)?,
-            counts: Saved::load(from)?,
-            cpu: Saved::load(from)?,
-            read_at: Saved::load(from)?,
-            ..Turns::default()
-        })
-    }
-}
+// What the turn of the change itself did is not told.
+saved_fields!(
+    Turns {
+        longest,
+        sum,
+        counts,
+        cpu,
+        read_at
+    }..Turns::default()
+);
 
 /// How long turns took, in processor time, since the start or the last `stats reset`.
 #[derive(Clone, Debug)]
