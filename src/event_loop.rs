@@ -71,6 +71,10 @@ const MAX_BACKLOG: usize = u16::MAX as usize;
 /// Connects started in one turn; a server that refuses at once may ask for the next.
 const CONNECTS: usize = 256;
 
+/// How long to sleep before a wait while a server is answering a batch, so that one read takes more
+/// of the answers. The kernel adds its timer slack, 50 µs.
+const BATCHING_DELAY: Duration = Duration::from_micros(20);
+
 /// How long a stopping magent waits for what clients are owed.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -213,6 +217,9 @@ impl EventLoop {
         while self.phase != Phase::Over {
             let timeout = self.timeout(now);
             self.proxy.end_turn(tick, Instant::now());
+            if timeout != Some(Duration::ZERO) && self.proxy.expects_answers() {
+                std::thread::sleep(BATCHING_DELAY);
+            }
             match self.poll.poll(&mut events, timeout) {
                 Ok(()) => {}
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}

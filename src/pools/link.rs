@@ -13,13 +13,17 @@
 use super::ServerId;
 use super::pending::{Attempt, Pending, To};
 use crate::budget::Budget;
-use crate::buffer::{Queue, Source};
+use crate::buffer::{Queue, SHARE, Source};
 use crate::net::{Conn, Socket};
 use crate::protocol::reply::Scan;
 use crate::time::{MILLISECOND, SECOND, Time};
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+
+/// A server that still owes so many answers to what was sent together sends the next within
+/// microseconds.
+const BATCH: usize = 16;
 
 /// Where a link's socket stands.
 #[derive(Debug)]
@@ -159,6 +163,31 @@ const KEEP_PENDING: usize = 16 * 1024;
 const MAX_WRITE: usize = 128 * 1024;
 
 impl<S: Socket> Link<S> {
+    /// When its oldest request went out, if it has.
+    pub fn oldest_sent(&self) -> Time {
+        self.pending.front().map_or(Time::NEVER, |p| p.sent)
+    }
+
+    /// True if its server is in the middle of many small requests of several clients that went out
+    /// together at this time: the next of its answers take microseconds, however far away it is.
+    pub fn is_answering(&self, sent: Time) -> bool {
+        let client = |p: &Pending| match p.to {
+            To::Client(ticket) => Some(ticket.client),
+            _ => None,
+        };
+        let first = self.pending.front();
+        let last = self.pending.get(BATCH - 1).filter(|p| p.sent == sent);
+        self.sent_count >= BATCH
+            && first.zip(last).is_some_and(|(a, b)| client(a) != client(b))
+            && self
+                .pending
+                .iter()
+                .take(BATCH)
+                .map(|p| p.len as usize)
+                .sum::<usize>()
+                < SHARE
+    }
+
     /// A link without a socket, that is full at so many bytes in flight.
     pub fn new(server: ServerId, most_bytes: usize) -> Link<S> {
         Link {
@@ -513,5 +542,35 @@ mod tests {
         Source::Queue(&link.queue, 0).copy_to(0..link.queue.len(), &mut bytes);
         assert_eq!(bytes, b"get a\r\nget c\r\nincr d 1\r\n");
         assert_eq!(link.pending.len(), 3);
+    }
+
+    #[test]
+    fn a_server_in_the_middle_of_a_batch_is_answering() {
+        let sent = |at, clients, len, count| {
+            let mut link: Link<Stream> = Link::new(id(), 1);
+            for n in 0..count {
+                let ticket = Ticket {
+                    client: n % clients,
+                    slot: 0,
+                    part: 0,
+                };
+                link.owe(pending(To::Client(ticket), Traits::default(), len));
+                link.pending[n].sent = Time(at);
+            }
+            link.sent_count = count;
+            link
+        };
+        // When it was sent, by so many clients, of so many bytes, how many are owed; is it?
+        for (at, clients, len, count, is_answering) in [
+            (7, 2, 20, BATCH, true),
+            (7, 2, 20, BATCH - 1, false),
+            (7, 1, 20, BATCH, false),
+            (8, 2, 20, BATCH, false),
+            (7, 2, SHARE as u32, BATCH, false),
+        ] {
+            let link = sent(at, clients, len, count);
+            let row = format!("sent {at}, {clients} clients, {len} bytes, {count} owed");
+            assert_eq!(link.is_answering(Time(7)), is_answering, "{row}");
+        }
     }
 }

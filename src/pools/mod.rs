@@ -175,6 +175,8 @@ pub struct Pools<S> {
     look_up_at: Time,
     /// Sockets so far: the next one's number.
     sockets: u32,
+    /// In the last turn a server was in the middle of answering a batch.
+    is_answering: bool,
     /// Changes with each key; what `random` draws from.
     draw: u32,
     /// An upstream request line that is being made.

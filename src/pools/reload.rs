@@ -59,6 +59,7 @@ impl<S: Socket> Pools<S> {
             lookups: Vec::new(),
             look_up_at: Time::NEVER,
             sockets: 0,
+            is_answering: false,
             draw: unix as u32,
             line: Vec::new(),
             key: Vec::new(),

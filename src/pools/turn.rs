@@ -101,6 +101,7 @@ impl<S: Socket> Pools<S> {
 
     /// Reads the links that have something, and decides what becomes of what was asked.
     pub fn serve(&mut self, chunk: &mut Rc<Chunk>, work: &mut Work, clients: &mut Clients<S>) {
+        self.is_answering = false;
         for _ in 0..self.readable.len() {
             if work.is_done() {
                 break;
@@ -110,7 +111,10 @@ impl<S: Socket> Pools<S> {
             };
             if let Some(link) = self.links.get_mut(id) {
                 link.listed = false;
+                let (answered, sent) = (link.first_seq, link.oldest_sent());
                 self.serve_link(id, chunk, work, clients);
+                let link = self.links.get(id).filter(|l| l.first_seq != answered);
+                self.is_answering |= link.is_some_and(|l| l.is_answering(sent));
             }
         }
         self.read_listing(work);
@@ -233,6 +237,11 @@ impl<S: Socket> Pools<S> {
     /// True if a listed server can be sent something, or moved on, now.
     fn has_to_tell(&self) -> bool {
         !self.paused && !self.to_sync.is_empty()
+    }
+
+    /// True if a server was in the middle of answering a batch when it was read in this turn.
+    pub fn expects_answers(&self) -> bool {
+        self.is_answering
     }
 
     /// True if links are to be read.

@@ -315,6 +315,12 @@ impl<S: Socket> Proxy<S> {
         }
     }
 
+    /// True if more answers than the last turn took come within microseconds: a moment's delay
+    /// before the next wait lets one read take them.
+    pub fn expects_answers(&self) -> bool {
+        self.pools.expects_answers()
+    }
+
     /// How long the loop may sleep: zero if work is left, `None` for ever.
     pub fn wait(&self, now: Now) -> Option<Duration> {
         if self.clients.has_work() || self.pools.has_work() {
