@@ -17,7 +17,8 @@
 //! Clients pipeline, split, stall and leave; some come in crowds that create the same few keys,
 //! some never take an answer, some leave with much asked. Servers die, stop (also for longer than
 //! anybody waits), get slow and full, refuse large values early; links are cut and reset. Two
-//! pools may name the same servers. Reloads may change the servers of the pools, again and again.
+//! pools may name the same servers. Reloads may change the servers of the pools, again and again. Other
+//! programs may take over, as at USR2.
 //!
 //! `MAGENT_SIM_SEED=n cargo test --test simulation` plays one run again; `MAGENT_SIM_SECONDS=n`
 //! plays fresh ones for so long, `MAGENT_SIM_RUNS=n` so many. Several are played side by side.
@@ -44,6 +45,8 @@ mod servers;
 mod settle;
 #[path = "simulation/sim.rs"]
 mod sim;
+#[path = "simulation/upgrades.rs"]
+mod upgrades;
 
 use plan::Plan;
 use sim::Sim;

@@ -82,6 +82,8 @@ pub struct Plan {
     pub reloads: bool,
     /// Servers list their keys by their LRUs only.
     pub lists_all: bool,
+    /// Other programs take over.
+    pub upgrades: bool,
 }
 
 /// The first server's port; the next ones follow, primaries first.
@@ -147,6 +149,7 @@ impl Plan {
             tardy: !choppy && r.often(500),
             reloads: false,
             lists_all: false,
+            upgrades: Rng::new(seed ^ 0x7570_6772_6164_6500).often(300),
         };
         plan.add_trouble(Rng::new(seed ^ 0x0074_726f_7562_6c65));
         plan.add_moves(Rng::new(seed ^ 0x6d6f_7665_7300));

@@ -35,6 +35,7 @@ impl Scene {
         (plan.choppy, plan.tardy) = (false, false);
         (plan.rude, plan.mad) = (false, false);
         plan.pace = 20_000;
+        plan.upgrades = false;
         change(&mut plan);
         let mut sim = Sim::new(1, plan);
         sim.exact = true;

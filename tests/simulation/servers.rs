@@ -247,7 +247,7 @@ impl Sim {
         if self.ending {
             return;
         }
-        if self.plan.reloads && self.rng.often(200) {
+        if self.plan.reloads && self.rest.is_none() && self.rng.often(200) {
             self.note_fault("the configuration is read again".into());
             self.world.reload(self.plan.config_of(&self.rings.now));
         }
@@ -295,7 +295,8 @@ impl Sim {
     }
 
     fn fail(&mut self, server: u16, length: u64) {
-        if self.plan.drains && self.rng.often(300) && !self.drained.contains(&server) {
+        let may_drain = self.plan.drains && self.rest.is_none();
+        if may_drain && self.rng.often(300) && !self.drained.contains(&server) {
             self.drain(server);
             return self.after(length, length + 1, Event::EndDrain(server));
         }

@@ -11,6 +11,7 @@ use super::history::{self, History};
 use super::plan::{Mode, Plan};
 use super::rings::{self, Ring, Rings};
 use super::servers::Pace;
+use super::upgrades::Rest;
 use crate::common::rng::Rng;
 use crate::common::world::{Edges, Metadump, SECOND, State, World};
 use std::cmp::Reverse;
@@ -50,6 +51,9 @@ pub enum Event {
     ChangeRing,
     /// Its keys have moved.
     Moved,
+    /// Another program is to take over; what is in flight is late for that, at the change of this number.
+    Upgrade,
+    Hurry(u64),
 }
 
 /// What magent reads at a time, in bytes.
@@ -95,6 +99,9 @@ pub struct Sim {
     pub away: u64,
     /// Turns of the loop.
     pub steps: u64,
+    /// Changes of programs that were asked for, and the one under way.
+    pub upgrades: u64,
+    pub rest: Option<Rest>,
     /// Clients make no more requests.
     pub ending: bool,
     /// Raised by each fault: what lasted over one proves nothing.
@@ -143,6 +150,8 @@ impl Sim {
             drained: BTreeSet::new(),
             away: 0,
             steps: 0,
+            upgrades: 0,
+            rest: None,
             ending: false,
             epoch: 0,
             calm: true,
@@ -164,6 +173,10 @@ impl Sim {
         if sim.plan.moves {
             let at = rings::first_change(&mut sim.rng);
             sim.at(at, Event::BeforeChange);
+        }
+        if sim.plan.upgrades {
+            let at = sim.rng.range(200 * MS, 5 * SECOND);
+            sim.at(at, Event::Upgrade);
         }
         sim
     }
@@ -268,6 +281,7 @@ impl Sim {
         }
         self.world.tick();
         self.connect();
+        self.advance_upgrade()?;
         self.look();
         self.check()
     }
@@ -279,6 +293,15 @@ impl Sim {
                 break;
             }
             self.queue.pop();
+            let waits = matches!(
+                event,
+                Event::Arrive(_) | Event::ChangeRing | Event::EndDrain(_)
+            );
+            if waits && self.rest.is_some() {
+                // Nobody is let in, and operators and HUP wait.
+                self.after(MS, 5 * MS, event);
+                continue;
+            }
             match event {
                 Event::Turn(client) => self.turn(client),
                 Event::Take(client) => self.take(client)?,
@@ -295,6 +318,8 @@ impl Sim {
                 Event::BeforeChange => self.before_change(),
                 Event::ChangeRing => self.change_ring(),
                 Event::Moved => self.moved()?,
+                Event::Upgrade => self.want_upgrade(),
+                Event::Hurry(number) => self.hurry(number)?,
             }
         }
         Ok(())

@@ -24,8 +24,10 @@ pub use server::{Done, Link, Server, State};
 pub use store::{Metadump, SECOND, UNIX};
 
 use super::rng::Rng;
-use magent::config::{Action, Address, Config, Endpoint};
+use magent::config::{Action, Address, Config, Endpoint, Prepared};
+use magent::net::Blank;
 use magent::proxy::{Now, Proxy};
+use magent::saved::{Loader, Saver};
 use magent::work::Work;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -192,6 +194,36 @@ impl World {
     /// A proxy's process ends without a word: all its connections close.
     pub fn kill(&mut self, proxy: usize) {
         self.nodes[proxy].proxy = None;
+    }
+
+    /// Another program takes over from a proxy that is quiet: what that one knows is written down, read by a
+    /// program that is only tried out, and read by the one that goes on.
+    pub fn hand_over(&mut self, proxy: usize) {
+        let (clock, net) = (self.clock(), self.net.clone());
+        let node = &mut self.nodes[proxy];
+        let before = node.proxy.take().expect("it was not killed");
+        let mut state = Vec::new();
+        let mut to = Saver::new(&mut state);
+        before.save(&mut to, &mut |end: &End| {
+            net.borrow_mut().keep(end.conn);
+            end.conn as u64
+        });
+        to.finish().expect("memory takes it");
+        let start = clock.at - before.age(clock);
+        drop(before);
+        let prepared = || Prepared::new(node.config.clone());
+        let mut from = Loader::new(&state[..], state.len());
+        let tried = Proxy::load(prepared(), start, clock, &mut from, &mut |_, _| Ok(Blank));
+        drop(tried.expect("it knows the state"));
+        let mut socket = |conn: u64, token| {
+            let conn = conn as usize;
+            net.borrow_mut().watch_anew(conn, token);
+            let net = net.clone();
+            Ok(End { net, conn })
+        };
+        let mut from = Loader::new(&state[..], state.len());
+        let next = Proxy::load(prepared(), start, clock, &mut from, &mut socket);
+        node.proxy = Some(next.expect("it knows the state"));
     }
 
     /// Nothing passes between a proxy and a server any more, or it does again. With `reset` the

@@ -169,6 +169,8 @@ pub struct Conn {
     edges: Option<Edges>,
     /// magent dropped its end.
     pub gone: bool,
+    /// magent's next program gets its end.
+    is_kept: bool,
     /// The other side dropped its end.
     pub closed: bool,
     /// Reads and writes are cut short at random, as if the rest came a moment later.
@@ -217,6 +219,7 @@ impl Net {
             connect,
             edges: None,
             gone: false,
+            is_kept: false,
             closed: false,
             choppy: false,
             touched: false,
@@ -237,6 +240,27 @@ impl Net {
         e.readable |= more.readable;
         e.writable |= more.writable;
         e.closed |= more.closed;
+    }
+
+    /// magent's end of a connection outlives the program that holds it now.
+    pub fn keep(&mut self, conn: usize) {
+        self.conns[conn].is_kept = true;
+    }
+
+    /// The next program watches it under a name of its own; it is told what there is, as epoll tells whoever
+    /// begins to watch.
+    pub fn watch_anew(&mut self, conn: usize, token: usize) {
+        let c = &mut self.conns[conn];
+        (c.token, c.edges) = (token, None);
+        let closed = c.inn.fin || c.inn.reset;
+        let edges = Edges {
+            readable: closed || !c.inn.is_empty(),
+            writable: c.connect != Connect::Pending && c.out.room() > 0,
+            closed,
+        };
+        if edges != Edges::default() {
+            self.edge(conn, edges);
+        }
     }
 
     /// Moves the connections for which events wait into `found`, but for those to be held back.
@@ -439,6 +463,9 @@ impl Drop for End {
     fn drop(&mut self) {
         let mut net = self.net.borrow_mut();
         let c = &mut net.conns[self.conn];
+        if std::mem::take(&mut c.is_kept) {
+            return;
+        }
         c.gone = true;
         c.out.fin = true;
         net.touch(self.conn);
