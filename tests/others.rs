@@ -252,3 +252,43 @@ fn clients_do_not_reach_the_keys() {
     let is_own = |item: &&[u8]| item.starts_with(b"ITEM k ");
     assert!(items.iter().all(is_own), "{items:?}");
 }
+
+/// The id of a magent is that of its process, whatever program it runs: others see neither its end nor a new one.
+#[test]
+fn another_program_is_the_same_magent() {
+    let server = Memcached::start();
+    let mut one = Magent::farm(&[&server.name], &[], &[MARKS]);
+    let two = Magent::farm(&[&server.name], &[], &["-v", MARKS]);
+    let title = format!("{} {}", host(), one.pid());
+    let (mut first, mut second) = (one.client(), two.client());
+    first.get("k");
+    wait_field(&two, &server, "other_magents", Some(&title));
+    let lines = beacon(&server);
+    for n in 1..4 {
+        assert!(one.upgrade(), "{}", one.log());
+        // Each is used, so each would take the other's line out.
+        wait_for("a look at the others", || {
+            first.get("k");
+            second.get("k");
+            let life = format!("mg {} b t\r\n", life(&lines[0]));
+            let fresh = server.client().ask_line(life);
+            ["HD t10", "HD t9"].contains(&fresh.as_str()).then_some(())
+        });
+        assert_eq!(beacon(&server), lines, "change {n}");
+        wait_field(
+            &one,
+            &server,
+            "other_magents",
+            Some(&format!("{} {}", host(), two.pid())),
+        );
+        wait_field(&two, &server, "other_magents", Some(&title));
+    }
+    assert!(
+        !two.log().contains("does not use it any more"),
+        "{}",
+        two.log()
+    );
+    // It still knows which line is its own.
+    assert!(one.terminate().success());
+    assert_eq!(beacon(&server).len(), 1);
+}

@@ -10,6 +10,7 @@
 //! not come to rest is given up as at a timeout: its server is down, what it may have missed is journaled, and its
 //! socket is read to its end, by whichever program. So nothing that it executes late is ever read.
 
+use super::board::Board;
 use super::link::LinkState;
 use super::pending::{Pending, To};
 use super::{GivenUp, Link, Pools, ServerId};
@@ -231,6 +232,9 @@ impl<S: Socket> Pools<S> {
     ) -> Loaded<()> {
         self.start_unix = Saved::load(from)?;
         self.me.id = Id(Saved::load(from)?);
+        // They were made for an id that nobody has.
+        let me = self.me.id;
+        (self.servers.values_mut()).for_each(|server| server.board = Board::new(me));
         self.counters = Saved::load(from)?;
         self.calls = Saved::load(from)?;
         for _ in 0..usize::load(from)? {
