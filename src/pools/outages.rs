@@ -1,6 +1,7 @@
 //! When a server was away in the last ten minutes, and why.
 
 use crate::health::Cause;
+use crate::saved::{Loaded, Loader, Saved, Saver, load_all, save_all, saved_fields};
 use crate::time::{SECOND, Time};
 use std::collections::VecDeque;
 
@@ -21,9 +22,21 @@ pub struct Outage {
     pub cause: Cause,
 }
 
+saved_fields!(Outage { from, to, cause });
+
 /// The last ones, oldest first.
 #[derive(Debug, Default)]
 pub struct Outages(VecDeque<Outage>);
+
+impl Saved for Outages {
+    fn save(&self, to: &mut Saver<'_>) {
+        save_all(to, self.0.iter());
+    }
+
+    fn load(from: &mut Loader<'_>) -> Loaded<Outages> {
+        load_all(from, Outage::load).map(Outages)
+    }
+}
 
 impl Outages {
     /// The server is not asked from now on.

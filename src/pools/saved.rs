@@ -185,6 +185,7 @@ impl<S: Socket> Pools<S> {
             name.save(to);
         }
         server.health.save(self.now, to);
+        server.outages.save(to);
         server.journal.save(to);
         server.missed.save(to);
         server.quiet.save(to);
@@ -293,6 +294,7 @@ impl<S: Socket> Pools<S> {
             _ => return Err(Damaged("a host's name".into())),
         }
         server.health = Health::load(server.health.policy(), from)?;
+        server.outages = Saved::load(from)?;
         server.journal.load(from)?;
         server.missed = Saved::load(from)?;
         server.quiet = Saved::load(from)?;
