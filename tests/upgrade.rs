@@ -15,8 +15,12 @@ mod states;
 use common::magent::MARKS;
 use common::{Magent, Memcached};
 
-/// Another file with the same program: what a build anew would be.
-const ANOTHER: &str = "cp \"$REAL\" \"$NEW\"; date +%N >> \"$NEW\"";
+/// Another file with the same program: what a build anew would be. `MAGENT_OTHER_BUILD` is one that really is
+/// another; then both take turns.
+const ANOTHER: &str = "now=${NEW%new}magent; other=${MAGENT_OTHER_BUILD:-$REAL}
+    size=$(stat -c %s \"$REAL\")
+    if head -c \"$size\" \"$now\" 2>/dev/null | cmp -s - \"$REAL\"; then cp \"$other\" \"$NEW\"; else cp \"$REAL\" \"$NEW\"; fi
+    date +%N >> \"$NEW\"";
 
 /// One magent before fresh primaries and backups, from a program that may be replaced.
 struct Farm {

@@ -79,6 +79,37 @@ fn a_daemon_keeps_its_files_and_its_rights() {
     assert!(!file("pid").exists() && !file("s").exists());
 }
 
+/// Only root may take a low port, and it is not root any more.
+#[test]
+fn a_low_port_stays() {
+    if !is_root("a low port") {
+        return;
+    }
+    let dir = TempDir::new();
+    let program = public_copy(dir.path());
+    let start = |port: u16| {
+        let mut command = Command::new(&program);
+        command.args(["-s", "127.0.0.1:1", "-u", "nobody", "-P"]);
+        command.arg(dir.path().join("pid"));
+        command.args(["-l", "127.0.0.1", "-p", &port.to_string()]);
+        finish(command).status.success().then_some(port)
+    };
+    let port = (700..1000).find_map(start).expect("a low port");
+    let pid = fs::read_to_string(dir.path().join("pid")).expect("the pid file");
+    let pid: u32 = pid.trim_end().parse().expect("a pid");
+    let mut client = Client::tcp(port);
+    for n in 1..3 {
+        signal(pid, Signal::SIGUSR2);
+        wait_for("another program", || {
+            (client.stats("stats proxy\r\n")["upgrades"] == n.to_string()).then_some(())
+        });
+        assert!(status_line(pid, "Uid").starts_with("65534 65534 65534"));
+        Client::tcp(port).ask("version\r\n", "VERSION 1.6.18\r\n");
+    }
+    signal(pid, Signal::SIGTERM);
+    wait_for("the daemon to end", || is_gone(pid).then_some(()));
+}
+
 #[test]
 fn systemd_is_told() {
     let dir = TempDir::new();
