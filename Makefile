@@ -51,7 +51,7 @@ check: man-page unit layers
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	bash -n .ci/need .ci/run .ci/layers dist/magent.bash-completion tests/demo.sh tests/clients/run \
-		tests/package.sh dist/debian/build dist/debian/magent.postinst
+		tests/package.sh dist/debian/build dist/debian/magent.postinst dist/debian/magent.prerm
 
 man-page:
 	@if command -v mandoc >/dev/null; then \
@@ -81,15 +81,17 @@ install: magent
 	install -m 755 magent $(DESTDIR)$(PREFIX)/bin/magent
 	install -m 644 man/magent.1 $(DESTDIR)$(MAN)/magent.1
 	install -m 644 dist/magent.bash-completion $(DESTDIR)$(COMPLETIONS)/magent
-	sed 's|/usr/local/bin/|$(PREFIX)/bin/|' dist/magent.service > $(DESTDIR)$(UNITS)/magent.service
-	chmod 644 $(DESTDIR)$(UNITS)/magent.service
+	for unit in magent.service magent@.service; do \
+		sed 's|/usr/local/bin/|$(PREFIX)/bin/|' dist/$$unit > $(DESTDIR)$(UNITS)/$$unit && \
+		chmod 644 $(DESTDIR)$(UNITS)/$$unit || exit 1; \
+	done
 	install -m 644 dist/magent.socket $(DESTDIR)$(UNITS)/magent.socket
 	[ -e $(DESTDIR)/etc/default/magent ] || install -m 644 dist/magent.env $(DESTDIR)/etc/default/magent
 
 # Options that somebody changed stay.
 uninstall:
-	rm -f $(DESTDIR)$(PREFIX)/bin/magent $(DESTDIR)$(MAN)/magent.1 $(DESTDIR)$(UNITS)/magent.service \
-		$(DESTDIR)$(UNITS)/magent.socket $(DESTDIR)$(COMPLETIONS)/magent
+	rm -f $(DESTDIR)$(PREFIX)/bin/magent $(DESTDIR)$(MAN)/magent.1 $(DESTDIR)$(COMPLETIONS)/magent
+	cd $(DESTDIR)$(UNITS) && rm -f magent.service magent@.service magent.socket
 	! cmp -s dist/magent.env $(DESTDIR)/etc/default/magent || rm -f $(DESTDIR)/etc/default/magent
 
 clean:

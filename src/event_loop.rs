@@ -387,6 +387,10 @@ impl EventLoop {
         tell_systemd(sys::State::Stopping, "finishing what clients are owed");
         self.accept_all(now);
         self.listeners.close();
+        // A successor need not wait until clients have what they are owed.
+        if let Some(fd) = self.pid_file {
+            sys::unlock(fd);
+        }
         self.proxy.drain(now);
         self.phase = Phase::Draining(now.at + DRAIN);
     }

@@ -1,7 +1,8 @@
-//! The pid file: there while magent runs, and with its pid.
+//! The pid file: there while magent runs, and with its pid. It is locked until magent is told to stop, so that no
+//! other process takes it for its own.
 
 use magent::files::{self, Owner};
-use magent::sys::reason;
+use magent::sys::{self, reason};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -26,6 +27,11 @@ impl PidFile {
     /// never seen empty: it holds the pid of the process that starts the daemon.
     pub fn open(path: &Path, owner: Owner) -> io::Result<PidFile> {
         let (file, made) = files::open_pid(path, owner)?;
+        if !sys::lock(&file)? {
+            let pid = fs::read_to_string(path)?;
+            let why = format!("process {} uses it", pid.trim_end());
+            return Err(io::Error::other(why));
+        }
         let pid_file = PidFile {
             path: path.to_path_buf(),
             file,
@@ -41,6 +47,8 @@ impl PidFile {
 
     /// The file that the program before has left open, with the pid of this process in it.
     pub fn inherited(path: &Path, file: OwnedFd) -> PidFile {
+        // It is locked, unless that program was one that did not lock it.
+        let _ = sys::lock(&file);
         PidFile {
             path: path.to_path_buf(),
             file: file.into(),
@@ -72,12 +80,13 @@ impl PidFile {
         self.file.set_len(line.len() as u64)
     }
 
-    /// True if the path still names the file that was opened.
+    /// True if the path still names the file that was opened, and no successor uses it already.
     fn is_ours(&self) -> bool {
-        match (fs::symlink_metadata(&self.path), self.file.metadata()) {
+        let is_there = match (fs::symlink_metadata(&self.path), self.file.metadata()) {
             (Ok(there), Ok(here)) => (there.dev(), there.ino()) == (here.dev(), here.ino()),
             _ => false,
-        }
+        };
+        is_there && sys::lock(&self.file).unwrap_or(true)
     }
 }
 
@@ -140,6 +149,23 @@ mod tests {
         drop(file);
         assert_eq!(fs::read_to_string(&path).unwrap(), "123456\n");
         fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn nobody_else_has_it_until_the_end_begins() {
+        let path = path("locked");
+        let mut first = PidFile::open(&path, None).unwrap();
+        first.write().unwrap();
+        let refused = PidFile::open(&path, None).err().map(|e| e.to_string());
+        let why = format!("process {} uses it", std::process::id());
+        assert_eq!(refused, Some(why));
+        sys::unlock(first.descriptor());
+        let mut second = PidFile::open(&path, None).unwrap();
+        second.write().unwrap();
+        drop(first);
+        assert!(path.exists(), "it is the second one's");
+        drop(second);
+        assert!(!path.exists());
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod daemon;
 mod given;
 mod handover;
 mod identity;
+mod lock;
 mod notify;
 mod nowait;
 mod process;
@@ -17,6 +18,7 @@ pub use daemon::{Readiness, daemonise};
 pub use given::given_sockets;
 pub use handover::{bequeath, inherited, memory_file, seal, sealed_file};
 pub use identity::{Identity, drop_privileges, give, identity, is_root, user};
+pub use lock::{lock, unlock};
 pub use notify::{State, notify};
 pub use nowait::{has_room, send_now};
 pub use process::{

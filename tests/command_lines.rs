@@ -6,9 +6,10 @@ mod common;
 use common::magent::free_port;
 use common::process::{finish, is_gone, is_root, public_copy, text};
 use common::{Client, TempDir, wait_for};
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use std::fs;
+use std::fs::{self, File};
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
@@ -53,6 +54,11 @@ const WRONG: &[(&str, i32, &str)] = &[
     ("-c DIR/round.yml", 2, "DIR/round.yml:4: pool a: servers: 127.0.0.1:3: pool b listens there, so a request would go round for ever; name the memcached"),
     // Listeners.
     ("-s 127.0.0.1:1 -l 127.0.0.1 -p HELD", 1, "-l 127.0.0.1 -p HELD: Address already in use"),
+    // Shared are the ports of those who all say so, and no doors or sockets.
+    ("-s 127.0.0.1:1 --reuseport -l 127.0.0.1 -p HELD", 1, "-l 127.0.0.1 -p HELD: Address already in use"),
+    ("FARM --reuseport -f DIR/live", 1, "-f DIR/live: Address already in use"),
+    ("FARM --reuseport --admin DIR/live", 1, "--admin DIR/live: Address already in use"),
+    ("FARM --reuseport --admin 127.0.0.1:HELD", 1, "--admin 127.0.0.1:HELD: Address already in use"),
     ("FARM -l no-such-host.invalid", 1, "-l no-such-host.invalid: cannot resolve no-such-host.invalid: …"),
     ("-s 127.0.0.1:1 -l 192.0.2.1 -p 2", 1, "-l 192.0.2.1 -p 2: Cannot assign requested address"),
     ("-s 127.0.0.1:1 -l 127.0.0.1:2", 2, "-l 127.0.0.1:2: must be an address without a port; the port is -p"),
@@ -83,6 +89,8 @@ const WRONG: &[(&str, i32, &str)] = &[
     ("FARM -u nobody -g no-such-group", 1, "-g no-such-group: no such group"),
     ("FARM -u 4711", 1, "-u 4711: no user has this number, so -g must name the group"),
     ("FARM -P DIR/no/such/folder", 1, "-P DIR/no/such/folder: No such file or directory"),
+    ("FARM -P DIR/held.pid", 1, "-P DIR/held.pid: process 4711 uses it"),
+    ("FARM --reuseport -P DIR/held.pid", 1, "-P DIR/held.pid: process 4711 uses it"),
     ("FARM -P DIR/live", 1, "-P DIR/live: it exists and is not a regular file"),
     ("FARM -L DIR/no/such/folder", 1, "-L DIR/no/such/folder: No such file or directory"),
     ("FARM -P DIR/x -L DIR/x", 2, "-L DIR/x: is the file of -P too"),
@@ -159,6 +167,7 @@ const DOUBTFUL: &[(By, &str, &[&str])] = &[
 /// The files that lines name.
 const FILES: &[(&str, &str)] = &[
     ("plain", "precious"),
+    ("held.pid", "4711\n"),
     (
         "good.yml",
         "a:\n  listen: 127.0.0.1:FREE\n  servers:\n  - 127.0.0.1:1:1\n",
@@ -192,6 +201,8 @@ const FILES: &[(&str, &str)] = &[
 struct Scene {
     dir: TempDir,
     held: TcpListener,
+    /// The lock of a pid file.
+    pid: Option<Flock<File>>,
     _live: UnixListener,
     free: [u16; 2],
 }
@@ -199,7 +210,8 @@ struct Scene {
 impl Scene {
     fn new() -> Scene {
         let dir = TempDir::new();
-        let scene = Scene {
+        let mut scene = Scene {
+            pid: None,
             held: TcpListener::bind(("127.0.0.1", 0)).expect("a port"),
             _live: UnixListener::bind(dir.path().join("live")).expect("a socket"),
             free: [free_port(), free_port()],
@@ -208,6 +220,9 @@ impl Scene {
         for (name, text) in FILES {
             fs::write(scene.dir.path().join(name), scene.fill(text)).expect("a file");
         }
+        let pid = File::open(scene.dir.path().join("held.pid")).expect("it was written");
+        let lock = Flock::lock(pid, FlockArg::LockExclusiveNonblock);
+        scene.pid = Some(lock.map_err(|(_, e)| e).expect("nobody has it"));
         scene
     }
 

@@ -20,6 +20,7 @@ const INSTALLED: &[(&str, u32)] = &[
     ("usr/local/bin/magent", 0o755),
     ("usr/local/lib/systemd/system/magent.service", 0o644),
     ("usr/local/lib/systemd/system/magent.socket", 0o644),
+    ("usr/local/lib/systemd/system/magent@.service", 0o644),
     ("usr/local/share/bash-completion/completions/magent", 0o644),
     ("usr/local/share/man/man1/magent.1", 0o644),
 ];
@@ -144,13 +145,38 @@ fn what_is_installed_goes_again() {
     assert_eq!(files(&root), [("etc/default/magent".to_string(), 0o644)]);
     fs::remove_file(&options).expect("options");
     make(dir.path(), &["install", "PREFIX=/usr", &destination]);
-    let unit = fs::read_to_string(root.join("usr/lib/systemd/system/magent.service"));
-    assert!(
-        unit.expect("the unit")
-            .contains("ExecStart=/usr/bin/magent -D")
-    );
+    for unit in ["magent.service", "magent@.service"] {
+        let text = fs::read_to_string(root.join("usr/lib/systemd/system").join(unit));
+        let is_there = text
+            .expect(unit)
+            .contains("\nExecStart=/usr/bin/magent -D ");
+        assert!(is_there, "{unit}");
+    }
     make(dir.path(), &["uninstall", "PREFIX=/usr", &destination]);
     assert_eq!(files(&root), []);
+}
+
+/// An instance of the template has the rights of the service, and no more.
+#[test]
+fn both_units_give_the_same_rights() {
+    let one = include_str!("../dist/magent.service");
+    let many = include_str!("../dist/magent@.service");
+    let settings = |text: &'static str| -> Vec<&str> {
+        let (_, service) = text.split_once("\n[Service]\n").expect("its part");
+        let own = ["ExecStart=", "RuntimeDirectory=", "#"];
+        let lines = service.lines().filter(|l| !l.is_empty());
+        lines
+            .filter(|l| !own.iter().any(|o| l.starts_with(o)))
+            .collect()
+    };
+    assert_eq!(settings(one), settings(many));
+    assert!(settings(one).len() > 30);
+    for line in [
+        "ExecStart=/usr/local/bin/magent -D --reuseport --admin /run/magent-%i/admin.sock $MAGENT_OPTIONS",
+        "RuntimeDirectory=magent-%i",
+    ] {
+        assert!(many.lines().any(|l| l == line), "{line}");
+    }
 }
 
 /// What would be published holds the program and what `make install` needs, and no tests.
@@ -179,6 +205,7 @@ fn the_package_is_whole() {
     let installed = [
         "man/magent.1",
         "dist/magent.service",
+        "dist/magent@.service",
         "dist/magent.socket",
         "dist/magent.env",
         "dist/magent.bash-completion",

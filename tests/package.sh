@@ -13,9 +13,9 @@ fail() {
     exit 1
 }
 
-pid=
+pid= other=
 end() {
-    [ -z "$pid" ] || kill "$pid" 2>/dev/null || true
+    [ -z "$pid$other" ] || kill $pid $other 2>/dev/null || true
     umount "$tree/proc" 2>/dev/null || true
     rm -rf --one-file-system "$tree"
 }
@@ -51,7 +51,9 @@ inside dpkg -i /old.deb
 [ "$(inside magent -V)" = "$("$top/magent" -V)" ] || fail "another program is installed"
 inside getent passwd magent >/dev/null || fail "there is no user magent"
 inside test -e /lib/systemd/system/magent.service || fail "there is no unit"
-grep -q '^ExecStart=/usr/bin/magent ' "$tree/lib/systemd/system/magent.service" || fail "the unit runs something else"
+for unit in magent.service magent@.service; do
+    grep -q '^ExecStart=/usr/bin/magent ' "$tree/lib/systemd/system/$unit" || fail "$unit runs something else"
+done
 wanted=$tree/etc/systemd/system
 [ -L "$wanted/multi-user.target.wants/magent.service" ] || fail "the service is not enabled"
 [ ! -L "$wanted/sockets.target.wants/magent.socket" ] || fail "the socket is enabled"
@@ -62,15 +64,24 @@ options='MAGENT_OPTIONS="-l 127.0.0.1 -p 0 -f /run/magent.sock -s 127.0.0.1:1"'
 echo "$options" >"$tree/etc/default/magent"
 (exec chroot "$tree" /usr/bin/magent -D -p 0 -f /run/magent.sock -s 127.0.0.1:1) >"$dir/magent.log" 2>&1 &
 pid=$!
+# And an instance of magent@.service.
+(exec chroot "$tree" /usr/bin/magent -D --reuseport -p 0 -f /run/other.sock -s 127.0.0.1:1) >"$dir/other.log" 2>&1 &
+other=$!
 wait_for test -S "$tree/run/magent.sock"
-[ "$(cat "/proc/$pid/comm")" = magent ] || fail "process $pid is not magent"
+wait_for test -S "$tree/run/other.sock"
+for one in $pid $other; do
+    [ "$(cat "/proc/$one/comm")" = magent ] || fail "process $one is not magent"
+done
 mkdir -p "$tree/run/systemd/system" "$tree/usr/local/sbin"
 cat >"$tree/usr/local/sbin/systemctl" <<END
 #!/bin/sh
 echo "\$*" >>/systemctl.log
-case "\$1" in
-show) echo $pid ;;
-kill) kill -USR2 $pid ;;
+case "\$*" in
+list-units*) printf '%s\n' 'magent.service loaded active running x' 'magent@1.service loaded active running x' ;;
+show*magent.service) echo $pid ;;
+show*magent@1.service) echo $other ;;
+kill*magent.service) kill -USR2 $pid ;;
+kill*magent@1.service) kill -USR2 $other ;;
 esac
 END
 chmod +x "$tree/usr/local/sbin/systemctl"
@@ -91,13 +102,17 @@ ask() {
 ask || fail "the client got no answer"
 inside dpkg -i /new.deb
 ask || fail "the client did not survive the upgrade: $(cat "$dir/magent.log")"
-[ "$(readlink "/proc/$pid/exe")" = "$tree/usr/bin/magent" ] || fail "process $pid runs the old program"
+for one in $pid $other; do
+    [ "$(readlink "/proc/$one/exe")" = "$tree/usr/bin/magent" ] || fail "process $one runs the old program"
+done
 [ "$(cat "$tree/etc/default/magent")" = "$options" ] || fail "the upgrade changed /etc/default/magent"
 ! grep -q -E '^(restart|stop|try-restart)' "$tree/systemctl.log" || fail "the upgrade restarted it: $(cat "$tree/systemctl.log")"
 
-kill "$pid"
-wait "$pid" || fail "magent ended with $?"
-pid=
+for one in $pid $other; do
+    kill "$one"
+    wait "$one" || fail "magent ended with $?"
+done
+pid= other=
 rm -r "$tree/usr/local/sbin/systemctl" "$tree/run/systemd"
 inside dpkg -r magent
 [ "$(cat "$tree/etc/default/magent")" = "$options" ] || fail "removing changed /etc/default/magent"

@@ -283,6 +283,8 @@ pub struct Config {
     pub refill: usize,
     /// `--slow`.
     pub slow: Duration,
+    /// `--reuseport`: other processes may listen where this one does.
+    pub reuseport: bool,
     /// `--alone`.
     pub alone: bool,
     /// What the command line says of every pool of the file; no name, listeners or servers.

@@ -122,6 +122,7 @@ pub const OPTIONS: &[Opt] = &[
     opt("--journal", One("SIZE"), "memory for what one absent server missed").default("64m"),
     opt("--idle-timeout", One("SECONDS"), "close a client that is silent for so long; 0: never").default("0"),
     opt("--slow", One("MS"), "requests that take so long are kept for the operator's `slow`").default("100"),
+    opt("--reuseport", Nothing, "several magents may listen on one -l and -p"),
     opt("--alone", Nothing, "leave no marks on servers for other magents, and look for none"),
     opt("--memcached-stats", Nothing, "answer stats as memcached does"),
     opt("--admin", Many("ADDR:PORT"), "a door for operators and monitors; also /PATH.sock, of mode 0600; repeat"),
@@ -322,6 +323,7 @@ fn process(typed: &Typed) -> Result<Config, UsageError> {
         resolve: values::seconds(typed.number("--resolve", 0..=MAX_SECONDS)?),
         refill: typed.value("--refill", |t| values::size(t, 0..=MAX_MEMORY))?,
         slow: values::ms(typed.number("--slow", 1..=MAX_MS)?),
+        reuseport: typed.flag("--reuseport"),
         alone: typed.flag("--alone"),
         template: PoolConfig::default(),
     };

@@ -38,6 +38,7 @@ impl Config {
         line("resolve", self.resolve.as_secs().to_string());
         line("refill", show_size(self.refill));
         line("slow", self.slow.as_millis().to_string());
+        line("reuseport", self.reuseport.to_string());
         line("alone", self.alone.to_string());
         for pool in &self.pools {
             for (key, value) in pool_lines(pool) {

@@ -49,12 +49,13 @@ impl Config {
         for (option, value) in others {
             value.into_iter().for_each(|value| one(option, value));
         }
-        if self.alone {
-            all += " --alone";
-        }
-        if self.memcached_stats {
-            all += " --memcached-stats";
-        }
+        let switches = [
+            ("--reuseport", self.reuseport),
+            ("--alone", self.alone),
+            ("--memcached-stats", self.memcached_stats),
+        ];
+        let on = switches.into_iter().filter(|(_, is_on)| *is_on);
+        on.for_each(|(option, _)| all += &format!(" {option}"));
         all
     }
 

@@ -24,7 +24,7 @@ pub struct Bound {
 /// # Errors
 /// A line that names the listener and why it can't be bound, or one of `given` that `config` does not name.
 pub fn bind(config: &Config, owner: Owner, mut given: Vec<Given>) -> Result<Bound, String> {
-    let mut listeners = Listeners::new(FIRST_LISTENER);
+    let mut listeners = Listeners::new(FIRST_LISTENER, config.reuseport);
     let plan = plan(&mut listeners, config, owner, &mut given)?;
     let door = door::bind(config, owner, &mut given, FIRST_DOOR)?;
     if let Some(left) = given.first() {

@@ -58,7 +58,8 @@ pub fn bind(
     given: &mut Vec<Given>,
     first_token: usize,
 ) -> Result<Bound, String> {
-    let mut listeners = Listeners::new(first_token);
+    // Whoever connects wants this process, and no other.
+    let mut listeners = Listeners::new(first_token, false);
     let wanted: Vec<_> = doors(config).map(|(_, spec, _)| spec).collect();
     match listeners.plan(&wanted, owner, given) {
         Ok(plan) => Ok(Bound(listeners, plan)),

@@ -52,6 +52,8 @@ pub struct Listeners {
     /// In the order of the configuration, so that the proxy knows each by its number.
     list: Vec<Watched>,
     next_token: usize,
+    /// Other processes may listen on the same ports.
+    is_shared: bool,
     /// Index of the listener that is asked next, so that a crowded one delays no other.
     turn: usize,
     paused: Option<Instant>,
@@ -66,11 +68,13 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    /// None yet; their tokens will count from `first_token`.
-    pub fn new(first_token: usize) -> Listeners {
+    /// None yet; their tokens will count from `first_token`. With `is_shared` other processes may listen on
+    /// their ports.
+    pub fn new(first_token: usize, is_shared: bool) -> Listeners {
         Listeners {
             list: Vec::new(),
             next_token: first_token,
+            is_shared,
             turn: 0,
             paused: None,
             pauses: 0,
@@ -105,7 +109,7 @@ impl Listeners {
                     let at = given.iter().position(|g| *g.address() == spec.address);
                     let listener = match at.map(|at| given.swap_remove(at)) {
                         Some(given) => Listener::adopt(given, spec),
-                        None => Listener::bind(spec, owner),
+                        None => Listener::bind(spec, owner, self.is_shared),
                     };
                     Some((listener.map_err(|e| (i, e))?, Token(next_token - 1)))
                 }
@@ -354,7 +358,7 @@ mod tests {
         let (a, b, c) = (dir.join("a"), dir.join("b"), dir.join("c"));
         let (sa, sb, sc) = (spec(a.clone()), spec(b.clone()), spec(c.clone()));
         let mut poll = mio::Poll::new().unwrap();
-        let mut all = Listeners::new(100);
+        let mut all = Listeners::new(100, false);
         let plan = all.plan(&[&sa, &sb], None, &mut Vec::new()).unwrap();
         all.apply(plan, poll.registry()).unwrap();
         let now = Instant::now();
@@ -394,7 +398,7 @@ mod tests {
         let path = dir.join("s");
         let spec = spec(path.clone());
         let mut poll = mio::Poll::new().unwrap();
-        let mut all = Listeners::new(100);
+        let mut all = Listeners::new(100, false);
         let plan = all.plan(&[&spec], None, &mut Vec::new()).unwrap();
         all.apply(plan, poll.registry()).unwrap();
         let mut waiting: Vec<_> = (0..TURNED_AWAY).map(|_| client(&path)).collect();
@@ -423,7 +427,7 @@ mod tests {
         let path = dir.join("s");
         let spec = spec(path.clone());
         let mut poll = mio::Poll::new().unwrap();
-        let mut all = Listeners::new(100);
+        let mut all = Listeners::new(100, false);
         let plan = all.plan(&[&spec], None, &mut Vec::new()).unwrap();
         all.apply(plan, poll.registry()).unwrap();
         let now = Instant::now();

@@ -71,14 +71,15 @@ impl Given {
 }
 
 impl Listener {
-    /// Listens. A socket file that nobody listens on any more is replaced.
+    /// Listens. A socket file that nobody listens on any more is replaced. With `is_shared` other processes
+    /// may listen on the same port.
     ///
     /// # Errors
     /// What the system says, or that the path is in use or no socket.
-    pub fn bind(spec: &ListenSpec, owner: Owner) -> io::Result<Listener> {
+    pub fn bind(spec: &ListenSpec, owner: Owner, is_shared: bool) -> io::Result<Listener> {
         let socket = match &spec.address {
             Address::Tcp(address) => Accepting::Tcp(mio::net::TcpListener::from_std(
-                sys::listen_tcp(address, spec.backlog)?,
+                sys::listen_tcp(address, spec.backlog, is_shared)?,
             )),
             Address::Unix(path) => bind_unix(path, spec, owner)?,
         };

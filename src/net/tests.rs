@@ -59,14 +59,14 @@ fn talk(listener: &Listener) {
 
 #[test]
 fn bytes_over_tcp() {
-    talk(&Listener::bind(&any_port(), None).unwrap());
+    talk(&Listener::bind(&any_port(), None, false).unwrap());
 }
 
 #[test]
 fn bytes_over_a_unix_socket() {
     let dir = folder("talk");
     let path = dir.join("s");
-    let listener = Listener::bind(&spec(Address::Unix(path.clone())), None).unwrap();
+    let listener = Listener::bind(&spec(Address::Unix(path.clone())), None, false).unwrap();
     assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o640);
     talk(&listener);
     drop(listener);
@@ -76,7 +76,7 @@ fn bytes_over_a_unix_socket() {
 
 #[test]
 fn a_refused_connect_says_so() {
-    let listener = Listener::bind(&any_port(), None).unwrap();
+    let listener = Listener::bind(&any_port(), None, false).unwrap();
     let address = listener.local().unwrap();
     drop(listener);
     let outcome = match connect(&address, false) {
@@ -101,8 +101,8 @@ fn only_a_stale_socket_is_replaced() {
     let path = dir.join("s");
     let spec = spec(Address::Unix(path.clone()));
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-    let listener = Listener::bind(&spec, None).unwrap();
-    let in_use = Listener::bind(&spec, None).err().unwrap();
+    let listener = Listener::bind(&spec, None, false).unwrap();
+    let in_use = Listener::bind(&spec, None, false).err().unwrap();
     assert_eq!(in_use.kind(), ErrorKind::AddrInUse);
     // That one knocked to see whether anybody listens.
     drop(soon(|| listener.accept().ok()));
@@ -110,13 +110,13 @@ fn only_a_stale_socket_is_replaced() {
 
     // A successor's file stays when we go.
     fs::remove_file(&path).unwrap();
-    let successor = Listener::bind(&spec, None).unwrap();
+    let successor = Listener::bind(&spec, None, false).unwrap();
     drop(listener);
     talk(&successor);
     drop(successor);
 
     fs::write(&path, "precious").unwrap();
-    let no_socket = Listener::bind(&spec, None).err().unwrap();
+    let no_socket = Listener::bind(&spec, None, false).err().unwrap();
     assert_eq!(sys::reason(&no_socket), "it exists and is not a socket");
     assert_eq!(fs::read(&path).unwrap(), b"precious");
     fs::remove_dir_all(&dir).unwrap();
@@ -127,7 +127,7 @@ fn mode_and_backlog_change_in_place() {
     let dir = folder("adjust");
     let path = dir.join("s");
     let mut wanted = spec(Address::Unix(path.clone()));
-    let mut listener = Listener::bind(&wanted, None).unwrap();
+    let mut listener = Listener::bind(&wanted, None, false).unwrap();
     (wanted.mode, wanted.backlog) = (0o600, 99);
     listener.adjust(&wanted).unwrap();
     assert_eq!(listener.spec(), &wanted);

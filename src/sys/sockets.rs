@@ -7,11 +7,12 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 /// A listening TCP socket, non-blocking. An IPv6 one takes IPv6 only, so that `0.0.0.0` and
 /// `::` can have the same port. Accepted connections inherit keepalive, as with memcached: a
-/// client whose machine died gives its place back some day.
+/// client whose machine died gives its place back some day. With `is_shared` other processes of this user
+/// may listen there too, if they all say so, and the system spreads connections over them.
 ///
 /// # Errors
 /// What the system says.
-pub fn listen_tcp(address: &SocketAddr, backlog: u32) -> io::Result<TcpListener> {
+pub fn listen_tcp(address: &SocketAddr, backlog: u32, is_shared: bool) -> io::Result<TcpListener> {
     let family = match address {
         SocketAddr::V4(_) => libc::AF_INET,
         SocketAddr::V6(_) => libc::AF_INET6,
@@ -23,6 +24,9 @@ pub fn listen_tcp(address: &SocketAddr, backlog: u32) -> io::Result<TcpListener>
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
     set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
     set_option(&socket, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
+    if is_shared {
+        set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+    }
     if address.is_ipv6() {
         set_option(&socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
     }
@@ -118,17 +122,27 @@ mod tests {
 
     #[test]
     fn both_families_share_a_port() {
-        let v4 = listen_tcp(&"0.0.0.0:0".parse().unwrap(), 5).unwrap();
+        let v4 = listen_tcp(&"0.0.0.0:0".parse().unwrap(), 5, false).unwrap();
         let port = v4.local_addr().unwrap().port();
-        assert_eq!(
-            listen_tcp(&v4.local_addr().unwrap(), 5).unwrap_err().kind(),
-            io::ErrorKind::AddrInUse
-        );
         // A machine without IPv6 has nothing to share.
-        if listen_tcp(&"[::]:0".parse().unwrap(), 5).is_ok() {
+        if listen_tcp(&"[::]:0".parse().unwrap(), 5, false).is_ok() {
             let v6 = SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, port));
-            let v6 = listen_tcp(&v6, 5).unwrap();
+            let v6 = listen_tcp(&v6, 5, false).unwrap();
             assert_eq!(v6.local_addr().unwrap().port(), port);
+        }
+    }
+
+    #[test]
+    fn a_port_is_shared_only_where_all_say_so() {
+        for first in [false, true] {
+            let one = listen_tcp(&"127.0.0.1:0".parse().unwrap(), 5, first).unwrap();
+            for second in [false, true] {
+                let other = listen_tcp(&one.local_addr().unwrap(), 5, second);
+                match first && second {
+                    true => drop(other.unwrap()),
+                    false => assert_eq!(other.unwrap_err().kind(), io::ErrorKind::AddrInUse),
+                }
+            }
         }
     }
 }

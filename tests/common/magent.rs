@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -160,6 +161,24 @@ impl Magent {
         self.dir.path()
     }
 
+    /// One more process on the port of this one, where both have `--reuseport`; from a copy of the program that a
+    /// test may replace.
+    pub fn beside(&self, options: &[&str]) -> Magent {
+        let dir = TempDir::new();
+        let (program, port) = (public_copy(dir.path()), self.port.to_string());
+        let socket = dir.path().join("s").display().to_string();
+        let own = ["-l", "127.0.0.1", "-p", &port, "-f", &socket];
+        let args = [&own, options].concat();
+        let mut magent = Magent::launch(&program, &args, &[], self.port, dir);
+        // Whoever connects to the port comes to any of them.
+        wait_for("one more to listen", || {
+            let ended = magent.child.try_wait().expect("its status");
+            assert!(ended.is_none(), "{}", magent.log());
+            UnixStream::connect(magent.socket()).ok()
+        });
+        magent
+    }
+
     fn spawn(
         program: &Path,
         args: &[&str],
@@ -167,6 +186,17 @@ impl Magent {
         port: u16,
         dir: TempDir,
     ) -> Option<Magent> {
+        let mut magent = Magent::launch(program, args, environment, port, dir);
+        magent.wait_listening().then_some(magent)
+    }
+
+    fn launch(
+        program: &Path,
+        args: &[&str],
+        environment: &[(&str, &Path)],
+        port: u16,
+        dir: TempDir,
+    ) -> Magent {
         // A file and no pipe: what was logged before an answer is there when the answer is.
         let log = fs::File::create(dir.path().join(LOG)).expect("a log");
         let alone = (!args.contains(&MARKS)).then_some("--alone");
@@ -180,8 +210,7 @@ impl Magent {
             .stderr(log)
             .spawn()
             .expect("magent starts");
-        let mut magent = Magent { child, dir, port };
-        magent.wait_listening().then_some(magent)
+        Magent { child, dir, port }
     }
 
     /// False if the port was taken. An answer means that it listens everywhere, and not only on

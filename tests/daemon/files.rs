@@ -1,7 +1,7 @@
 //! Pid file, log file and socket file.
 
 use super::common::keys::key_on;
-use super::common::{Client, TempDir, wait_for};
+use super::common::{Client, Fake, TempDir, wait_for};
 use super::{Daemon, MAGENT, finish, is_root, magent, own_uid, text};
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
@@ -70,6 +70,39 @@ fn a_stale_socket_is_replaced() {
     );
     next.terminate();
     assert!(!daemon.file("s").exists() && !daemon.file("pid").exists());
+}
+
+/// Who starts it again need not wait for its end, and the pid file is the successor's then.
+#[test]
+fn a_successor_may_come_while_clients_are_owed() {
+    let (server, gate) = Fake::holding("get", |_| "END\r\n");
+    let daemon = Daemon::start(&["-s", &server.name, "--timeout", "20000"]);
+    let mut client = daemon.client();
+    client.send(format!("get {}\r\n", key_on(1, 2, "key", 0)));
+    server.wait_count("get", 1);
+    daemon.signal(Signal::SIGTERM);
+    let (port, pid) = (daemon.port.to_string(), daemon.file("pid"));
+    wait_for("a successor", || {
+        let options = ["-s", "127.0.0.1:1", "-l", "127.0.0.1", "-p", &port, "-P"];
+        let mut command = magent(&options);
+        command.arg(&pid).args(["-u", "root"]);
+        let output = finish(command);
+        // Until it stops, the first one has the pid file and the port.
+        output.status.success().then_some(())
+    });
+    let next = fs::read_to_string(&pid).unwrap();
+    let next = Daemon {
+        pid: next.trim_end().parse().unwrap(),
+        port: daemon.port,
+        dir: TempDir::new(),
+    };
+    assert_ne!(next.pid, daemon.pid);
+    gate.open();
+    client.expect("END\r\n").read_to_end();
+    wait_for("its end", || super::is_gone(daemon.pid).then_some(()));
+    assert_eq!(fs::read_to_string(&pid).unwrap(), format!("{}\n", next.pid));
+    next.terminate();
+    assert!(!pid.exists());
 }
 
 #[test]
