@@ -2,6 +2,8 @@
 
 #[path = "admin/abuse.rs"]
 mod abuse;
+#[path = "admin/attacks.rs"]
+mod attacks;
 mod common;
 #[path = "prometheus/dashboard.rs"]
 mod dashboard;
@@ -413,6 +415,56 @@ fn the_level_of_the_log_changes() {
         "{log}"
     );
     assert!(!log.contains("quiet") && !log.contains("silent"), "{log}");
+}
+
+#[test]
+fn every_change_is_logged_with_who_made_it() {
+    let servers: Vec<Memcached> = (0..2).map(|_| Memcached::start()).collect();
+    let magent = Magent::with_file(&format!(
+        "a:\n  listen: 127.0.0.1:PORT\n  servers:\n  - {}:1\n  backups:\n  - {}:1\n",
+        servers[0].name, servers[1].name
+    ));
+    let mut client = magent.client();
+    client.set("k", "x");
+    let mut operator = magent.operator();
+    let number = clients(&mut operator)
+        .iter()
+        .find(|line| field(line, "requests") == "1" && line[3] == "text")
+        .expect("the client")[0]
+        .clone();
+    let name = &servers[0].name;
+    let changes = [
+        "log info".to_string(),
+        "log warn".to_string(),
+        format!("server {name} probe"),
+        format!("server {name} refill"),
+        format!("server {name} drain"),
+        format!("server {name} use"),
+        "slow reset".to_string(),
+        "stats reset".to_string(),
+        "reload".to_string(),
+        format!("kill {number}"),
+    ];
+    for change in &changes {
+        let answer = operator.ask_line(format!("{change}\n"));
+        assert!(answer == "OK" || answer == "RESET", "{change}: {answer}");
+    }
+    assert_eq!(client.read_to_end(), b"");
+    let log = magent.log();
+    let who = format!("operator unix:{}: ", std::process::id());
+    let told: Vec<&str> = log
+        .lines()
+        .filter_map(|l| Some(l.split_once(&who)?.1))
+        .collect();
+    assert_eq!(told, changes);
+    // Nobody else can: what is asked, or goes wrong, leaves no line.
+    for line in [
+        "stats", "clients", "slow", "hot", "config", "help", "kill 99", "log", "slow x",
+    ] {
+        operator.send(format!("{line}\n"));
+    }
+    operator.send("quit\n").read_to_end();
+    assert_eq!(magent.log().matches(&who).count(), changes.len());
 }
 
 #[test]

@@ -17,7 +17,7 @@
 //!  http lists    heads of requests and of answers; lists for people
 //! ```
 //!
-//! It has few sessions, each of which holds little: one that is in the way goes when another one comes.
+//! There are few sessions, and each holds little. When all places are taken, one makes room for the next that comes.
 
 mod document;
 mod http;
@@ -55,7 +55,7 @@ pub enum Entrance {
 /// All sessions.
 pub struct Admin<S> {
     sessions: Slab<Session<S>>,
-    /// Whose turn is first, so that one that asks for much delays no other for long.
+    /// The session that is served first in a turn; another one each time, so that none that asks for much delays the others for long.
     turn: usize,
     reload_is_wanted: bool,
 }
@@ -76,20 +76,26 @@ impl<S: Socket> Admin<S> {
         self.sessions.next_key()
     }
 
-    /// Somebody came.
+    /// An operator or a monitor has connected.
     pub fn accepted(&mut self, stream: S, through: Entrance, now: Now) {
         self.sessions.insert(Session::new(stream, through, now.at));
     }
 
-    /// Makes room for one more: whoever asked nothing for the longest time goes, those that never
-    /// asked anything first.
+    /// Makes room for one more. Those that never asked anything may have half of the places: then the first
+    /// of them goes. Else whoever asked nothing for the longest time goes: so whoever comes has the time to ask, and
+    /// neither those who only connect nor those who ask all the time keep others out.
     pub fn make_room(&mut self) {
         if self.sessions.len() < SESSIONS {
             return;
         }
+        let silent = self.sessions.values().filter(|s| !s.has_asked());
+        let one_of_them = silent.count() >= SESSIONS / 2;
         let keys = self.sessions.keys();
-        let oldest = keys.min_by_key(|key| self.sessions.get(*key).map(Session::claim));
-        if let Some(key) = oldest {
+        let oldest = keys
+            .filter_map(|key| Some((key, self.sessions.get(key)?)))
+            .filter(|(_, session)| session.has_asked() != one_of_them)
+            .min_by_key(|(_, session)| session.asked_at());
+        if let Some((key, _)) = oldest {
             self.sessions.remove(key);
         }
     }
@@ -101,7 +107,7 @@ impl<S: Socket> Admin<S> {
         }
     }
 
-    /// Serves whoever asked something, a bounded amount.
+    /// Serves all sessions, with a bounded amount of work.
     pub fn tick(&mut self, proxy: &mut Proxy<S>, now: Now, mut work: Work) {
         while let Some((number, report)) = proxy.take_report() {
             if let Some(session) = self.sessions.get_mut(number) {

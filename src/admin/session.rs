@@ -1,4 +1,4 @@
-//! One connection: what it sent and was not answered, what it was answered and has not taken.
+//! One connection: its input that is not answered yet, and its answers that are not sent yet.
 
 use super::Entrance;
 use super::document::{Document, Form};
@@ -17,20 +17,20 @@ use std::time::{Duration, Instant};
 /// Bytes that may wait to be answered: one line of text, or one head of HTTP.
 const MAX_INPUT: usize = http::MAX_HEAD;
 
-/// Bytes of answers at which no more is made before some are taken. One report may be longer.
+/// While more bytes of answers than this wait to be sent, no more is made. One report may be longer.
 const MAX_OUT: usize = 64 * 1024;
 
 /// Bytes written to one session in one turn.
 const MAX_WRITE: usize = 256 * 1024;
 
-/// Units of work for one request: what it changes is logged.
+/// Units of work for one request: a change is logged, which is a system call.
 const ANSWER: usize = 10;
 
 /// Somebody at a terminal may think for so long.
 const TEXT_IDLE: Duration = Duration::from_secs(600);
 
-/// A monitor asks this often, or connects anew; from one whole request to the next, so that nobody
-/// holds a place by a byte now and then.
+/// A monitor that asks less often connects anew. Counted from one whole request to the next, so that nobody holds a
+/// place by sending a byte now and then.
 const HTTP_IDLE: Duration = Duration::from_secs(75);
 
 /// Who takes nothing of an answer for so long is closed.
@@ -47,6 +47,22 @@ enum Speaks {
     Nothing,
     Text,
     Http,
+    /// Something else, in which a browser may have been made to wrap lines that look like commands: TLS, STUN.
+    Other,
+}
+
+impl Speaks {
+    /// What a session speaks whose first line this is.
+    fn of(line: &[u8]) -> Speaks {
+        let is_typed = |b: &u8| !b.is_ascii_control() || matches!(b, b'\t' | b'\r');
+        if http::is_first_line(line) {
+            Speaks::Http
+        } else if line.iter().all(is_typed) {
+            Speaks::Text
+        } else {
+            Speaks::Other
+        }
+    }
 }
 
 /// How it ends.
@@ -75,9 +91,9 @@ pub struct Session<S> {
     task: Task,
     out: Queue,
     ending: Ending,
-    /// It has asked something.
+    /// It has sent a whole request.
     has_asked: bool,
-    /// When it came, or last asked something.
+    /// When it connected, or last sent a whole request.
     asked_at: Instant,
     /// Since when it is owed something and took nothing of it.
     owed_since: Option<Instant>,
@@ -103,9 +119,14 @@ impl<S: Socket> Session<S> {
         }
     }
 
-    /// Its claim to its place: who has the least goes when there is none left.
-    pub fn claim(&self) -> (bool, Instant) {
-        (self.has_asked, self.asked_at)
+    /// True once it has sent a whole request.
+    pub fn has_asked(&self) -> bool {
+        self.has_asked
+    }
+
+    /// When it connected, or last sent a whole request.
+    pub fn asked_at(&self) -> Instant {
+        self.asked_at
     }
 
     /// An event of its socket.
@@ -146,7 +167,7 @@ impl<S: Socket> Session<S> {
         asks_for_reload
     }
 
-    /// True if it has come and will ask nothing.
+    /// True for a connection to `--twemproxy-stats` that was not told yet: it need not ask.
     fn is_to_be_told(&self) -> bool {
         self.through == Entrance::Twemproxy && !self.has_asked
     }
@@ -181,14 +202,11 @@ impl<S: Socket> Session<S> {
     fn take_request(&mut self, number: usize, proxy: &mut Proxy<S>, work: &mut Work, now: Instant) {
         let line_end = self.input.iter().position(|b| *b == b'\n');
         if let (Speaks::Nothing, Some(end)) = (self.speaks, line_end) {
-            self.speaks = match http::is_first_line(&self.input[..end]) {
-                true => Speaks::Http,
-                false => Speaks::Text,
-            };
+            self.speaks = Speaks::of(&self.input[..end]);
         }
         let used = match self.speaks {
             Speaks::Http => http::head_len(&self.input),
-            Speaks::Text | Speaks::Nothing => line_end.map(|end| end + 1),
+            Speaks::Text | Speaks::Other | Speaks::Nothing => line_end.map(|end| end + 1),
         };
         let Some(used) = used else {
             if self.input.len() == MAX_INPUT {
@@ -209,6 +227,7 @@ impl<S: Socket> Session<S> {
                     self.ending = Ending::AfterAnswers;
                 }
             }
+            Speaks::Other => self.refuse("this is no text"),
             Speaks::Text | Speaks::Nothing => {
                 let line = String::from_utf8_lossy(&request);
                 let asked = Asked {
@@ -227,11 +246,17 @@ impl<S: Socket> Session<S> {
     /// A request that is too long has no end that could be looked for.
     fn refuse_length(&mut self) {
         match self.speaks {
-            Speaks::Http => http::refuse(Refusal::TooLong, None, &mut self.out),
-            Speaks::Text | Speaks::Nothing => {
-                text::say(&Err("line too long".into()), &mut self.out);
+            Speaks::Http => {
+                http::refuse(Refusal::TooLong, None, &mut self.out);
+                self.ending = Ending::AfterAnswers;
             }
+            Speaks::Text | Speaks::Other | Speaks::Nothing => self.refuse("line too long"),
         }
+    }
+
+    /// Says what is wrong, and that is the end.
+    fn refuse(&mut self, why: &str) {
+        text::say(&Err(why.into()), &mut self.out);
         self.ending = Ending::AfterAnswers;
     }
 
@@ -253,7 +278,7 @@ impl<S: Socket> Session<S> {
         };
     }
 
-    /// Moves on towards its end.
+    /// Closes it in order, once it is to end and is owed nothing.
     fn end(&mut self, now: Instant) {
         let is_answered = self.out.is_empty() && matches!(self.task, Task::Nothing);
         let is_last = match self.ending {
@@ -279,7 +304,7 @@ impl<S: Socket> Session<S> {
         }
     }
 
-    /// What servers said to its `stats`.
+    /// Delivers what servers said to its `stats`.
     pub fn reported(&mut self, report: &Merged) {
         if matches!(self.task, Task::Report) {
             self.task = Task::Nothing;
@@ -287,7 +312,7 @@ impl<S: Socket> Session<S> {
         }
     }
 
-    /// What came of a reload, if it waits for one.
+    /// Answers its `reload`, if it waits for one.
     pub fn reloaded(&mut self, result: Result<(), &str>) {
         if matches!(self.task, Task::Reload) {
             self.task = Task::Nothing;

@@ -208,6 +208,20 @@ fn who_takes_nothing_is_closed() {
     assert_eq!(slow.got().matches("END\r\n").count(), 500);
 }
 
+/// Though all places are held by those who ask, and others come right behind.
+#[test]
+fn whoever_comes_has_the_time_to_ask() {
+    let mut door = Door::new();
+    let crowd: Vec<Peer> = (0..SESSIONS).map(|_| door.peer()).collect();
+    crowd.iter().for_each(|peer| door.send(peer, b"x\n"));
+    door.pass(1);
+    let one = door.peer();
+    let others: Vec<Peer> = (1..SESSIONS / 2).map(|_| door.peer()).collect();
+    assert!(!one.is_closed() && others.iter().all(|p| !p.is_closed()));
+    door.send(&one, b"x\n");
+    assert_eq!(one.got(), "ERROR x\r\n");
+}
+
 #[test]
 fn who_asked_least_goes_when_there_is_no_place() {
     let mut door = Door::new();
