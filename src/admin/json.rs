@@ -136,6 +136,9 @@ fn pool(p: &PoolFigures, all: &Snapshot, history: Option<&Vec<Sample>>, out: &mu
     all.number("primaries_up", p.primaries.1);
     all.number("backups", p.backups.0);
     all.number("backups_up", p.backups.1);
+    if let Some(progress) = &p.moving {
+        all.text("moving", progress);
+    }
     p.commands.each(|name, value| all.number(name, value));
     latency(&mut all, &p.latency, &p.recent);
     if let Some(samples) = history {

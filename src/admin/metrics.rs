@@ -51,6 +51,7 @@ const FAMILIES: &[Row] = &[
     Row("magent_pool_clients_limit", Gauge, "Clients that the pool may have.", Pool(|p, f| f.of_pool(p, p.clients.1))),
     Row("magent_pool_servers", Gauge, "Servers of the pool.", Pool(|p, f| f.of_farms(p, p.primaries.0, p.backups.0))),
     Row("magent_pool_servers_up", Gauge, "Servers of the pool that are up.", Pool(|p, f| f.of_farms(p, p.primaries.1, p.backups.1))),
+    Row("magent_pool_moving", Gauge, "1 while keys move that a reload gave other servers.", Pool(|p, f| f.of_pool(p, u8::from(p.moving.is_some())))),
     Row("magent_pool_commands", Counter, "Keys and commands that clients asked.", Pool(commands)),
     Row("magent_pool_hits", Counter, "Keys that were found.", Pool(hits)),
     Row("magent_pool_misses", Counter, "Keys that were not found.", Pool(misses)),
@@ -93,6 +94,8 @@ const FAMILIES: &[Row] = &[
     Row("magent_server_refill_bytes", Gauge, "Bytes copied by the refill that is under way, or by the last one.", Server(|s, f| s.refill.numbers().filter(|(name, _)| *name == "refill_bytes").for_each(|(_, n)| f.of_server(s, n)))),
     Row("magent_server_mirrors", Counter, "Writes repeated on the server as a backup.", Server(|s, f| f.of_server(s, s.stats.mirrors))),
     Row("magent_server_mirrors_failed", Counter, "Of those the ones that it did not take.", Server(|s, f| f.of_server(s, s.stats.mirrors_failed))),
+    Row("magent_server_marked", Gauge, "1 if this magent leaves marks for others on the server.", Server(|s, f| f.of_server(s, u8::from(s.marks == "on")))),
+    Row("magent_server_other_magents", Gauge, "Other magents that use the server.", Server(|s, f| f.of_server(s, s.others.len()))),
     Row("magent_server_latency_seconds", Kind::Histogram, "From the last byte of a request to the server's answer.", Server(|s, f| f.histogram(&[("server", &s.name)], &s.latency))),
 ];
 

@@ -215,7 +215,7 @@ impl<S: Socket> Pools<S> {
     }
 
     /// How far the move of a pool's keys is; `None` if they do not move.
-    pub(super) fn progress(&self, at: usize) -> Option<String> {
+    pub fn progress(&self, at: usize) -> Option<String> {
         let pool = &self.pools[at];
         let before = pool.before.as_ref()?;
         let (since, of) = (

@@ -1,5 +1,4 @@
-//! All that monitors are told, at one moment, as values: whoever writes them out can take as long as that
-//! takes.
+//! All that monitors are told, as values of one moment: a document can be written from them over many turns.
 
 use super::Proxy;
 use super::turns::TurnFigures;
@@ -15,10 +14,10 @@ use crate::time::SECOND;
 use std::collections::HashMap;
 use std::time::Duration;
 
-/// So many hot keys are told.
+/// Hot keys reported at most.
 const HOT_KEYS: usize = 20;
 
-/// Everything.
+/// All figures of one moment.
 #[derive(Debug)]
 pub struct Snapshot {
     /// The process.
@@ -31,12 +30,12 @@ pub struct Snapshot {
     pub live: Option<Live>,
 }
 
-/// What changes too fast, or is too long, for monitors.
+/// What only the page shows: too short-lived, or too long, for monitors.
 #[derive(Debug)]
 pub struct Live {
     /// Why not every key can be answered.
     pub unanswered: Vec<String>,
-    /// Of each pool, in their order.
+    /// Samples of each pool, in the order of [`Snapshot::pools`].
     pub history: Vec<Vec<Sample>>,
     /// When the last samples ended, in seconds since the epoch.
     pub history_end: u64,
@@ -49,13 +48,13 @@ pub struct Live {
 /// The process.
 #[derive(Debug)]
 pub struct ProcessFigures {
-    /// Its number.
+    /// The process id.
     pub pid: u32,
     /// The host's name.
     pub host: String,
     /// Seconds since the epoch, now.
     pub time: u64,
-    /// For how many seconds it has been running.
+    /// Seconds since it started.
     pub uptime: u64,
     /// A hash of the configuration in force.
     pub configuration: String,
@@ -96,6 +95,8 @@ pub struct PoolFigures {
     pub backups: (usize, usize),
     /// Its servers.
     pub members: Vec<Member>,
+    /// How far keys have moved that a reload gave other servers; `None` if none move.
+    pub moving: Option<String>,
     /// Lines that requests with several keys were split into.
     pub fragments: u64,
     /// Servers that left its ring.
@@ -197,6 +198,7 @@ impl<S: Socket> Proxy<S> {
                 primaries: self.pools.primaries_of(pool),
                 backups: self.pools.backups_of(pool),
                 members: members.collect(),
+                moving: self.pools.progress(pool),
                 fragments,
                 ejections,
                 commands: self.clients.counts(pool),

@@ -1,7 +1,7 @@
 //! What monitors read: that it is well formed, and that the numbers are right.
 
 use super::common::magent::farm;
-use super::common::{Client, Fake, Magent, Memcached, wait_for};
+use super::common::{Client, Fake, MARKS, Magent, Memcached, wait_for};
 use super::dashboard;
 use super::http::{self, Answer};
 use super::{DOOR, with_door};
@@ -363,6 +363,45 @@ fn json_says_the_same_as_stats() {
         "turns_over_10ms",
     ];
     assert_eq!(missing, others);
+}
+
+#[test]
+fn moves_and_other_magents_are_told() {
+    let servers: Vec<Memcached> = (0..2).map(|_| Memcached::start()).collect();
+    let text = |count: usize| {
+        let list = servers[..count]
+            .iter()
+            .map(|s| format!("  - {}:1\n", s.name));
+        let list = list.collect::<String>();
+        format!("a:\n  listen: 127.0.0.1:PORT\n  servers:\n{list}")
+    };
+    let magent = Magent::with_file_and(&text(1), &[MARKS]);
+    let moving = |is_moving: u8| {
+        let told = metrics(&magent).get("magent_pool_moving{pool=\"a\"}");
+        assert_eq!(told, f64::from(is_moving));
+        json(&magent)["pools"][0]["moving"].clone()
+    };
+    assert_eq!(moving(0), Value::Null);
+    let name = &servers[0].name;
+    let (mark, others) = (
+        format!("magent_server_marked{{server=\"{name}\"}}"),
+        format!("magent_server_other_magents{{server=\"{name}\"}}"),
+    );
+    let other = Magent::farm(&[name], &[], &[MARKS]);
+    wait_for("each other", || {
+        magent.client().set("k", "x");
+        other.client().set("k", "x");
+        let all = metrics(&magent);
+        (all.get(&mark) == 1.0 && all.get(&others) == 1.0).then_some(())
+    });
+    assert!(magent.reload(&text(2)));
+    let progress = moving(1);
+    let stats = magent.client().stats("stats pools\r\n");
+    assert!(
+        progress.as_str().expect("text").ends_with(" changed"),
+        "{progress}"
+    );
+    assert!(stats["a:moving"].ends_with(" changed"), "{stats:?}");
 }
 
 /// What `dist/` asks for is told. `make interop` asks it under Prometheus.

@@ -173,7 +173,8 @@
       style(pill, 'pill ' + (isCut ? 'down' : away ? 'some' : 'up'));
       set(pill, isCut ? 'keys without a server' : away ? away + (away > 1 ? ' servers away' : ' server away') : 'all servers up');
       set(note, p.primaries + (p.primaries > 1 ? ' primaries' : ' primary') + (p.backups ? ', ' + p.backups + (p.backups > 1 ? ' backups' : ' backup') : '')
-        + ', ' + count(p.curr_connections) + (p.curr_connections === 1 ? ' client' : ' clients'));
+        + ', ' + count(p.curr_connections) + (p.curr_connections === 1 ? ' client' : ' clients')
+        + (p.moving ? '; keys move: ' + p.moving : ''));
       const bands = outages(data, p, now);
       const rates = h.hits.map((n, i) => share(n, h.misses[i]));
       node.charts[0].draw([rate(answers)], [h.answers.map((n) => n / step)], bands, data.history_end, now, step);
