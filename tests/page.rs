@@ -8,7 +8,8 @@ use common::magent::free_port;
 use common::time::wait_within;
 use common::{MARKS, Magent, Memcached, wait_for};
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
@@ -250,6 +251,80 @@ fn it_names_other_magents() {
         browser.text("#others").ends_with(&pid).then_some(())
     });
     browser.check(&page);
+}
+
+/// A page of somebody else's, in the same browser: it may not read, and nothing that it sends does anything.
+#[test]
+fn pages_of_others_reach_nothing() {
+    let server = servers(1);
+    let page = Page::farm(&server, &[]);
+    let mut client = page.magent.client();
+    client.set("k", "x");
+    let stranger = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = stranger.local_addr().expect("its address").port();
+    std::thread::spawn(move || {
+        // Until the test ends.
+        for mut stream in stranger.incoming().flatten() {
+            let _ = stream.read(&mut [0; 4096]);
+            let body = "<!doctype html><title>evil</title><form id=f method=post enctype=text/plain target=hidden>\
+                        <textarea name='stats reset&#10;kill 0&#10;log debug&#10;'></textarea></form><iframe name=hidden></iframe>";
+            let head = format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            );
+            let _ = stream.write_all((head + body).as_bytes());
+        }
+    });
+    let mut browser = Browser::start();
+    browser
+        .tell(&json!({"open": format!("http://127.0.0.1:{port}/"), "width": 800, "dark": false}));
+    let door = page.url();
+    for (how, init) in [
+        ("page.json", "{}"),
+        ("metrics", "{mode: 'no-cors'}"),
+        (
+            "",
+            "{method: 'POST', mode: 'no-cors', body: 'stats reset\\r\\nkill 0\\r\\nlog debug\\r\\n'}",
+        ),
+        (
+            "",
+            "{method: 'POST', headers: {'X-Own': 'stats reset'}, body: 'kill 0\\n'}",
+        ),
+    ] {
+        let fetch = format!(
+            "fetch('{door}{how}', {init}).then((a) => a.text()).catch((e) => 'failed: ' + e.name)"
+        );
+        let got = browser.eval(&fetch);
+        let got = got.as_str().expect("text");
+        assert!(
+            got.is_empty() || got.starts_with("failed: "),
+            "{how} {init}: {got}"
+        );
+    }
+    // A form needs no leave of anybody; TLS and WebSocket begin in their own ways.
+    browser.eval(&format!(
+        "document.getElementById('f').action = '{door}'; document.getElementById('f').submit()"
+    ));
+    let tls = door.replace("http:", "https:");
+    browser.eval(&format!("fetch('{tls}').catch(() => 'failed')"));
+    let socket = door.replace("http:", "ws:");
+    let opened = format!(
+        "new Promise((r) => {{ const s = new WebSocket('{socket}'); s.onopen = () => r('open'); s.onerror = () => r('failed'); }})"
+    );
+    assert_eq!(browser.eval(&opened), "failed");
+    let framed = format!(
+        "new Promise((r) => {{ const f = document.createElement('iframe'); f.onload = () => {{ \
+         try {{ r(String(f.contentDocument && f.contentDocument.getElementById('figures'))); }} catch (e) {{ r('null'); }} }}; \
+         f.src = '{door}'; document.body.append(f); }})"
+    );
+    assert_eq!(browser.eval(&framed), "null");
+    client.ask("get k\r\n", "VALUE k 0 1\r\nx\r\nEND\r\n");
+    assert!(
+        !page.magent.log().contains("operator"),
+        "{}",
+        page.magent.log()
+    );
+    assert_eq!(page.magent.stat("cmd_set"), 1);
 }
 
 /// Colours of text against what is behind it, by the rules for people who see badly (WCAG 2, AA).

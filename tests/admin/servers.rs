@@ -1,8 +1,11 @@
 //! Servers that operators take out of use, use again, and probe.
 
+use super::common::farm::wait_back;
 use super::common::magent::farm;
 use super::common::{Fake, Magent, Memcached, wait_for};
 use super::{DOOR, with_door};
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 #[test]
 fn a_drained_server_is_asked_nothing_and_misses_nothing() {
@@ -88,6 +91,62 @@ fn a_drained_backup_and_a_server_without_one() {
         .ask(format!("server {} use\n", names[0]), "OK\r\n");
     alone.wait_state(names[0], "up");
     assert_eq!(client.get("a").as_deref(), Some(&b"x"[..]));
+}
+
+/// However often: of primaries, whose keys the backup has, and of the backup, whose keys the primaries have.
+#[test]
+fn no_client_notices_a_drain() {
+    drain_under_load(0..3);
+    drain_under_load(3..4);
+}
+
+fn drain_under_load(drained: Range<usize>) {
+    const CLIENTS: usize = 6;
+    let (magent, servers) = farm(true, &DOOR);
+    let drained = &servers[drained];
+    let over = AtomicBool::new(false);
+    let talk = |n: usize| {
+        let mut client = magent.client();
+        let mut rounds = 0;
+        while !over.load(Ordering::Relaxed) {
+            let (key, value) = (format!("k{n}-{}", rounds % 50), format!("v{rounds}"));
+            client.set(&key, &value);
+            assert_eq!(client.get(&key), Some(value.clone().into_bytes()), "{key}");
+            // What was written some rounds before, perhaps to another server.
+            if let Some(before) = usize::checked_sub(rounds, 49) {
+                let key = format!("k{n}-{}", before % 50);
+                assert_eq!(
+                    client.get(&key),
+                    Some(format!("v{before}").into_bytes()),
+                    "{key}"
+                );
+            }
+            rounds += 1;
+        }
+        rounds
+    };
+    let mut operator = magent.operator();
+    std::thread::scope(|scope| {
+        let talk = &talk;
+        let clients: Vec<_> = (0..CLIENTS).map(|n| scope.spawn(move || talk(n))).collect();
+        let drains = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for server in drained.iter().cycle().take(3 * drained.len()) {
+                operator.ask(format!("server {} drain\n", server.name), "OK\r\n");
+                magent.wait_state(&server.name, "down");
+                operator.ask(format!("server {} use\n", server.name), "OK\r\n");
+                wait_back(&magent, &server.name);
+            }
+        }));
+        over.store(true, Ordering::Relaxed);
+        for client in clients {
+            assert!(client.join().expect("right answers") > 0);
+        }
+        drains.expect("drains");
+    });
+    assert_eq!(
+        (magent.stat("server_errors"), magent.stat("get_misses")),
+        (0, 0)
+    );
 }
 
 /// Nobody would look for a minute.
