@@ -5,20 +5,9 @@ mod common;
 
 use common::fake::{Fake, FakeLink};
 use common::magent::{farm, single};
-use common::{Client, Magent, Memcached};
+use common::{Client, Magent, Memcached, Stats, number};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
-
-type Stats = BTreeMap<String, String>;
-
-fn number(all: &Stats, name: &str) -> u64 {
-    let value = all
-        .get(name)
-        .unwrap_or_else(|| panic!("no {name} in {all:#?}"));
-    value
-        .parse()
-        .unwrap_or_else(|_| panic!("{name} is {value}"))
-}
 
 fn names(all: &Stats) -> BTreeSet<&str> {
     all.keys().map(String::as_str).collect()

@@ -3,20 +3,8 @@
 mod common;
 
 use common::magent::{farm, single};
-use common::{Client, Magent, Memcached, wait_for};
+use common::{Client, Magent, Memcached, Stats, number, wait_for};
 use magent::config::{OPTIONS, Takes};
-use std::collections::BTreeMap;
-
-type Stats = BTreeMap<String, String>;
-
-fn number(all: &Stats, name: &str) -> u64 {
-    let value = all
-        .get(name)
-        .unwrap_or_else(|| panic!("no {name} in {all:#?}"));
-    value
-        .parse()
-        .unwrap_or_else(|_| panic!("{name} is {value}"))
-}
 
 /// memcached's names where it has them.
 #[rustfmt::skip]

@@ -9,8 +9,7 @@ mod common;
 #[path = "turns/servers.rs"]
 mod servers;
 
-use common::{Magent, Memcached, Probe};
-use std::collections::BTreeMap;
+use common::{Magent, Memcached, Probe, number};
 use std::sync::{Mutex, PoisonError};
 
 /// Processor time of one turn, in µs.
@@ -38,10 +37,7 @@ fn assert_short_turns(magent: &Magent, work: impl FnOnce()) {
     work();
     let all = watcher.stats("stats proxy\r\n");
     let seen = probe.end();
-    let Some(longest) = all.get("longest_turn_us") else {
-        panic!("no longest_turn_us in stats proxy; a client got {seen}");
-    };
-    let longest: u64 = longest.parse().expect("a number");
+    let longest = number(&all, "longest_turn_us");
     let counts = HISTOGRAM.map(|name| number(&all, name));
     println!("longest turn {longest} µs, {counts:?}; a client got {seen}");
     assert!(
@@ -49,12 +45,6 @@ fn assert_short_turns(magent: &Magent, work: impl FnOnce()) {
         "a turn took {longest} µs; {HISTOGRAM:?}: {counts:?}; a client got {seen}"
     );
     assert_eq!(counts[3], 0);
-}
-
-#[track_caller]
-fn number(all: &BTreeMap<String, String>, name: &str) -> u64 {
-    let value = all.get(name).and_then(|v| v.parse().ok());
-    value.unwrap_or_else(|| panic!("no number {name} in stats proxy"))
 }
 
 #[test]

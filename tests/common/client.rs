@@ -10,6 +10,18 @@ use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+/// The lines of one `stats`: names and values.
+pub type Stats = BTreeMap<String, String>;
+
+/// One of its numbers.
+#[track_caller]
+pub fn number(all: &Stats, name: &str) -> u64 {
+    let value = all.get(name);
+    let value = value.unwrap_or_else(|| panic!("no {name} in {all:#?}"));
+    let number = value.parse();
+    number.unwrap_or_else(|_| panic!("{name} is {value}"))
+}
+
 enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
@@ -313,9 +325,9 @@ impl Client {
 
     /// `STAT name value` lines up to `END`.
     #[track_caller]
-    pub fn stats(&mut self, request: &str) -> BTreeMap<String, String> {
+    pub fn stats(&mut self, request: &str) -> Stats {
         self.send(request);
-        let mut all = BTreeMap::new();
+        let mut all = Stats::new();
         loop {
             let line = String::from_utf8_lossy(&self.read_line())
                 .trim_end()

@@ -22,7 +22,7 @@ pub mod rng;
 pub mod time;
 pub mod world;
 
-pub use client::Client;
+pub use client::{Client, Stats, number};
 pub use fake::{Fake, FakeLink, Gate};
 pub use magent::{MARKS, Magent};
 pub use memcached::Memcached;
