@@ -46,7 +46,7 @@ const PIECE_MAX: usize = 1024;
 /// Lines that are kept for operators.
 const RECENT: usize = 30;
 
-/// Where lines go now.
+/// The present sink.
 enum Sink {
     /// Before [`start`].
     Nowhere,
@@ -55,7 +55,7 @@ enum Sink {
     Syslog(Syslog),
 }
 
-/// A line as it was written, or should have been.
+/// A line of the log, whether or not the sink took it.
 #[derive(Clone, Debug)]
 pub struct Line {
     /// When, in seconds since the epoch.
@@ -77,7 +77,7 @@ struct State {
     unreported: u64,
 }
 
-/// What `log` wants: one object that lives for ever.
+/// The one logger of the process, as the crate `log` wants it.
 struct Logger {
     state: Mutex<State>,
     /// See [`start`].

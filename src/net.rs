@@ -37,7 +37,7 @@ pub trait Socket {
     /// What the system says.
     fn shutdown_write(&mut self) -> io::Result<()>;
 
-    /// What became of a connect: true once it stands, false while it is under way. To be asked
+    /// What became of a connect: true once it is established, false while it is under way. To be asked
     /// at a writable event.
     ///
     /// # Errors
@@ -65,7 +65,7 @@ pub struct Conn<S> {
 }
 
 impl<S: Socket> Conn<S> {
-    /// A connection that stands: the first calls tell what it is ready for.
+    /// An established connection. It is taken to be ready; the first calls tell otherwise.
     pub fn new(io: S) -> Conn<S> {
         Conn {
             io,
@@ -76,7 +76,7 @@ impl<S: Socket> Conn<S> {
         }
     }
 
-    /// A connection that is being opened: an event tells when it stands.
+    /// A connection that is being opened: an event tells when it is established.
     pub fn connecting(io: S) -> Conn<S> {
         Conn {
             io,

@@ -10,7 +10,7 @@ use crate::work::{REQUEST, Work};
 /// Units of work for one client's line: it asks the system who that is.
 const CLIENT: usize = 4 * REQUEST;
 
-/// What a session is in the middle of.
+/// The answer that a session is in the middle of.
 #[derive(Debug)]
 pub enum Task {
     /// Nothing: the next request may be answered.

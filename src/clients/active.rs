@@ -1,4 +1,4 @@
-//! What a client needs while it is busy: what it is in the middle of sending, and what it is owed.
+//! The state of a busy client: the request that it is in the middle of sending, and the answers that it is owed.
 
 use super::Ticket;
 use super::multi::Multi;
@@ -15,7 +15,7 @@ pub enum Intake {
     Head,
     /// The value of a request.
     Value(Box<Arriving>),
-    /// So many bytes to be thrown away.
+    /// So many bytes are to be discarded.
     Swallow(usize),
     /// The keys of a request that is asked for in portions.
     Keys(Box<Portions>),
@@ -30,7 +30,7 @@ pub struct Arriving {
     pub line: usize,
     /// Bytes of the client's stream still to come.
     pub missing: usize,
-    /// What is there, as it goes to the server.
+    /// What has arrived, as it will go to the server.
     pub bytes: Queue,
 }
 
@@ -74,7 +74,7 @@ pub struct Active {
     pub wants: usize,
     /// `partial` may hold a whole request: parsing stopped when the client was paused.
     pub unparsed: bool,
-    /// In the middle of what.
+    /// What the client is in the middle of sending.
     pub intake: Intake,
     /// What is owed, oldest first.
     pub slots: VecDeque<Slot>,
@@ -84,7 +84,7 @@ pub struct Active {
     pub out: Queue,
     /// Bytes of answers held in slots.
     pub held: usize,
-    /// The copied ones among them.
+    /// Those of them that are copies, and not shared chunks.
     pub held_copied: usize,
     /// Bytes of its requests at servers.
     pub asked: usize,
@@ -110,7 +110,7 @@ pub struct Slot {
     pub format: Format,
     /// What was asked.
     pub verb: Verb,
-    /// What it does.
+    /// What the request does.
     pub traits: Traits,
     /// The answer is complete.
     pub done: bool,
@@ -118,7 +118,7 @@ pub struct Slot {
     pub asked: u32,
     /// Bytes of the answer while older answers are not done.
     pub held: Option<Box<Queue>>,
-    /// Of a request with several keys.
+    /// The parts of the answer to a request with several keys.
     pub multi: Option<Box<Multi>>,
     /// When it was read.
     pub since: Time,

@@ -21,7 +21,7 @@ pub struct Pause(u8);
 impl Pause {
     /// Too many requests in flight, or too many bytes owed.
     pub const OWED: Pause = Pause(1);
-    /// It holds its share of memory.
+    /// It holds as much memory as it may.
     pub const MEMORY: Pause = Pause(2);
     /// A server has too much in flight.
     pub const SERVER: Pause = Pause(4);
@@ -79,7 +79,7 @@ impl Pause {
 /// How a client's connection ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ending {
-    /// It goes on.
+    /// It stays open.
     Open,
     /// Nothing more is read; what is owed is sent, then it is closed.
     AfterAnswers,
@@ -102,9 +102,9 @@ pub struct Client<S> {
     pub listener: u16,
     /// The protocol, known from its first byte.
     pub dialect: Option<Dialect>,
-    /// When it came.
+    /// When it connected.
     pub since: Time,
-    /// What it asked so far.
+    /// How many requests it has sent.
     pub requests: u64,
     /// Why it is not read.
     pub pause: Pause,
@@ -112,9 +112,9 @@ pub struct Client<S> {
     pub ending: Ending,
     /// How often it has taken answers, up to 255.
     pub answered: u8,
-    /// On the list of clients to write.
+    /// It is on the list of clients to write.
     pub dirty: bool,
-    /// On the list of clients to read.
+    /// It is on the list of clients to read.
     pub listed: bool,
 }
 
@@ -159,7 +159,7 @@ impl<S: Socket> Client<S> {
         seq
     }
 
-    /// Completes slot `seq`: `write` appends the answer. What that was, if it was owed.
+    /// Completes slot `seq`: `write` appends the answer. Returns the request, unless that slot was complete already.
     #[inline]
     pub fn deliver(
         &mut self,

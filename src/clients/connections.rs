@@ -100,7 +100,7 @@ impl<S: Socket> Clients<S> {
         self.abandoned
     }
 
-    /// The requests of clients that left were looked for.
+    /// The pools have looked for the requests of clients that left.
     pub fn abandoned_found(&mut self) {
         self.abandoned = false;
     }

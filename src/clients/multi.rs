@@ -33,9 +33,9 @@ struct Key {
 enum Value {
     /// Its part is not answered.
     Pending,
-    /// There is none.
+    /// The key has no value.
     Absent,
-    /// In the store from this stream offset on, line included; so many bytes.
+    /// In the store: stream offset and length, `VALUE` line included.
     At(u64, usize),
     /// Large, and kept by itself: its memory is free as soon as it has gone out.
     Large(Box<Queue>),
@@ -394,7 +394,7 @@ impl Multi {
         self.more && self.open == 0 && self.again.is_empty() && self.next == self.keys.len()
     }
 
-    /// Nothing more is to come from servers.
+    /// True if nothing more is to come from servers.
     pub fn is_done(&self) -> bool {
         !self.more && self.open == 0 && self.again.is_empty()
     }

@@ -11,17 +11,17 @@ use crate::time::SECOND;
 pub struct Seen {
     /// See [`number`].
     pub number: String,
-    /// Who is at the other end.
+    /// The address of the other end.
     pub peer: String,
-    /// Its pool.
+    /// The number of its pool.
     pub pool: usize,
     /// What it speaks: `text`, `binary`, or nothing yet.
     pub dialect: &'static str,
-    /// Since when it is connected, in seconds.
+    /// For how many seconds it has been connected.
     pub age: u64,
-    /// Since when it sent nothing and took nothing, in seconds.
+    /// For how many seconds it has sent nothing and taken nothing.
     pub idle: u64,
-    /// What it asked so far.
+    /// How many requests it has sent.
     pub requests: u64,
     /// Answers that it is owed.
     pub in_flight: usize,
@@ -39,7 +39,7 @@ pub fn number(key: usize) -> String {
     }
 }
 
-/// The other way round.
+/// The key of a client from such a number.
 fn key_of(number: &str) -> Option<usize> {
     let (place, before) = number.split_once('.').unwrap_or((number, "0"));
     let (place, before): (u32, u32) = (place.parse().ok()?, before.parse().ok()?);

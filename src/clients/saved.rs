@@ -119,7 +119,7 @@ saved_names!(Ending {
 });
 
 impl<S: Socket> Clients<S> {
-    /// Nobody is read, or all are again.
+    /// Stops reading clients, or reads them again.
     pub fn pause(&mut self, paused: bool) {
         self.paused = paused;
     }

@@ -1,4 +1,4 @@
-//! Listeners before there is a loop: what a configuration wants is bound, or was there.
+//! The listeners of a configuration, bound before the loop exists. Sockets that the process was given are taken over.
 
 use super::listeners::{self, Listeners, Plan};
 use super::{FIRST_DOOR, FIRST_LISTENER, door};
@@ -29,7 +29,7 @@ pub fn bind(config: &Config, owner: Owner, mut given: Vec<Given>) -> Result<Boun
     let door = door::bind(config, owner, &mut given, FIRST_DOOR)?;
     if let Some(left) = given.first() {
         let place = left.address().place();
-        // Clients would connect, and wait for ever.
+        // Nobody would accept there: clients would connect and wait for ever.
         return Err(format!(
             "LISTEN_FDS: {place}: magent is not told to listen there; write the same address in both places"
         ));

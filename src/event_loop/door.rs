@@ -13,7 +13,7 @@ use std::io;
 use std::os::fd::RawFd;
 use std::time::Duration;
 
-/// Set in the tokens of sessions; what the loop's own have is above it.
+/// Set in the tokens of sessions. The bit of the loop's own tokens is above it.
 pub const SESSION: usize = 1 << 62;
 
 /// Operators accepted in one turn.
@@ -27,10 +27,10 @@ pub fn descriptors(config: &Config) -> usize {
     }
 }
 
-/// The listeners of doors and whoever came through them.
+/// The listeners of doors, and the sessions of those who came through them.
 pub struct Door {
     listeners: Listeners,
-    /// Of each listener.
+    /// What each listener is for.
     entrances: Vec<Entrance>,
     pub admin: Admin<Stream>,
 }
@@ -91,7 +91,7 @@ impl Door {
         self.listeners.numbers()
     }
 
-    /// Takes an event of a listener; that of another one is ignored.
+    /// Notes an event of a listener. Tokens of other listeners are ignored.
     pub fn note(&mut self, token: Token) {
         self.listeners.note(token);
     }
@@ -113,7 +113,7 @@ impl Door {
         self.admin.tick(proxy, now, Work::part());
     }
 
-    /// How long nothing is to be done here unless an event comes; `None`: for ever.
+    /// How long the loop may sleep as far as doors are concerned. `None`: until an event comes.
     pub fn wait(&self, now: Now) -> Option<Duration> {
         let listeners = self.listeners.wait(now.at);
         [listeners, self.admin.wait(now)]

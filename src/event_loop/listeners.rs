@@ -59,7 +59,7 @@ pub struct Listeners {
     paused: Option<Instant>,
     /// Pauses that were not counted yet.
     pauses: u32,
-    /// Lack of descriptors was logged; until everybody who waited is accepted.
+    /// The lack of descriptors was logged. Cleared when everybody who waited was accepted.
     exhausted: bool,
     /// A descriptor to give up for telling a client that there is none.
     reserve: Option<File>,
@@ -68,7 +68,7 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    /// None yet; their tokens will count from `first_token`. With `is_shared` other processes may listen on
+    /// No listeners yet. Their tokens count from `first_token`. With `is_shared` other processes may listen on
     /// their ports.
     pub fn new(first_token: usize, is_shared: bool) -> Listeners {
         Listeners {
@@ -123,7 +123,7 @@ impl Listeners {
         Ok(Plan(places))
     }
 
-    /// True if some that are here are not in `plan`.
+    /// True if `plan` lacks a listener that is here now.
     pub fn closes_some(&self, plan: &Plan) -> bool {
         let stay = plan.0.iter().filter(|place| place.bound.is_none());
         stay.count() < self.list.len()
@@ -174,7 +174,7 @@ impl Listeners {
         self.paused = None;
     }
 
-    /// Takes an event; that of a listener that is gone is ignored.
+    /// Notes an event. Tokens of listeners that are gone are ignored.
     pub fn note(&mut self, token: Token) {
         if let Some(watched) = self.list.iter_mut().find(|e| e.token == token) {
             watched.ready = true;
@@ -199,7 +199,7 @@ impl Listeners {
                     watched.ready = false;
                     self.exhausted = false;
                 }
-                // That client is gone; the next one may be well.
+                // Only this client is gone; the next one may be accepted.
                 Err(e) if is_the_clients(&e) => {}
                 Err(e) => {
                     self.pause(now, &e);
@@ -210,7 +210,7 @@ impl Listeners {
         None
     }
 
-    /// Accepting failed for want of something: turns a few waiting clients away, then pauses.
+    /// Accepting failed because the system lacks descriptors or memory: turns a few waiting clients away, then pauses.
     fn pause(&mut self, now: Instant, why: &io::Error) {
         if !self.exhausted {
             self.exhausted = true;
@@ -261,7 +261,7 @@ impl Listeners {
         }
     }
 
-    /// How long nothing is to be done here unless an event comes.
+    /// How long the loop may sleep as far as listeners are concerned. `None`: until an event comes.
     pub fn wait(&self, now: Instant) -> Option<Duration> {
         let accept = if self.list.iter().any(|e| e.ready) {
             Some(self.paused.unwrap_or(now))

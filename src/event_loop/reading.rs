@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 /// server may have come back, and the old attempt may never end.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The configuration as a thread reads it, if one does.
+/// A configuration that a thread may be reading.
 pub struct Reading {
     waker: Arc<Waker>,
     current: Option<Attempt>,
@@ -29,7 +29,7 @@ struct Attempt {
 }
 
 impl Reading {
-    /// Nothing is read yet; `waker` tells the loop when something was.
+    /// Not reading yet. `waker` wakes the loop when a configuration was read.
     pub fn new(waker: Arc<Waker>) -> Reading {
         Reading {
             waker,
@@ -42,7 +42,7 @@ impl Reading {
     /// after [`Reading::wait`].
     ///
     /// # Errors
-    /// There is no thread to be had.
+    /// The system has no thread for it.
     pub fn begin(&mut self, config: &Config, now: Instant) -> io::Result<()> {
         if let Some(attempt) = &self.current {
             let taken = now.duration_since(attempt.since);

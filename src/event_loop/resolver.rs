@@ -25,20 +25,20 @@ pub type Found = Result<Vec<SocketAddr>, String>;
 /// How a host is looked up; tests have their own way.
 type Lookup = dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync;
 
-/// Names on their way.
+/// A pool of threads that look names up.
 pub struct Resolver {
     lookup: Arc<Lookup>,
     waker: Arc<Waker>,
     sender: Sender<(String, Found)>,
     found: Receiver<(String, Found)>,
-    /// Names that are looked up or wait for that, each once.
+    /// Names that are being looked up or wait for a thread, each once.
     asked: HashSet<String>,
     waiting: VecDeque<String>,
     threads: usize,
 }
 
 impl Resolver {
-    /// Nothing is looked up yet; `waker` tells the loop when something was.
+    /// Not looking anything up yet. `waker` wakes the loop when a name was looked up.
     pub fn new(waker: Arc<Waker>) -> Resolver {
         Resolver::with(waker, Arc::new(config::look_up))
     }

@@ -19,21 +19,21 @@ pub(super) const VARIABLE: &str = "MAGENT_STATE";
 /// A listener: its descriptor, and the socket file that is removed with it.
 type Number = (RawFd, Option<(u64, u64)>);
 
-/// What stands before the proxy's own.
+/// The head of a state: what is known outside of the proxy.
 #[derive(Debug)]
 pub(super) struct Head {
-    /// Of the program that wrote it.
+    /// The version of the program that wrote it.
     pub version: String,
     /// See [`Config::places`].
     pub places: String,
-    /// How long the proxy has been there, in nanoseconds, and the system's clock then.
+    /// How long the proxy had been running when this was written, in nanoseconds, and the system's clock then.
     pub age: u64,
     pub clock: u64,
-    /// The same clock when clients were not read any more.
+    /// The same clock when the loop stopped reading clients.
     pub quiet_since: u64,
-    /// What is logged.
+    /// How much is logged; see [`crate::logger::start`].
     pub verbosity: u8,
-    /// A HUP came meanwhile.
+    /// A HUP came while programs were changing: the next program reloads.
     pub hangup: bool,
     pub pid_file: Option<RawFd>,
     pub listeners: Vec<Number>,

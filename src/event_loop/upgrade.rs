@@ -27,33 +27,34 @@ pub const TRY_OUT: &str = "--try-state";
 /// What such a program says, and nothing else.
 const GOOD: &str = "magent: the state is good\n";
 
-/// It gets so long.
+/// How long it may take to say so.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How often it is looked whether what is waited for has happened.
+/// Pause between two looks at whether the wait is over.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
-/// What is in flight gets so long to be answered; then it counts as late, and what follows from that gets less
-/// each time.
+/// How long requests in flight may take to be answered. Then they count as late, and what follows from that (a second try, a
+/// delete) gets the shorter time, again and again.
 const ANSWERS: Duration = Duration::from_secs(1);
 const FURTHER: Duration = Duration::from_millis(250);
 
-/// After so many such times servers that still owe something are away for a moment; after so many nothing helps.
+/// After so many times servers that still owe an answer are taken out of use for a moment; after so many in all the change is
+/// given up.
 const GIVE_UP: u32 = 4;
 const GIVE_UP_ALL: u32 = 8;
 
 /// What a program that is tried out may say, in bytes.
 const MOST_SAID: u64 = 4096;
 
-/// How far the change of programs is.
+/// The state of a change of programs.
 pub(super) enum Upgrade {
-    /// Nobody wants one.
+    /// None is wanted.
     None,
     /// Asked for, and the last reload is not over.
     Wanted,
     /// A child tries the program out.
     Trying(Trial),
-    /// Nobody is read; what is in flight is answered.
+    /// Clients are not read, and requests in flight come to their end.
     Resting(Rest),
 }
 
@@ -158,12 +159,12 @@ impl EventLoop {
         matches!(self.upgrade, Upgrade::Trying(_) | Upgrade::Resting(_))
     }
 
-    /// True while nobody is read or let in.
+    /// True while no client is read or accepted.
     pub(super) fn is_resting(&self) -> bool {
         matches!(self.upgrade, Upgrade::Resting(_))
     }
 
-    /// How long nothing is to be done here.
+    /// How long the loop may sleep as far as a change of programs is concerned.
     pub(super) fn upgrade_wait(&self) -> Option<Duration> {
         match self.upgrade {
             Upgrade::None => None,
@@ -172,7 +173,7 @@ impl EventLoop {
         }
     }
 
-    /// Moves it on.
+    /// Takes the next step if its condition holds.
     pub(super) fn advance_upgrade(&mut self, now: Now) {
         let why = match &mut self.upgrade {
             Upgrade::None => return,
@@ -213,7 +214,7 @@ impl EventLoop {
         self.upgrade_failed(&why, now);
     }
 
-    /// All stays as it is.
+    /// Gives the change up: the running program goes on as before.
     fn upgrade_failed(&mut self, why: &str, now: Now) {
         self.end_upgrade(now);
         self.proxy.count_failed_upgrade();
@@ -232,7 +233,7 @@ impl EventLoop {
         }
     }
 
-    /// It is not wanted any more.
+    /// Ends a change that is under way: clients are served on.
     pub(super) fn end_upgrade(&mut self, now: Now) {
         match std::mem::replace(&mut self.upgrade, Upgrade::None) {
             Upgrade::Trying(trial) if trial.child.end() == End::None => trial.child.kill(),
@@ -269,7 +270,7 @@ impl EventLoop {
         begin().map_err(|e: io::Error| sys::reason(&e))
     }
 
-    /// The program is good: what is in flight comes to its end.
+    /// The new program is good: stops reading clients, so that requests in flight come to their end.
     fn rest(&mut self, now: Now) {
         if let Upgrade::Trying(trial) = std::mem::replace(&mut self.upgrade, Upgrade::None) {
             self.proxy.pause(true, now);
@@ -318,9 +319,9 @@ impl EventLoop {
         })
     }
 
-    /// The other program takes over. Returns only if it does not.
+    /// Starts the other program in place of this one. Returns only if that fails, with the reason.
     fn hand_over(&mut self, now: Now) -> Result<std::convert::Infallible, String> {
-        // Those that come from now on are for the other program.
+        // Signals that come from now on are for the other program.
         sys::hold_signals(true).map_err(|e| format!("signals: {}", sys::reason(&e)))?;
         self.signalled = false;
         self.take_signals(now);
@@ -337,7 +338,7 @@ impl EventLoop {
         Err(why)
     }
 
-    /// Returns why it did not, and what was to be left to the other program.
+    /// Returns only if it fails: why. `kept` then has the descriptors that were made inheritable.
     fn replace_program(&self, rest: &Rest, now: Now, kept: &mut Vec<RawFd>) -> String {
         let Some(program) = &self.program else {
             return "where it is, is not known".into();
@@ -362,7 +363,7 @@ impl EventLoop {
     }
 }
 
-/// What the program before has left, as the loop goes on with it.
+/// The state of the program before, restored.
 pub(super) struct Restored {
     pub proxy: Proxy<Stream>,
     pub hangup: bool,
@@ -370,7 +371,7 @@ pub(super) struct Restored {
     begun: u64,
 }
 
-/// Goes on with what the program before has left; `watch` has a socket watched.
+/// Restores the state of the program before. `watch` registers a socket under its token.
 pub(super) fn restore(
     prepared: Prepared,
     state: State,
@@ -397,7 +398,7 @@ pub(super) fn restore(
 }
 
 impl Restored {
-    /// Says in the log how long it took.
+    /// Logs how long the change took.
     pub fn tell(&self) {
         let now = sys::monotonic();
         let clients = self.proxy.clients();

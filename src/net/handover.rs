@@ -1,4 +1,4 @@
-//! Sockets that one program of a process leaves to the next one, by their numbers.
+//! Sockets that one program of a process leaves to the next one, named by numbers.
 
 use super::{Accepting, Given, Listener, Socket, SocketFile, Stream};
 use crate::config::Address;
@@ -31,7 +31,7 @@ impl Stream {
 /// The descriptor of [`Stream::number`].
 ///
 /// # Errors
-/// It is none.
+/// It is no such number.
 pub fn descriptor(number: u64) -> io::Result<RawFd> {
     RawFd::try_from(number >> 1).map_err(|_| ErrorKind::InvalidInput.into())
 }

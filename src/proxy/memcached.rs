@@ -36,7 +36,7 @@ const NAMES: &[&str] = &[
     "moves_to_warm", "moves_within_lru", "direct_reclaims", "lru_bumps_dropped",
 ];
 
-/// Those of a part of memcached that magent has not, so that its servers' numbers would mislead.
+/// Names that would mislead if they were summed over servers, since magent has no such part.
 #[rustfmt::skip]
 const NONE_HERE: &[&str] = &[
     "response_obj_count", "response_obj_bytes", "read_buf_count", "read_buf_bytes",
@@ -87,7 +87,7 @@ impl<S: Socket> Proxy<S> {
         put("listen_disabled_num", self.counters.limit_accept_paused);
         Names::closed(NAMES.iter().map(|name| {
             let value = match *name {
-                // Stores that did not get to a server come to those that servers refused.
+                // Values that magent refused itself are added to those that servers refused.
                 "store_too_large" => Value::Number(counts.store_too_large),
                 "store_no_memory" => Value::Number(self.clients.counters.limit_memory_stores),
                 _ => own.remove(*name).map_or(Value::Number(0), Value::Own),

@@ -64,7 +64,7 @@ pub struct Proxy<S> {
     budget: Rc<Budget>,
     clients: Clients<S>,
     pools: Pools<S>,
-    /// What is read into, and what is being parsed of it.
+    /// The chunk that is read into, and what is being parsed of it.
     input: Input,
     /// In the last turn clients were left for the next one.
     held_back: bool,
@@ -74,7 +74,7 @@ pub struct Proxy<S> {
     counters: LoopCounters,
     reset_at: Time,
     last_reload: Option<(u64, String)>,
-    /// The last ten minutes of each pool, if there is a door to look at them.
+    /// The last ten minutes of each pool; kept only if there is a door to see them through.
     history: Histories,
 }
 
@@ -349,8 +349,8 @@ impl<S: Socket> Proxy<S> {
         self.clients.count() == 0 && self.pools.is_drained()
     }
 
-    /// The turn is over, and with it what the loop did besides; it began at the time of
-    /// [`Proxy::tick`], which was called and was done at these times.
+    /// The turn is over, the work of the loop itself included. `tick`: when [`Proxy::tick`] was called and
+    /// when it returned.
     pub fn end_turn(&mut self, tick: (Instant, Instant), at: Instant) {
         let parts = Parts {
             before: self.time(tick.0),

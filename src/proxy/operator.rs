@@ -39,7 +39,7 @@ impl<S: Socket> Proxy<S> {
         })
     }
 
-    /// What came of a `stats` for which servers were asked, and the operator's number.
+    /// The next merged answer of servers to an operator's `stats`, with the operator's number.
     pub fn take_report(&mut self) -> Option<(usize, Merged)> {
         self.pools.take_report()
     }
@@ -88,7 +88,7 @@ impl<S: Socket> Proxy<S> {
         pools.into_iter().map(&mut route).collect()
     }
 
-    /// Forgets them.
+    /// Forgets the slow requests.
     pub fn forget_slow(&mut self) {
         self.clients.slow.clear();
     }

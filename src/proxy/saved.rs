@@ -21,7 +21,7 @@ impl<S: Socket> Proxy<S> {
         self.pools.moving_pool()
     }
 
-    /// Clients are not read, and nothing begins that none of them waits for. Or all goes on again.
+    /// Stops reading clients, and begins no work of its own (refills, probes); or goes on with both.
     pub fn pause(&mut self, paused: bool, now: Now) {
         self.set_now(now);
         self.clients.pause(paused);
@@ -33,19 +33,19 @@ impl<S: Socket> Proxy<S> {
         self.pools.is_quiet()
     }
 
-    /// What clients wait for counts as late.
+    /// Counts all that clients wait for as late.
     pub fn hurry(&mut self, now: Now) {
         self.set_now(now);
         self.pools.hurry();
     }
 
-    /// Servers that still owe something are away for a moment.
+    /// Takes servers that still owe an answer out of use for a moment.
     pub fn give_up(&mut self, now: Now) {
         self.set_now(now);
         self.pools.give_up();
     }
 
-    /// Counts a request for another program that was not met.
+    /// Counts a change of programs that failed.
     pub fn count_failed_upgrade(&mut self) {
         self.counters.upgrades_failed += 1;
     }
@@ -55,7 +55,7 @@ impl<S: Socket> Proxy<S> {
         self.clients.count()
     }
 
-    /// How long it has been there.
+    /// How long it has been running.
     pub fn age(&self, now: Now) -> Duration {
         now.at.saturating_duration_since(self.start)
     }

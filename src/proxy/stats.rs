@@ -9,7 +9,7 @@ use crate::stats::CallCounters;
 /// memcached's slab classes are numbered up to this, in any version.
 const SLAB_CLASSES: u32 = 64;
 
-/// What a `stats` comes to.
+/// The answer to a `stats`, or how it is got.
 pub enum Told {
     /// Names and values.
     Lines(Lines),
@@ -19,7 +19,7 @@ pub enum Told {
     Refused(&'static str),
     /// The primaries are to be asked this line, without its end, and their answers merged.
     Primaries(String, Totals),
-    /// There is none of that name.
+    /// There is no `stats` of that name.
     Unknown,
 }
 

@@ -21,9 +21,9 @@ pub struct Sample {
     pub misses: u64,
     /// Requests answered with an error because no server could be had.
     pub errors: u64,
-    /// Half of the answers of the last ten seconds took no longer, in microseconds.
+    /// Median latency of the ten seconds before its end, in microseconds.
     pub p50: u64,
-    /// 99 of a hundred took no longer.
+    /// The 99th percentile of the same.
     pub p99: u64,
 }
 
@@ -38,8 +38,7 @@ pub struct History {
 }
 
 impl History {
-    /// Ends the step that was under way if another one has begun. In steps that nobody saw nothing
-    /// happened: all was asleep.
+    /// Ends the step that was under way if another one has begun. Steps between two calls were idle: the loop slept.
     pub fn look(&mut self, counts: &CommandCounters, latency: &Latency, now: Time) {
         let step = now.0 / (STEP * SECOND);
         let ended = step - self.step;

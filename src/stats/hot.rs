@@ -1,14 +1,14 @@
 //! The keys asked most in the last minute, from a sample.
 //!
-//! Of many keys one in so many is looked at, by chance, so that it costs little; of few all are. What a
-//! window of ten seconds holds is bounded: its keys are in sets by their hash, and in a full set a new key
-//! takes the place of the one asked least, and its count, since it may have been asked as often before
-//! (Space-Saving: Metwally, Agrawal, El Abbadi). So a key that is asked more often than that is there.
+//! Up to some hundred keys a second are all looked at; of more a random sample of that size, so that it costs
+//! little. A window of ten seconds is bounded: keys are in sets by their hash, and in a full set a new key
+//! replaces the one with the smallest count and inherits that count, since it may have been asked as often before
+//! (Space-Saving: Metwally, Agrawal, El Abbadi). So a key that is asked more often than that is never missing.
 
 use crate::time::{SECOND, Time};
 use std::collections::HashMap;
 
-/// Keys looked at in a second, about.
+/// Size of the sample: keys looked at in a second, about.
 const SAMPLES: u64 = 500;
 
 /// Sets of keys of one window, and keys of one set.
@@ -30,7 +30,7 @@ pub struct HotKey {
     pub key: Vec<u8>,
     /// How often it was asked in a second, about and at least.
     pub per_second: f64,
-    /// Its part of all that was asked.
+    /// Its share of all requests, 0 to 1.
     pub share: f64,
 }
 
@@ -41,7 +41,7 @@ struct Entry {
     key: Vec<u8>,
     /// How often it was asked, about.
     count: u64,
-    /// So much of that may have been others.
+    /// The part of the count that it inherited, which may belong to other keys.
     excess: u64,
 }
 
@@ -67,7 +67,7 @@ impl Default for Window {
 impl Window {
     fn clear(&mut self, number: u64) {
         self.number = number;
-        // Their memory is used again.
+        // Keeps the memory of the sets.
         let entries = self.sets.iter_mut().flatten();
         entries.for_each(|e| (e.count, e.excess) = (0, 0));
         self.count = 0;
@@ -197,7 +197,7 @@ impl HotKeys {
                 *sum = (sum.0 + e.count, sum.1 + e.excess);
             }
         }
-        // Of what may mostly have been others nothing is known.
+        // Most of its count may belong to other keys: nothing is known of it.
         let known = keys.into_iter().filter(|(_, (n, excess))| excess * 2 <= *n);
         let mut known: Vec<_> = known.map(|(of, (n, excess))| (n - excess, of)).collect();
         known.sort_unstable_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));

@@ -59,8 +59,8 @@ impl Histogram {
         self.counts.iter().sum()
     }
 
-    /// Those that came after `earlier`, which is this histogram as it was once; all, if it was reset since.
-    /// The longest is that of all.
+    /// What was counted since `earlier`, a former copy of this histogram; everything, if it was reset since.
+    /// The longest time is that of the whole histogram.
     pub fn since(&self, earlier: &Histogram) -> Histogram {
         let mut since = self.clone();
         if self.count() >= earlier.count() {
@@ -72,7 +72,7 @@ impl Histogram {
         since
     }
 
-    /// All of them together, in seconds.
+    /// Sum of all times, in seconds.
     pub fn sum(&self) -> f64 {
         self.sum as f64 / SECOND as f64
     }
@@ -100,7 +100,7 @@ impl Histogram {
         0
     }
 
-    /// What people look at, in microseconds: half, 99 and 99.9 of a hundred, the longest.
+    /// The quantiles that are shown, in microseconds: p50, p99, p99.9, and the longest.
     pub fn summary(&self) -> [(&'static str, u64); 4] {
         [
             ("p50", self.quantile(500)),
@@ -118,7 +118,7 @@ impl Histogram {
     }
 }
 
-/// One second.
+/// What was counted in one second.
 #[derive(Clone, Debug)]
 struct Window {
     second: u64,
@@ -138,7 +138,7 @@ impl Window {
     }
 }
 
-/// Times as they come.
+/// A histogram of all times, and the windows of the last ten seconds.
 #[derive(Clone, Debug)]
 pub struct Latency {
     /// All but those of the present window.
@@ -159,7 +159,7 @@ impl Default for Latency {
 }
 
 impl Latency {
-    /// Counts one that took so many nanoseconds until now.
+    /// Counts one answer that took so many nanoseconds and came now.
     #[inline]
     pub fn add(&mut self, nanos: u64, now: Time) {
         let second = now.0 / SECOND;
@@ -179,14 +179,14 @@ impl Latency {
         self.windows[self.at] = Window::new(second);
     }
 
-    /// All since the start.
+    /// Everything since the start.
     pub fn total(&self) -> Histogram {
         let mut total = self.past.clone();
         total.take_in(&self.windows[self.at]);
         total
     }
 
-    /// Those of the last ten seconds, the present one included.
+    /// The last ten seconds, the present one included.
     pub fn recent(&self, now: Time) -> Histogram {
         let mut recent = Histogram::default();
         let first = (now.0 / SECOND + 1).saturating_sub(WINDOWS as u64);

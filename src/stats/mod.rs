@@ -26,7 +26,7 @@ macro_rules! counters {
                 $(f(stringify!($field), self.$field);)*
             }
 
-            /// The same with a line that says what it counts.
+            /// The same with a sentence that says what it counts.
             pub fn each_with_help(&self, mut f: impl FnMut(&'static str, &'static str, u64)) {
                 $(f(stringify!($field), $doc.trim_ascii(), self.$field);)*
             }
@@ -58,9 +58,9 @@ counters! {
         reloads,
         /// Configurations that could not be used.
         reloads_failed,
-        /// Times that another program took over.
+        /// Times that another program took over (USR2).
         upgrades,
-        /// Times that none did though it was asked for.
+        /// Times that a change of programs was asked for and failed.
         upgrades_failed,
     }
 }
@@ -194,7 +194,7 @@ counters! {
     }
 }
 
-/// What a request counts as.
+/// The counters of memcached that a request belongs to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Get,
@@ -288,7 +288,7 @@ impl CommandCounters {
     }
 }
 
-/// What a server is asked, in few kinds.
+/// Kinds of requests to servers, for metrics.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Command {
     /// A key, or several, to be read.
@@ -369,7 +369,7 @@ impl Requests {
     }
 }
 
-/// What a proxy holds at one moment: all of it comes to nothing when nobody is owed anything.
+/// What a proxy holds at one moment. Nearly all of it is 0 when no answer is owed: otherwise something leaks.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Holdings {
     /// Clients connected.
@@ -382,7 +382,7 @@ pub struct Holdings {
     pub drains: usize,
     /// Requests that wait for a step of theirs, or were lost and are to go elsewhere.
     pub waiters: usize,
-    /// Keys that are looked for or fetched.
+    /// Keys at warming primaries that are being looked for or fetched.
     pub fetches: usize,
     /// `flush_all`s on their way.
     pub flushes: usize,

@@ -5,7 +5,7 @@ use crate::protocol::Verb;
 use crate::time::Time;
 use std::collections::VecDeque;
 
-/// So many are kept, and as many noted in one turn at most: noting one asks the system who that is.
+/// Requests kept. In one turn no more than these are noted, since each asks the system for the client's address.
 const KEPT: usize = 128;
 
 /// A request that took long.
@@ -13,17 +13,17 @@ const KEPT: usize = 128;
 pub struct SlowRequest {
     /// When its answer was there.
     pub at: Time,
-    /// How long that took since it was read, in nanoseconds.
+    /// From when it was read to its answer, in nanoseconds.
     pub took: u64,
-    /// Its client's key.
+    /// The client's key.
     pub client: usize,
-    /// Who that is.
+    /// The client's address.
     pub peer: String,
-    /// Its pool.
+    /// The client's pool.
     pub pool: usize,
     /// What was asked.
     pub verb: Verb,
-    /// Who was asked, once that was told.
+    /// What it waited for, once the pools have told.
     pub asked: Option<Asked>,
 }
 
@@ -36,9 +36,9 @@ pub struct Asked {
     pub keys: usize,
     /// Who answered last, or should have.
     pub server: String,
-    /// When that server was sent the request, and what was waited for until then and since.
+    /// When that server was sent the request.
     pub sent: Time,
-    /// What was waited for until then.
+    /// What it waited for before that.
     pub before: &'static str,
     /// What that server is to the key.
     pub role: &'static str,
@@ -52,15 +52,15 @@ pub struct SlowLog {
     /// Requests are slow that take so many nanoseconds.
     threshold: u64,
     requests: VecDeque<SlowRequest>,
-    /// So many at the end are not explained.
+    /// How many of the last ones lack [`SlowRequest::asked`].
     open: usize,
-    /// The turn in which one was noted last, and how many were.
+    /// The turn in which one was noted last, and how many were noted in it.
     turn: Time,
     in_turn: usize,
 }
 
 impl SlowLog {
-    /// None so far; from now on those are noted that take so many nanoseconds.
+    /// An empty log for requests that take so many nanoseconds.
     pub fn new(threshold: u64) -> SlowLog {
         SlowLog {
             threshold,
@@ -95,13 +95,13 @@ impl SlowLog {
         self.open = (self.open + 1).min(KEPT);
     }
 
-    /// True if some are not explained.
+    /// True if some are to be explained.
     #[inline]
     pub fn is_open(&self) -> bool {
         self.open > 0
     }
 
-    /// Explains what was noted since this was called last.
+    /// Tells what each request waited for that was noted since the last call.
     pub fn explain(&mut self, asked: impl Fn(&SlowRequest) -> Asked) {
         let open = std::mem::take(&mut self.open);
         let first = self.requests.len() - open;
