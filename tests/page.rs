@@ -320,7 +320,7 @@ fn pages_of_others_reach_nothing() {
     assert_eq!(browser.eval(&framed), "null");
     client.ask("get k\r\n", "VALUE k 0 1\r\nx\r\nEND\r\n");
     assert!(
-        !page.magent.log().contains("operator"),
+        !page.magent.log().contains("warn operator "),
         "{}",
         page.magent.log()
     );
