@@ -186,7 +186,10 @@ impl Drop for End<'_> {
 /// How a TLS session begins.
 const TLS: &[u8] = &[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3];
 
-const ATTACKS: [(&str, fn(&Attack)); 10] = [
+/// An attack and its name.
+type Named = (&'static str, fn(&Attack));
+
+const ATTACKS: [Named; 10] = [
     ("slow readers", Attack::slow_readers),
     ("heads byte by byte", Attack::slow_heads),
     ("garbage", Attack::garbage),
