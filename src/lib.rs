@@ -16,7 +16,7 @@ pub mod placement;
 mod pools;
 pub mod protocol;
 pub mod proxy;
-mod saved;
+pub mod saved;
 mod slab;
 mod stats;
 pub mod sys;
