@@ -475,7 +475,10 @@ fn what_is_not_known_is_named() {
         ("nonsense", "ERROR nonsense"),
         ("get a", "ERROR get"),
         ("STATS", "ERROR STATS"),
-        ("server", "ERROR usage: server NAME drain|use|probe|refill"),
+        (
+            "server",
+            "ERROR usage: server NAME drain|use|probe|refill|verify",
+        ),
         ("server 127.0.0.1:1 explode", "ERROR explode"),
         ("server nobody drain", "ERROR no server nobody"),
         ("kill", "ERROR usage: kill N"),

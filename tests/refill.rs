@@ -5,6 +5,8 @@ mod common;
 
 #[path = "refill/real.rs"]
 mod real;
+#[path = "refill/verify.rs"]
+mod verify;
 
 use common::world::{Metadump, State, file, options};
 use common::{Peer, World, keys};
@@ -335,6 +337,46 @@ fn a_source_that_goes_is_waited_for() {
     until(&mut world, &peer, BACKUP, "done");
     let held = (0..200).filter(|i| holds(&world, BACKUP, &format!("k{i}")).is_some());
     assert_eq!(held.count(), 200);
+}
+
+/// One source is dead for long. What the others have is copied once; nobody is listed again and again.
+#[test]
+fn a_source_that_is_away_is_waited_for_and_the_others_are_not_listed_again() {
+    let (mut world, peer) = farm(2, 1, &[]);
+    for i in 0..200 {
+        set(&mut world, &peer, &format!("k{i}"), "v");
+    }
+    world.become_state(PRIMARY + 1, State::Gone);
+    world.advance(SECOND);
+    restart(&mut world, BACKUP, SECOND);
+    world.advance(10 * SECOND);
+    let of_first = |i: &i32| keys::home(&format!("k{i}"), 2) == 0;
+    let held = |world: &World| {
+        (0..200)
+            .filter(|i| holds(world, BACKUP, &format!("k{i}")).is_some())
+            .count()
+    };
+    assert_eq!(held(&world), (0..200).filter(of_first).count());
+    let (asked, polls) = (world.servers[&BACKUP].asked, world.stat("polls"));
+    world.advance(20 * SECOND);
+    let more = world.servers[&BACKUP].asked - asked;
+    assert!(more < 100, "asked {more} times in vain");
+    assert!(world.stat("polls") - polls < 2000, "it waits");
+    // What is to be copied from the others meanwhile is copied.
+    world.become_state(BACKUP, State::Gone);
+    world.advance(SECOND);
+    let key = (0..)
+        .map(|i| format!("new{i}"))
+        .find(|k| keys::home(k, 2) == 0);
+    let key = key.expect("keys never end");
+    set(&mut world, &peer, &key, "v");
+    world.become_state(BACKUP, State::Well);
+    world.advance(5 * SECOND);
+    assert!(holds(&world, BACKUP, &key).is_some());
+    assert_eq!(field(&mut world, &peer, BACKUP, "refill"), "running");
+    world.become_state(PRIMARY + 1, State::Well);
+    until(&mut world, &peer, BACKUP, "done");
+    assert_eq!(held(&world), 200);
 }
 
 #[test]

@@ -247,6 +247,14 @@ fn server(s: &ServerFigures, out: &mut String) {
         refill.number(name, value);
     }
     refill.end();
+    if let Some(compared) = &s.verify {
+        let mut verify = Object::new(all.name("verify"));
+        verify.text("state", compared.state);
+        for (name, value) in compared.numbers() {
+            verify.number(name, value);
+        }
+        verify.end();
+    }
     latency(&mut all, &s.latency, &s.recent);
     all.end();
 }

@@ -92,6 +92,7 @@ const FAMILIES: &[Row] = &[
     Row("magent_server_refilling", Gauge, "1 if the server is filled with what it lacks, or waits for that.", Server(|s, f| f.of_server(s, u8::from(s.refill.is_wanted())))),
     Row("magent_server_refill_keys", Gauge, "Keys of the refill that is under way, or of the last one.", Server(refill)),
     Row("magent_server_refill_bytes", Gauge, "Bytes copied by the refill that is under way, or by the last one.", Server(|s, f| s.refill.numbers().filter(|(name, _)| *name == "refill_bytes").for_each(|(_, n)| f.of_server(s, n)))),
+    Row("magent_server_verify_keys", Gauge, "Keys of the comparison with the server's partners that is under way, or of the last one.", Server(verify)),
     Row("magent_server_mirrors", Counter, "Writes repeated on the server as a backup.", Server(|s, f| f.of_server(s, s.stats.mirrors))),
     Row("magent_server_mirrors_failed", Counter, "Of those the ones that it did not take.", Server(|s, f| f.of_server(s, s.stats.mirrors_failed))),
     Row("magent_server_marked", Gauge, "1 if this magent leaves marks for others on the server.", Server(|s, f| f.of_server(s, u8::from(s.marks == "on")))),
@@ -317,6 +318,13 @@ fn refill(server: &ServerFigures, family: &mut Family<'_>) {
         ) {
             family.put(&[("server", &server.name), ("keys", keys)], number);
         }
+    }
+}
+
+fn verify(server: &ServerFigures, family: &mut Family<'_>) {
+    let all = server.verify.iter().flat_map(|v| v.numbers());
+    for (keys, number) in all.filter(|(name, _)| *name != "since") {
+        family.put(&[("server", &server.name), ("keys", keys)], number);
     }
 }
 

@@ -10,13 +10,14 @@ use crate::proxy::{Proxy, Stats};
 use crate::work::{REPORT, REPORT_LINES, Work};
 
 const HELP: &str = "\
-stats [servers|proxy|settings|pools|route KEY|reset|...]  as on clients' ports, of all pools
+stats [servers|proxy|settings|pools|route KEY|verify NAME|reset|...]  as on clients' ports, of all pools
 clients                      a line for each client
 kill N                       closes client N
 server NAME drain            takes a server out of use, as if it were down
 server NAME use              uses a drained server again
 server NAME probe            asks a server now whether it answers
 server NAME refill           fills a server with what it lacks, from its partners
+server NAME verify           compares a server with its partners; see stats verify NAME
 slow [reset]                 the last requests that took longer than --slow; or forgets them
 hot                          the keys asked most in the last minute
 config                       the configuration in force, as a file for -c
@@ -108,8 +109,9 @@ fn change<S: Socket>(words: &[&str], proxy: &mut Proxy<S>) -> Result<(), String>
         ["server", name, "use"] => proxy.end_drain(name),
         ["server", name, "probe"] => proxy.probe_server(name),
         ["server", name, "refill"] => proxy.refill_server(name),
+        ["server", name, "verify"] => proxy.verify_server(name),
         ["server", _, word, ..] => Err(word.into()),
-        ["server", ..] => Err("usage: server NAME drain|use|probe|refill".into()),
+        ["server", ..] => Err("usage: server NAME drain|use|probe|refill|verify".into()),
         ["slow", "reset"] => {
             proxy.forget_slow();
             Ok(())

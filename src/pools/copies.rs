@@ -4,10 +4,14 @@
 //!  Look: me k ─▶ target: absent ─▶ Fetch: mg k u f t v c ─▶ source: found ─▶ Add: add k ─▶ target
 //! ```
 //!
+//! A key that is compared is on its way in the same manner: it is asked for on both sides, and nothing is
+//! stored.
+//!
 //! A copy is *changed* when its key was written at its primary meanwhile: after the look where the
 //! primary is the target, after the fetch where it is the source. Then it is not stored.
 
 use super::ServerId;
+use super::verify::Seen;
 use crate::slab::Slab;
 use std::collections::HashMap;
 
@@ -20,6 +24,21 @@ pub enum Step {
     Fetch,
     /// The value is on its way to the target.
     Add,
+    /// To compare it, the target is asked for the key.
+    Here,
+    /// And then the source.
+    There,
+}
+
+/// Whose a key on its way is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Job {
+    /// The server that is filled, or compared with its partners.
+    pub target: ServerId,
+    /// It is compared.
+    pub verifies: bool,
+    /// How often that began anew.
+    pub round: u32,
 }
 
 /// What happened to the key at its primary since it was to be copied.
@@ -37,18 +56,22 @@ pub enum Changed {
 #[derive(Debug)]
 pub struct Copy {
     pub source: ServerId,
-    pub target: ServerId,
+    pub job: Job,
     /// Source or target.
     pub primary: ServerId,
     /// Its link at the primary.
     pub link: usize,
     pub key: Box<[u8]>,
     pub hash: u64,
+    /// The pool that it is of.
+    pub pool: u32,
     pub listed: Listed,
     pub step: Step,
     pub changed: Changed,
     /// Length of the value that was fetched.
     pub value: usize,
+    /// What the target holds, where it is compared.
+    pub seen: Option<Seen>,
     /// The key was deleted on the target meanwhile: it is looked at once more.
     pub again: bool,
 }
@@ -57,7 +80,7 @@ impl Copy {
     /// The key is written at its primary. `leaves_absent`: not where that lacks it.
     pub fn note_write(&mut self, is_client: bool, leaves_absent: bool) {
         let changed = match is_client {
-            _ if leaves_absent && self.primary == self.target => Changed::No,
+            _ if leaves_absent && self.primary == self.job.target => Changed::No,
             true => Changed::Written,
             false => Changed::Void,
         };
@@ -72,6 +95,8 @@ pub struct Listed {
     pub size: u32,
     /// How often it was tried in vain.
     pub tries: u32,
+    /// It was listed by the target itself, for a comparison.
+    pub is_own: bool,
 }
 
 /// All copies.
@@ -94,9 +119,10 @@ impl Copies {
         self.bytes
     }
 
-    /// True if none is on its way to this server.
-    pub fn is_over(&self, target: ServerId) -> bool {
-        !self.table.values().any(|c| c.target == target)
+    /// True if none is on its way to this server, or none is compared.
+    pub fn is_over(&self, target: ServerId, verifies: bool) -> bool {
+        let is_its = |c: &Copy| c.job.target == target && c.job.verifies == verifies;
+        !self.table.values().any(is_its)
     }
 
     /// The copy of a key with this hash, from or to this link of its primary.
@@ -134,7 +160,7 @@ impl Copies {
     /// A server is flushed, or away: what is copied from or to it is void.
     pub fn void(&mut self, server: ServerId) {
         for copy in self.table.values_mut() {
-            if copy.source == server || copy.target == server {
+            if copy.source == server || copy.job.target == server {
                 copy.changed = Changed::Void;
             }
         }

@@ -10,13 +10,13 @@
 //! of all writes before the fetch, and is followed by those of all later ones. A write that went to
 //! the backup because the primary was late is followed by a delete at the primary, which voids the copy.
 
-use super::copies::{Changed, Copy, Listed, Step};
+use super::copies::{Changed, Copy, Job, Listed, Step};
 use super::pending::{Ask, Pending, To};
 use super::{Pools, ServerId};
 use crate::buffer::Source;
 use crate::net::Socket;
 use crate::protocol::forms::{self, Fetched};
-use crate::protocol::{Reply, Status, Traits};
+use crate::protocol::{Reply, Status, Traits, Verb};
 
 /// What a key costs besides its value: the lines that ask for it, in bytes.
 const LINES: usize = 256;
@@ -29,7 +29,7 @@ const PATIENCE: u32 = 8;
 const ITEM: usize = 512;
 
 /// What came of one key.
-enum Outcome {
+pub(super) enum Outcome {
     Copied(usize),
     There,
     Gone,
@@ -53,60 +53,75 @@ impl<S: Socket> Pools<S> {
     }
 
     /// Looks whether the target has a key.
-    pub(super) fn begin_copy(&mut self, target: ServerId, key: Vec<u8>, listed: Listed) {
-        let Some(way) = self.way(target, &key) else {
-            return self.note_outcome(target, key.into(), listed, Outcome::Gone);
+    pub(super) fn begin_copy(&mut self, job: Job, key: Vec<u8>, listed: Listed) {
+        let Some(id) = self.begin(job, key, listed, Step::Look) else {
+            return;
+        };
+        let Some(copy) = self.refills.copies.table.get(id) else {
+            return;
+        };
+        let mut line = Vec::new();
+        let verb = forms::write_look(&copy.key, &mut line);
+        self.ask_for(id, job.target, verb, &line);
+    }
+
+    /// A key is on its way from now on, at this step, unless it cannot be asked for now.
+    pub(super) fn begin(
+        &mut self,
+        job: Job,
+        key: Vec<u8>,
+        listed: Listed,
+        step: Step,
+    ) -> Option<usize> {
+        let Some(way) = self.way(job.target, &key) else {
+            self.note_outcome(job, key.into(), listed, Outcome::Gone);
+            return None;
         };
         let pool = &self.pools[way.pool as usize];
         let is_large = listed.size as usize > pool.config.max_value + ITEM;
         if is_large || !forms::can_be_asked(&key) || self.is_too_old(way.source) {
-            return self.note_outcome(target, key.into(), listed, Outcome::Skipped);
+            self.note_outcome(job, key.into(), listed, Outcome::Skipped);
+            return None;
         }
-        let (span, timeout) = (pool.span(), pool.timeout_ms());
         let link = |id: ServerId| self.servers.get(id).map(|s| s.link_for(way.hash));
         let has_room = |id: ServerId| {
             let link = link(id).and_then(|l| self.links.get(l));
             link.is_some_and(|l| !l.is_full())
         };
-        let is_ready = self.is_usable(way.source) && has_room(target) && has_room(way.source);
+        let is_ready = self.is_usable(way.source) && has_room(job.target) && has_room(way.source);
         let link = link(way.primary).filter(|_| is_ready && !self.is_flushing(way.source));
         let Some(link) = link else {
-            return self.note_outcome(target, key.into(), listed, Outcome::Again);
+            self.note_outcome(job, key.into(), listed, Outcome::Again);
+            return None;
         };
         if let Some(other) = self.refills.copies.find(link, way.hash) {
-            if other.key[..] == key[..] && other.target == target {
+            if other.key[..] == key[..] && other.job == job && !job.verifies {
                 other.again = true;
-                return;
+                return None;
             }
-            return self.note_outcome(target, key.into(), listed, Outcome::Again);
+            self.note_outcome(job, key.into(), listed, Outcome::Again);
+            return None;
         }
         self.refills.pace.spend(LINES, self.now);
-        self.sync_first(target, &key, way.hash);
-        let mut line = Vec::new();
-        let verb = forms::write_look(&key, &mut line);
-        let copy = self.refills.copies.insert(Copy {
+        Some(self.refills.copies.insert(Copy {
             source: way.source,
-            target,
+            job,
             primary: way.primary,
             link,
             key: key.into(),
             hash: way.hash,
+            pool: way.pool,
             listed,
-            step: Step::Look,
+            step,
             changed: Changed::No,
             value: 0,
+            seen: None,
             again: false,
-        });
-        let look = Pending {
-            deadline: self.now.plus(span),
-            timeout,
-            ..self.own(To::Refill(copy), verb, Traits::default(), way.hash)
-        };
-        self.send(target, look, &Ask::line(verb, Traits::default(), &line));
+        }))
     }
 
     /// A step of a copy was answered.
-    pub(super) fn refill_answered(&mut self, id: usize, reply: &Reply<'_>) {
+    pub(super) fn copy_answered(&mut self, id: usize, reply: &Reply<'_>) {
         let Some(copy) = self.refills.copies.table.get(id) else {
             return;
         };
@@ -122,7 +137,7 @@ impl<S: Socket> Pools<S> {
             (Step::Add, Status::NotStored) => self.end_copy(id, Outcome::There),
             // It has no room for it, or takes no value of this size.
             (Step::Add, _) => self.end_copy(id, Outcome::Skipped),
-            (Step::Look | Step::Fetch, _) => self.end_copy(id, Outcome::Again),
+            (_, _) => self.end_copy(id, Outcome::Again),
         }
     }
 
@@ -142,11 +157,11 @@ impl<S: Socket> Pools<S> {
             Changed::Void => false,
         };
         stands
-            && self.is_usable(copy.target)
-            && !self.servers.get(copy.target).is_none_or(is_to_go)
+            && self.is_usable(copy.job.target)
+            && !self.servers.get(copy.job.target).is_none_or(is_to_go)
             && !self.servers.get(copy.primary).is_none_or(is_late)
             && !self.is_flushing(copy.source)
-            && !self.is_flushing(copy.target)
+            && !self.is_flushing(copy.job.target)
     }
 
     /// The target lacks the key: asks the source.
@@ -159,33 +174,42 @@ impl<S: Socket> Pools<S> {
             copy.changed = Changed::No;
         }
         copy.step = Step::Fetch;
-        let (source, key, hash) = (copy.source, copy.key.clone(), copy.hash);
+        let source = copy.source;
         let may_store = self
             .refills
             .copies
             .table
             .get(id)
             .is_some_and(|c| self.may_store(c));
-        let way = self
-            .refills
-            .copies
-            .table
-            .get(id)
-            .and_then(|c| self.way(c.target, &key));
-        let (true, Some(way)) = (may_store, way) else {
-            return self.end_copy(id, Outcome::Again);
+        match may_store {
+            true => self.fetch_from(id, source),
+            false => self.end_copy(id, Outcome::Again),
+        }
+    }
+
+    /// Asks a server for the key with all that is known of it.
+    pub(super) fn fetch_from(&mut self, id: usize, server: ServerId) {
+        let Some(copy) = self.refills.copies.table.get(id) else {
+            return;
         };
-        let pool = &self.pools[way.pool as usize];
-        let (span, timeout) = (pool.span(), pool.timeout_ms());
-        self.sync_first(source, &key, hash);
         let mut line = Vec::new();
-        let verb = forms::write_fetch(&key, &mut line);
-        let fetch = Pending {
-            deadline: self.now.plus(span),
-            timeout,
+        let verb = forms::write_fetch(&copy.key, &mut line);
+        self.ask_for(id, server, verb, &line);
+    }
+
+    /// Asks a server a line about the key of a copy.
+    fn ask_for(&mut self, id: usize, server: ServerId, verb: Verb, line: &[u8]) {
+        let Some(copy) = self.refills.copies.table.get(id) else {
+            return;
+        };
+        let (key, hash, pool) = (copy.key.clone(), copy.hash, &self.pools[copy.pool as usize]);
+        let asked = Pending {
+            deadline: self.now.plus(pool.span()),
+            timeout: pool.timeout_ms(),
             ..self.own(To::Refill(id), verb, Traits::default(), hash)
         };
-        self.send(source, fetch, &Ask::line(verb, Traits::default(), &line));
+        self.sync_first(server, &key, hash);
+        self.send(server, asked, &Ask::line(verb, Traits::default(), line));
     }
 
     /// The source has the key: stores it, unless anything newer may be there.
@@ -194,7 +218,8 @@ impl<S: Socket> Pools<S> {
         let Some(copy) = self.refills.copies.table.get(id) else {
             return;
         };
-        let (source, target, hash, key) = (copy.source, copy.target, copy.hash, copy.key.clone());
+        let (source, target, hash, key) =
+            (copy.source, copy.job.target, copy.hash, copy.key.clone());
         let pool = self.way(target, &key).map(|way| way.pool as usize);
         let most = pool.map_or(0, |pool| self.pools[pool].config.max_value);
         let mut line = Vec::new();
@@ -228,33 +253,36 @@ impl<S: Socket> Pools<S> {
         self.send(target, pending, &ask);
     }
 
-    fn end_copy(&mut self, id: usize, outcome: Outcome) {
+    pub(super) fn end_copy(&mut self, id: usize, outcome: Outcome) {
         if let Some(copy) = self.refills.copies.remove(id) {
             let outcome = if copy.again { Outcome::Again } else { outcome };
-            self.note_outcome(copy.target, copy.key, copy.listed, outcome);
+            self.note_outcome(copy.job, copy.key, copy.listed, outcome);
         }
     }
 
     /// One key was looked at.
-    fn note_outcome(&mut self, target: ServerId, key: Box<[u8]>, listed: Listed, outcome: Outcome) {
+    fn note_outcome(&mut self, job: Job, key: Box<[u8]>, listed: Listed, outcome: Outcome) {
         let now = self.now;
-        if let (Outcome::Copied(_), Some(server)) = (&outcome, self.servers.get_mut(target)) {
+        if let (Outcome::Copied(_), Some(server)) = (&outcome, self.servers.get_mut(job.target)) {
             server.stats.keys_copied += 1;
         }
-        let Some(refill) = self.refills.of(target) else {
+        let Some(refill) = self.refills.job(job.target, job.verifies) else {
             return;
         };
-        let progress = &mut refill.progress;
-        match outcome {
-            Outcome::Copied(bytes) => {
-                progress.copied += 1;
-                progress.bytes += bytes as u64;
+        match (&mut refill.verify, outcome) {
+            // It begins anew: the key will be listed once more.
+            (Some(_), _) if refill.round != job.round => {}
+            (_, Outcome::Again) => refill.again(key, listed, now),
+            (Some(verify), Outcome::Skipped) => verify.skipped(&key),
+            (Some(_), _) => {}
+            (None, Outcome::Copied(bytes)) => {
+                refill.progress.copied += 1;
+                refill.progress.bytes += bytes as u64;
             }
-            Outcome::There => progress.there += 1,
-            Outcome::Gone => progress.gone += 1,
-            Outcome::Skipped => progress.skipped += 1,
-            Outcome::Again => refill.again(key, listed, now),
+            (None, Outcome::There) => refill.progress.there += 1,
+            (None, Outcome::Gone) => refill.progress.gone += 1,
+            (None, Outcome::Skipped) => refill.progress.skipped += 1,
         }
-        self.charge_refill(target);
+        self.charge_refill(job.target);
     }
 }

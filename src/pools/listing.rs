@@ -243,7 +243,7 @@ impl<S: Socket> Pools<S> {
         Ok(())
     }
 
-    /// One line: a key that belongs to the server that is refilled is kept.
+    /// One line: a key that belongs to the server that is refilled, or compared, is kept.
     fn take_line(&mut self, listing: &mut Listing<S>, line: &[u8]) -> Result<(), Ended> {
         let mut key = std::mem::take(&mut self.key);
         key.clear();
@@ -252,7 +252,8 @@ impl<S: Socket> Pools<S> {
             listing.has_keys = true;
             let target = self.refills.current().map(|r| r.target);
             let way = target.and_then(|target| self.way(target, &key));
-            let way = way.filter(|way| way.source == listing.server);
+            let is_told = |source| [Some(source), target].contains(&Some(listing.server));
+            let way = way.filter(|way| is_told(way.source));
             if let (Some(way), Some(refill)) = (way, self.refills.current()) {
                 let size = u32::try_from(size).unwrap_or(u32::MAX);
                 let is_kept = refill.spool.push(way.hash, &key, size);

@@ -14,14 +14,14 @@
 //!
 //! ```text
 //!  saved                             another program goes on with them
-//!  turn reload report operator       what the proxy calls
+//!  turn reload findings report operator    what the proxy calls
 //!  expire                            what time does
 //!  eject                             rings that servers leave
 //!  ask                               requests of clients
 //!  replies connect                   bytes of servers, links that open
 //!  settle                            what becomes of a request, by a reply or by its loss
 //!  refills                           servers that lack keys are filled
-//!  copying listing                   one key on its way, what a server holds
+//!  comparing copying listing         one key that is compared or copied, what a server holds
 //!  flush_all monitors steps warm     requests with several steps or servers
 //!  failover mirror                   the other farm
 //!  moves                             rings that a reload changes
@@ -33,7 +33,7 @@
 //!  send slow                         requests onto links; what slow ones waited for
 //!  flows link server recent totals   data
 //!  refill                            one refill
-//!  copies pace spool                 its parts
+//!  copies pace spool verify          its parts
 //!  pending name board outages        one request, one server's host, the marks on it, when it was away
 //! ```
 //!
@@ -42,6 +42,7 @@
 
 mod ask;
 mod board;
+mod comparing;
 mod connect;
 mod copies;
 mod copying;
@@ -49,6 +50,7 @@ mod down;
 mod eject;
 mod expire;
 mod failover;
+mod findings;
 mod flows;
 mod flush_all;
 mod link;
@@ -80,6 +82,7 @@ mod steps;
 mod sync;
 mod totals;
 mod turn;
+mod verify;
 mod warm;
 
 pub use ask::Split;

@@ -6,7 +6,7 @@ use crate::net::Socket;
 
 impl<S: Socket> Pools<S> {
     /// The server that `stats servers` calls so.
-    fn server_named(&self, name: &str) -> Result<ServerId, String> {
+    pub(super) fn server_named(&self, name: &str) -> Result<ServerId, String> {
         let is_named = |id: &ServerId| {
             let server = self.servers.get(*id);
             server.is_some_and(|s| s.removed.is_none() && s.spec.name == name)

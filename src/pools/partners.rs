@@ -93,16 +93,39 @@ impl<S: Socket> Pools<S> {
         if !self.refills.pace.is_on() || !self.has_same_partners(id) {
             return;
         }
-        let sources = self.sources_of(id);
-        if sources.is_empty() {
+        if self.sources_of(id).is_empty() {
             return;
         }
-        let most = MOST_LISTED.min(self.budget.limit() / PART_LISTED);
-        if self.refills.current().is_some_and(|r| r.target == id) {
+        self.refill_of(id);
+        self.list_anew(id, false);
+        // What was found of it is not true any more.
+        self.list_anew(id, true);
+    }
+
+    /// A server is to be compared with its partners.
+    pub(super) fn wants_verify(&mut self, id: ServerId) {
+        let mut job = Refill::new(id);
+        job.verify = Some(Box::default());
+        self.refills.jobs.push_back(job);
+        self.list_anew(id, true);
+    }
+
+    /// The refill of a server, or its comparison, begins from its beginning, if there is one.
+    pub(super) fn list_anew(&mut self, id: ServerId, verifies: bool) {
+        let mut sources = self.sources_of(id);
+        if verifies {
+            // At last what it has itself and its partners lack.
+            sources.push(id);
+        }
+        let is_its = |r: &Refill| r.target == id && r.verify.is_some() == verifies;
+        if self.refills.current().is_some_and(|r| is_its(r)) {
             self.drop_listing();
         }
-        self.refills.copies.void(id);
-        self.refill_of(id).list(sources, most);
+        let most = MOST_LISTED.min(self.budget.limit() / PART_LISTED);
+        if let Some(refill) = self.refills.job(id, verifies) {
+            refill.list(sources, most);
+            self.refills.copies.void(id);
+        }
         self.charge_refill(id);
     }
 
@@ -133,7 +156,8 @@ impl<S: Socket> Pools<S> {
 
     fn refill_of(&mut self, id: ServerId) -> &mut Refill {
         let jobs = &mut self.refills.jobs;
-        let at = jobs.iter().position(|r| r.target == id);
+        let is_its = |r: &Refill| r.target == id && r.verify.is_none();
+        let at = jobs.iter().position(is_its);
         let at = at.unwrap_or_else(|| {
             jobs.push_back(Refill::new(id));
             jobs.len() - 1
@@ -141,9 +165,10 @@ impl<S: Socket> Pools<S> {
         &mut jobs[at]
     }
 
-    /// Charges what the refill of a server holds.
+    /// Charges what the refill of a server holds, and its comparison.
     pub(super) fn charge_refill(&mut self, id: ServerId) {
-        if let Some(refill) = self.refills.of(id) {
+        let jobs = self.refills.jobs.iter_mut();
+        for refill in jobs.filter(|r| r.target == id) {
             let bytes = refill.bytes();
             self.budget.recharge(&mut refill.charged, bytes);
         }

@@ -1,4 +1,5 @@
-//! One server that lacks what it should hold: where it is to be had, how far its copy is.
+//! One server that lacks what it should hold: where it is to be had, how far its copy is. Or one that is
+//! compared with its partners, in the same way.
 //!
 //! ```text
 //!  Measure ─▶ List ─▶ Listing ─▶ Copying ─┬─▶ List: more than fits, or the next source
@@ -7,9 +8,10 @@
 //! ```
 
 use super::ServerId;
-use super::copies::{Copies, Listed};
+use super::copies::{Copies, Job, Listed};
 use super::pace::Pace;
 use super::spool::Spool;
+use super::verify::{FINDINGS, Found, Verify};
 use crate::saved::saved_fields;
 use crate::stats::Histogram;
 use crate::time::{MILLISECOND, SECOND, Time};
@@ -25,8 +27,10 @@ const AGAIN_MOST: u64 = SECOND;
 /// What such a key takes besides its bytes: its entry and the allocator's share, in bytes.
 const ENTRY: usize = 96;
 
-/// Keys that wait to be fetched again; beyond that no others are begun.
+/// Keys that wait to be fetched again; beyond that no others are begun. Of those that are compared each
+/// doubt waits for a second.
 const MOST_AGAIN: usize = 1000;
+const MOST_DOUBTS: usize = 8000;
 
 /// Fewer answers in a second say nothing of how late they are.
 const SAMPLES: u64 = 100;
@@ -88,6 +92,81 @@ pub struct Progress {
     pub is_partial: bool,
 }
 
+/// How a server is filled with what it lacks, or was.
+#[derive(Clone, Debug)]
+pub struct RefillFigures {
+    /// `running`, `waiting`, `done`, `partial`, `none`, `off`, `unsupported`, or `other partners`.
+    pub state: &'static str,
+    /// It tells its keys, as far as is known.
+    pub lists_keys: bool,
+    /// Of the one under way or the last one.
+    pub progress: Option<Progress>,
+    /// Keys that are listed and not looked at yet.
+    pub to_go: usize,
+    /// When it began, or was over: seconds since the epoch.
+    pub since: u64,
+}
+
+impl RefillFigures {
+    /// True if it is filled, or waits for that.
+    pub fn is_wanted(&self) -> bool {
+        matches!(self.state, "running" | "waiting")
+    }
+
+    /// What can be counted, under the names of `stats servers`; nothing if there was none.
+    pub fn numbers(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let numbers = self.progress.map(|p| {
+            [
+                ("refill_since", self.since),
+                ("refill_listed", p.listed),
+                ("refill_copied", p.copied),
+                ("refill_there", p.there),
+                ("refill_gone", p.gone),
+                ("refill_skipped", p.skipped),
+                ("refill_bytes", p.bytes),
+                ("refill_to_go", self.to_go as u64),
+            ]
+        });
+        numbers.into_iter().flatten()
+    }
+}
+
+/// What came of a comparison.
+#[derive(Clone, Debug)]
+pub struct Verified {
+    /// What was listed, and when it was over.
+    pub progress: Progress,
+    /// What was found.
+    pub found: Found,
+    /// Why it did not come to its end.
+    pub failure: Option<&'static str>,
+}
+
+/// How a server is compared with its partners, or was.
+#[derive(Clone, Debug)]
+pub struct VerifyFigures {
+    /// `running`, `waiting`, `done`, `partial`, or why it did not come to its end.
+    pub state: &'static str,
+    /// When it began, or was over: seconds since the epoch.
+    pub since: u64,
+    /// Keys that are listed and not looked at yet, or to be looked at again.
+    pub to_go: usize,
+    /// What was found.
+    pub result: Verified,
+}
+
+impl VerifyFigures {
+    /// What can be counted, by its name.
+    pub fn numbers(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let found = &self.result.found;
+        let findings = FINDINGS.map(|(finding, name)| (name, found.count(finding)));
+        let listed = self.result.progress.listed;
+        let all = [("since", self.since), ("listed", listed)];
+        let to_go = [("to_go", self.to_go as u64)];
+        all.into_iter().chain(findings).chain(to_go)
+    }
+}
+
 /// How late a server answers.
 #[derive(Debug)]
 pub struct Meter {
@@ -114,10 +193,14 @@ pub struct Refills {
     pub listing_charged: usize,
 }
 
-/// A refill under way, or that waits.
+/// A refill or a comparison under way, or that waits.
 #[derive(Debug)]
 pub struct Refill {
     pub target: ServerId,
+    /// What was found so far, if it compares and copies nothing.
+    pub verify: Option<Box<Verify>>,
+    /// How often it began anew: keys on their way then are not its any more.
+    pub round: u32,
     /// It is under way, or was and waits for keys that are to be fetched again.
     pub has_begun: bool,
     /// Servers that are still to be listed, the next one first.
@@ -130,6 +213,8 @@ pub struct Refill {
     /// Single keys, and those to fetch again, by when.
     again: BTreeMap<(Time, u64), Waiting>,
     again_bytes: usize,
+    /// When these take so many bytes no others are begun.
+    most_waiting: usize,
     number: u64,
     /// Single keys were forgotten for want of room: its sources are to be listed once more.
     pub overflowed: bool,
@@ -168,9 +253,15 @@ impl Refills {
         self.jobs.front_mut().filter(|r| r.has_begun)
     }
 
-    /// That of a server.
+    /// The refill of a server.
     pub fn of(&mut self, target: ServerId) -> Option<&mut Refill> {
-        self.jobs.iter_mut().find(|r| r.target == target)
+        self.job(target, false)
+    }
+
+    /// The refill of a server, or its comparison.
+    pub fn job(&mut self, target: ServerId, verifies: bool) -> Option<&mut Refill> {
+        let mut jobs = self.jobs.iter_mut();
+        jobs.find(|r| r.target == target && r.verify.is_some() == verifies)
     }
 
     /// Bytes that they hold.
@@ -184,6 +275,8 @@ impl Refill {
     pub fn new(target: ServerId) -> Refill {
         Refill {
             target,
+            verify: None,
+            round: 0,
             has_begun: false,
             sources: VecDeque::new(),
             lists: false,
@@ -192,6 +285,7 @@ impl Refill {
             spool: Spool::new(0),
             again: BTreeMap::new(),
             again_bytes: 0,
+            most_waiting: usize::MAX,
             number: 0,
             overflowed: false,
             progress: Progress::default(),
@@ -201,9 +295,15 @@ impl Refill {
         }
     }
 
-    /// It begins, or begins again: all these servers are to be listed, and so many bytes of keys kept.
+    /// It begins, or begins again: all these servers are to be listed, and so many bytes of keys kept; of
+    /// such that wait half as much.
     pub fn list(&mut self, sources: Vec<ServerId>, spool: usize) {
         self.sources = sources.into();
+        self.round += 1;
+        self.most_waiting = spool / 2;
+        if let Some(verify) = &mut self.verify {
+            **verify = Verify::default();
+        }
         (self.lists, self.has_begun) = (true, false);
         self.spool = Spool::new(spool);
         self.again.clear();
@@ -211,6 +311,20 @@ impl Refill {
         self.how = How::Hash;
         self.stage = Stage::Measure(Time::NEVER);
         self.progress = Progress::default();
+    }
+
+    /// Names it, as long as it does not begin anew.
+    pub fn job(&self) -> Job {
+        Job {
+            target: self.target,
+            verifies: self.verify.is_some(),
+            round: self.round,
+        }
+    }
+
+    /// True if it is the one that is named so.
+    pub fn is(&self, job: Job) -> bool {
+        self.job() == job
     }
 
     /// A single key is to be looked at; what waits takes `most` bytes at most.
@@ -240,7 +354,21 @@ impl Refill {
 
     /// Bytes that it holds.
     pub fn bytes(&self) -> usize {
-        self.spool.bytes() + self.again_bytes
+        self.spool.bytes() + self.waiting_bytes()
+    }
+
+    fn waiting_bytes(&self) -> usize {
+        self.again_bytes + self.verify.as_ref().map_or(0, |v| v.bytes())
+    }
+
+    /// True if no key is to be begun that was not looked at.
+    fn is_full(&self) -> bool {
+        let most = if self.verify.is_some() {
+            MOST_DOUBTS
+        } else {
+            MOST_AGAIN
+        };
+        self.again.len() >= most || self.waiting_bytes() > self.most_waiting
     }
 
     /// The next key to look at.
@@ -250,12 +378,16 @@ impl Refill {
             self.again_bytes -= key.len() + ENTRY;
             return Some((key.into_vec(), listed));
         }
-        if self.again.len() >= MOST_AGAIN {
+        if self.is_full() {
             return None;
         }
         let mut key = Vec::new();
-        let size = self.spool.pop(&mut key)?;
-        Some((key, Listed { size, tries: 0 }))
+        let listed = Listed {
+            size: self.spool.pop(&mut key)?,
+            tries: 0,
+            is_own: self.sources.front() == Some(&self.target),
+        };
+        Some((key, listed))
     }
 
     /// True if all that it has to do is to wait for keys that are to be fetched again.
@@ -265,7 +397,7 @@ impl Refill {
 
     /// When [`Refill::next`] has one.
     pub fn next_at(&self) -> Time {
-        match self.spool.len() > 0 && self.again.len() < MOST_AGAIN {
+        match self.spool.len() > 0 && !self.is_full() {
             true => Time(0),
             false => self.again_at(),
         }
@@ -283,9 +415,23 @@ impl Refill {
         self.put(now.plus(wait), key, listed);
     }
 
+    /// A key is to be compared once more at this time.
+    pub fn compare_again(&mut self, key: Box<[u8]>, mut listed: Listed, at: Time) {
+        listed.tries = listed.tries.saturating_add(1);
+        self.put(at, key, listed);
+    }
+
     /// What was listed was looked at: the next listing, if there is to be one.
     pub fn lists_more(&mut self, now: Time) {
         match self.how {
+            // To count no key twice.
+            How::All if self.verify.is_some() => {
+                self.progress.is_partial = true;
+                if !self.spool.goes_on() {
+                    self.pass_over(now);
+                    return;
+                }
+            }
             How::All => self.how = How::AllAgain,
             How::AllAgain if self.spool.goes_on() => self.how = How::All,
             How::Hash if self.spool.goes_on() => {}

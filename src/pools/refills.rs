@@ -3,10 +3,15 @@
 //!
 //! ```text
 //!  restarted, flushed ─▶ wants_refill ─┐                 ┌─▶ Look ─▶ Fetch ─▶ Add
-//!  one key deleted ────▶ wants_key ────┴─▶ jobs, spool ──┘   target   source   target
+//!  one key deleted ────▶ wants_key ────┼─▶ jobs, spool ──┤   target   source   target
+//!  an operator asks ───▶ wants_verify ─┘                 └─▶ Here ─▶ There
 //! ```
+//!
+//! What is to be compared waits for what is to be filled, and one server is compared at a time.
 
-use super::refill::{Ended, How, Meter, Stage};
+use super::copies::Job;
+use super::refill::{Ended, How, Meter, Refill, Stage, Verified};
+use super::verify::FINDINGS;
 use super::{Pools, ServerId};
 use crate::net::Socket;
 use crate::time::{MILLISECOND, SECOND, Time};
@@ -22,6 +27,9 @@ const MEASURE: u64 = SECOND;
 
 /// A listing that was cut, or found its server busy, is begun again after so many nanoseconds.
 const PAUSE: u64 = SECOND;
+
+/// A comparison begins anew so often when a listing was cut.
+const MOST_ROUNDS: u32 = 10;
 
 /// While a flush is under way, or memory short, it is looked again after so many nanoseconds.
 const LOOK_AGAIN: u64 = 10 * MILLISECOND;
@@ -46,58 +54,101 @@ impl<S: Socket> Pools<S> {
     /// True if the refill in this place can go on now.
     fn can_run(&self, at: usize) -> bool {
         let refill = &self.refills.jobs[at];
-        let partners = match refill.sources.is_empty() {
-            true => self.sources_of(refill.target),
-            false => refill.sources.iter().copied().collect(),
-        };
-        let mut partners = partners.into_iter();
-        self.is_usable(refill.target) && partners.any(|source| self.is_up(source))
+        let mut partners = self.sources_of(refill.target).into_iter();
+        let is_another = |r: &Refill| r.verify.is_some() && r.has_begun;
+        let waits = refill.verify.is_some()
+            && !refill.has_begun
+            && self.refills.jobs.iter().any(is_another);
+        !waits && self.is_usable(refill.target) && partners.any(|source| self.is_up(source))
     }
 
-    /// Refills whose target or sources are away begin again when they are back.
+    /// True if all that the refill in this place has to do is to wait: for keys that are to be fetched
+    /// again, or for the servers that are still to be listed, which are away.
+    fn idles(&self, at: usize) -> bool {
+        let (refill, now) = (&self.refills.jobs[at], self.now);
+        refill.idles(now) || (self.lacks_sources(at) && refill.next_at() > now)
+    }
+
+    /// True if the refill in this place waits for servers that are to be listed and are away.
+    fn lacks_sources(&self, at: usize) -> bool {
+        let refill = &self.refills.jobs[at];
+        let is_away = !refill.sources.iter().any(|source| self.is_up(*source));
+        matches!(refill.stage, Stage::List(_)) && is_away
+    }
+
+    /// Refills whose target or sources are away wait until they are back.
     fn interrupt_refills(&mut self) {
         let mut at = 0;
         while let Some(refill) = self.refills.jobs.get(at) {
-            let (target, lists) = (refill.target, refill.lists);
+            let target = refill.target;
             let is_stale = !self.has_same_partners(target)
                 || self.sources_of(target).is_empty()
                 || self.is_too_old(target);
             let is_lost = refill.has_begun && !self.can_run(at);
-            if at == 0 && (is_stale || is_lost) {
+            let is_listed = self.listing.is_some() || self.refills.ended.is_some();
+            if at == 0 && (is_stale || is_lost) && is_listed {
+                let verifies = refill.verify.is_some();
                 self.drop_listing();
+                if !verifies {
+                    self.list_again();
+                }
             }
             if is_stale {
                 self.refills.copies.void(target);
-                if let Some(mut refill) = self.refills.jobs.remove(at) {
-                    self.budget.recharge(&mut refill.charged, 0);
+                if let Some(refill) = self.refills.jobs.remove(at) {
+                    self.end_job(refill, Some("its partners have changed"));
                 }
                 continue;
             }
-            if is_lost && lists {
+            if is_lost {
                 self.refills.copies.void(target);
-                self.wants_refill(target);
-            } else if is_lost {
                 self.refills.jobs[at].has_begun = false;
+                if self.refills.jobs[at].verify.is_some() {
+                    self.list_anew(target, true);
+                }
             }
             at += 1;
+        }
+    }
+
+    /// The listing that was under way told less than all: it is begun again after a pause. Of what is compared
+    /// no key may be counted twice.
+    fn list_again(&mut self) {
+        let now = self.now;
+        let Some(refill) = self.refills.jobs.front_mut() else {
+            return;
+        };
+        let job = refill.job();
+        if !job.verifies || refill.progress.listed == 0 {
+            refill.spool.restart();
+            refill.stage = Stage::List(now.plus(PAUSE));
+        } else if job.round < MOST_ROUNDS {
+            self.list_anew(job.target, true);
+        } else if let Some(refill) = self.refills.jobs.pop_front() {
+            self.end_job(refill, Some("a server does not tell its keys to the end"));
         }
     }
 
     /// Brings one to the front that can go on, and begins it. False if none can.
     fn choose_refill(&mut self) -> bool {
         let now = self.now;
-        let busy = |at: &usize| self.can_run(*at) && !self.refills.jobs[*at].idles(now);
-        let Some(at) = (0..self.refills.jobs.len()).find(busy) else {
+        let busy = |at: &usize| self.can_run(*at) && !self.idles(*at);
+        let fills = |at: &usize| self.refills.jobs[*at].verify.is_none() && busy(at);
+        let all = || 0..self.refills.jobs.len();
+        // A listing is for the first one.
+        let lists = self.listing.is_some() || self.refills.ended.is_some();
+        let first = (lists && busy(&0)).then_some(0);
+        let next = first.or_else(|| all().find(fills));
+        let Some(at) = next.or_else(|| all().find(busy)) else {
             return self.refills.current().is_some();
         };
         if let Some(mut refill) = self.refills.jobs.remove(at) {
-            if !refill.has_begun {
-                refill.has_begun = true;
+            let is_new = refill.stage == Stage::Measure(Time::NEVER);
+            if !refill.has_begun && is_new {
                 refill.progress.since = now;
-                if refill.lists {
-                    self.log_begin(refill.target, refill.sources.iter().copied());
-                }
+                self.log_begin(&refill);
             }
+            refill.has_begun = true;
             self.refills.jobs.push_front(refill);
         }
         true
@@ -111,10 +162,14 @@ impl<S: Socket> Pools<S> {
         self.servers.get(id).map_or("?", |s| &s.title)
     }
 
-    fn log_begin(&self, target: ServerId, sources: impl Iterator<Item = ServerId>) {
-        let names: Vec<&str> = sources.map(|id| self.name_of(id)).collect();
-        let (title, sources) = (self.title_of(target), names.join(", "));
-        log::warn!("{title}: refill begins, from {sources}");
+    fn log_begin(&self, refill: &Refill) {
+        let others = refill.sources.iter().filter(|id| **id != refill.target);
+        let names: Vec<&str> = others.map(|id| self.name_of(*id)).collect();
+        let (title, names) = (self.title_of(refill.target), names.join(", "));
+        match refill.verify {
+            None => log::warn!("{title}: refill begins, from {names}"),
+            Some(_) => log::warn!("{title}: is compared with {names}"),
+        }
     }
 
     /// What follows from how a listing ended.
@@ -133,10 +188,7 @@ impl<S: Socket> Pools<S> {
         };
         match ended {
             Ended::Whole => refill.stage = Stage::Copying,
-            Ended::Busy | Ended::Cut => {
-                refill.spool.restart();
-                refill.stage = Stage::List(now.plus(PAUSE));
-            }
+            Ended::Busy | Ended::Cut => self.list_again(),
             Ended::Refused if refill.how == How::Hash => {
                 refill.how = How::All;
                 refill.stage = Stage::List(now);
@@ -153,6 +205,9 @@ impl<S: Socket> Pools<S> {
         };
         refill.progress.is_partial = true;
         let source = refill.pass_over(now);
+        if let (Some(verify), Some(source)) = (&mut refill.verify, source) {
+            verify.untold.push(source);
+        }
         let Some(server) = source.and_then(|id| self.servers.get_mut(id)) else {
             return;
         };
@@ -260,8 +315,8 @@ impl<S: Socket> Pools<S> {
             let Some(refill) = self.refills.current() else {
                 return;
             };
-            let target = refill.target;
-            if self.is_flushing(target) || self.is_short_of_memory() {
+            let job = refill.job();
+            if self.is_flushing(job.target) || self.is_short_of_memory() {
                 return;
             }
             let next = self.refills.current().and_then(|r| r.next(now));
@@ -269,8 +324,11 @@ impl<S: Socket> Pools<S> {
                 return;
             };
             work.count(3 * REQUEST);
-            self.begin_copy(target, key, listed);
-            self.charge_refill(target);
+            match job.verifies {
+                true => self.begin_comparing(job, key, listed),
+                false => self.begin_copy(job, key, listed),
+            }
+            self.charge_refill(job.target);
         }
     }
 
@@ -286,7 +344,6 @@ impl<S: Socket> Pools<S> {
 
     /// The refill is over when nothing is left to list or to copy.
     fn finish_refill(&mut self) {
-        let now = self.now;
         let copies = &self.refills.copies;
         let Some(refill) = self.refills.jobs.front() else {
             return;
@@ -295,37 +352,61 @@ impl<S: Socket> Pools<S> {
             && refill.stage == Stage::Copying
             && refill.sources.is_empty()
             && refill.to_go() == 0
-            && copies.is_over(refill.target);
+            && copies.is_over(refill.target, refill.verify.is_some());
         if !is_over {
             return;
         }
         if refill.overflowed {
             return self.wants_refill(refill.target);
         }
-        let Some(mut refill) = self.refills.jobs.pop_front() else {
-            return;
-        };
+        if let Some(refill) = self.refills.jobs.pop_front() {
+            self.end_job(refill, None);
+        }
+    }
+
+    /// A refill or a comparison is over, or given up: tells what came of it.
+    fn end_job(&mut self, mut refill: Refill, failure: Option<&'static str>) {
         self.budget.recharge(&mut refill.charged, 0);
-        if !refill.lists {
+        if !refill.lists || (refill.verify.is_none() && failure.is_some()) {
             return;
         }
-        let p = &mut refill.progress;
+        let mut p = refill.progress;
         p.skipped += refill.spool.lost();
-        log::warn!(
-            "{}: refilled in {:.3} s: {} keys listed, {} copied ({} bytes), {} there already, {} gone, \
-             {} skipped",
-            self.title_of(refill.target),
-            now.since(p.since) as f64 / SECOND as f64,
-            p.listed,
-            p.copied,
-            p.bytes,
-            p.there,
-            p.gone,
-            p.skipped
-        );
-        p.since = now;
+        let took = self.now.since(p.since) as f64 / SECOND as f64;
+        p.since = self.now;
+        let title = self.title_of(refill.target);
+        let Some(verify) = refill.verify.take() else {
+            log::warn!(
+                "{title}: refilled in {took:.3} s: {} keys listed, {} copied ({} bytes), {} there already, \
+                 {} gone, {} skipped",
+                p.listed,
+                p.copied,
+                p.bytes,
+                p.there,
+                p.gone,
+                p.skipped
+            );
+            if let Some(server) = self.servers.get_mut(refill.target) {
+                server.refilled = Some(p);
+            }
+            return;
+        };
+        let found = verify.found;
+        let all = FINDINGS.map(|(finding, name)| format!("{} {name}", found.count(finding)));
+        let all = all.join(", ");
+        match failure {
+            None => log::warn!(
+                "{title}: compared in {took:.3} s: {} keys listed, {all}",
+                p.listed
+            ),
+            Some(why) => log::warn!("{title}: not compared to the end, since {why}: {all}"),
+        }
         if let Some(server) = self.servers.get_mut(refill.target) {
-            server.refilled = Some(refill.progress);
+            server.verified = Some(Box::new(Verified {
+                progress: p,
+                found,
+                failure,
+            }));
         }
     }
 
@@ -335,7 +416,7 @@ impl<S: Socket> Pools<S> {
         let Some(first) = first else {
             return Time::NEVER;
         };
-        let is_under_way = first.has_begun && self.can_run(0) && !first.idles(self.now);
+        let is_under_way = first.has_begun && self.can_run(0) && !self.idles(0);
         // The others wait for it, or it for them.
         let jobs = 0..if is_under_way {
             1
@@ -351,16 +432,17 @@ impl<S: Socket> Pools<S> {
         if !self.can_run(at) {
             return Time::NEVER;
         }
-        if !refill.has_begun {
-            return if refill.idles(self.now) {
-                refill.next_at()
-            } else {
-                self.now
-            };
+        if self.idles(at) {
+            return refill.next_at();
         }
+        if !refill.has_begun {
+            return self.now;
+        }
+        let lacks_sources = self.lacks_sources(at);
         let stage = match (refill.stage, &self.listing) {
             (Stage::Measure(at), _) => at,
-            (Stage::List(at), _) if refill.spool.len() == 0 => at,
+            (Stage::List(_), _) if lacks_sources || refill.spool.len() > 0 => Time::NEVER,
+            (Stage::List(at), _) => at,
             (Stage::Listing, Some(listing)) => listing.silent_at(),
             _ => Time::NEVER,
         };
@@ -380,11 +462,10 @@ impl<S: Socket> Pools<S> {
         self.refills.pace.set_limit(rate);
         self.refills.copies.void_all();
         self.drop_listing();
-        let targets: Vec<ServerId> = self.refills.jobs.iter().map(|r| r.target).collect();
-        for target in targets {
-            if self.refills.of(target).is_some_and(|r| r.lists) {
-                self.wants_refill(target);
-            }
+        let jobs = self.refills.jobs.iter();
+        let jobs: Vec<Job> = jobs.filter(|r| r.lists).map(Refill::job).collect();
+        for job in jobs {
+            self.list_anew(job.target, job.verifies);
         }
         if rate == 0 {
             self.stop_refills();
@@ -395,8 +476,8 @@ impl<S: Socket> Pools<S> {
     pub fn stop_refills(&mut self) {
         self.refills.pace.set_limit(0);
         self.drop_listing();
-        for mut refill in self.refills.jobs.drain(..) {
-            self.budget.recharge(&mut refill.charged, 0);
+        for refill in std::mem::take(&mut self.refills.jobs) {
+            self.end_job(refill, Some("refills are switched off"));
         }
     }
 }

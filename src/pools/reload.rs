@@ -233,6 +233,7 @@ impl<S: Socket> Pools<S> {
             same_partners: false,
             no_metadump: false,
             refilled: None,
+            verified: None,
             listed: false,
             meta: true,
             holds_marks: true,

@@ -2,7 +2,7 @@
 
 use super::link::LinkState;
 use super::outages::Outage;
-use super::refill::Progress;
+use super::refill::{Refill, RefillFigures, Verified, VerifyFigures};
 use super::server::{Pool, Server, distinct};
 use super::{NOBODY, Pools, ServerId};
 use crate::clients::Clients;
@@ -55,6 +55,8 @@ pub struct ServerFigures {
     pub outages: Vec<(u64, Option<u64>, &'static str)>,
     /// How it is filled with what it lacks.
     pub refill: RefillFigures,
+    /// How it is compared with its partners, if it was.
+    pub verify: Option<VerifyFigures>,
     /// Whether it holds marks of this magent: `on`, or why not.
     pub marks: &'static str,
     /// Other magents that use it: host and process of each.
@@ -65,54 +67,6 @@ pub struct ServerFigures {
     pub latency: Histogram,
     /// How long they took in the last ten seconds.
     pub recent: Histogram,
-}
-
-/// How a server is filled with what it lacks, or was.
-#[derive(Clone, Debug)]
-pub struct RefillFigures {
-    /// `running`, `waiting`, `done`, `partial`, `none`, `off`, `unsupported`, or `other partners`.
-    pub state: &'static str,
-    /// It tells its keys, as far as is known.
-    pub lists_keys: bool,
-    /// Of the one under way or the last one.
-    progress: Option<Progress>,
-    /// Keys that are listed and not looked at yet.
-    to_go: usize,
-    /// When it began, or was over: seconds since the epoch.
-    since: u64,
-}
-
-impl RefillFigures {
-    /// True if it is filled, or waits for that.
-    pub fn is_wanted(&self) -> bool {
-        matches!(self.state, "running" | "waiting")
-    }
-
-    /// What can be counted, under the names of `stats servers`; nothing if there was none.
-    pub fn numbers(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        let numbers = self.progress.map(|p| {
-            [
-                ("refill_since", self.since),
-                ("refill_listed", p.listed),
-                ("refill_copied", p.copied),
-                ("refill_there", p.there),
-                ("refill_gone", p.gone),
-                ("refill_skipped", p.skipped),
-                ("refill_bytes", p.bytes),
-                ("refill_to_go", self.to_go as u64),
-            ]
-        });
-        numbers.into_iter().flatten()
-    }
-
-    fn lines(&self) -> Lines {
-        let mut lines = vec![line("refill", self.state)];
-        if !self.lists_keys {
-            lines.push(line("metadump", "no"));
-        }
-        lines.extend(self.numbers().map(|(name, n)| line(name, n)));
-        lines
-    }
 }
 
 impl ServerFigures {
@@ -166,7 +120,16 @@ impl ServerFigures {
             line("last_error", last_error),
         ];
         lines.extend(self.numbers().map(|(name, value)| line(name, value)));
-        lines.extend(self.refill.lines());
+        lines.push(line("refill", self.refill.state));
+        if !self.refill.lists_keys {
+            lines.push(line("metadump", "no"));
+        }
+        lines.extend(self.refill.numbers().map(|(name, n)| line(name, n)));
+        if let Some(verify) = &self.verify {
+            lines.push(line("verify", verify.state));
+            let named = |(name, n)| line(format!("verify_{name}"), n);
+            lines.extend(verify.numbers().map(named));
+        }
         lines.push(line("marks", self.marks));
         if !self.others.is_empty() {
             lines.push(line("other_magents", self.others.join(", ")));
@@ -334,6 +297,7 @@ impl<S: Socket> Pools<S> {
             journal_overflows: s.journal.overflows(),
             outages: s.outages.recent(self.now).map(|o| self.outage(o)).collect(),
             refill: self.refill_figures(id, s),
+            verify: self.verify_figures(id, s),
             marks: self.unmarked(s).unwrap_or("on"),
             others: s.board.others().map(|o| o.to_string()).collect(),
             stats: s.stats.clone(),
@@ -349,7 +313,8 @@ impl<S: Socket> Pools<S> {
 
     /// How far the refill of a server is, or what came of the last one.
     fn refill_figures(&self, id: ServerId, server: &Server) -> RefillFigures {
-        let under_way = self.refills.jobs.iter().find(|r| r.target == id && r.lists);
+        let of_it = |r: &&Refill| r.target == id && r.lists && r.verify.is_none();
+        let under_way = self.refills.jobs.iter().find(of_it);
         let progress = under_way.map(|r| r.progress).or(server.refilled);
         RefillFigures {
             state: match (under_way, &server.refilled) {
@@ -367,6 +332,36 @@ impl<S: Socket> Pools<S> {
             to_go: under_way.map_or(0, |r| r.to_go()),
             since: progress.map_or(0, |p| self.unix_of(p.since)),
         }
+    }
+
+    /// How a server is compared with its partners, or was.
+    pub(super) fn verify_figures(&self, id: ServerId, server: &Server) -> Option<VerifyFigures> {
+        let mut jobs = self.refills.jobs.iter();
+        let job = jobs.find(|r| r.target == id && r.verify.is_some());
+        let under_way = job.and_then(|r| {
+            Some(Verified {
+                progress: r.progress,
+                found: r.verify.as_ref()?.found.clone(),
+                failure: None,
+            })
+        });
+        let is_over = under_way.is_none();
+        let result = under_way.or_else(|| server.verified.as_deref().cloned())?;
+        let state = match (job, result.failure) {
+            (Some(job), _) if job.has_begun => "running",
+            (Some(_), _) => "waiting",
+            (None, Some(why)) => why,
+            (None, None) if result.progress.is_partial => "partial",
+            (None, None) => "done",
+        };
+        let since = result.progress.since;
+        let begun = is_over || since > Time(0);
+        Some(VerifyFigures {
+            state,
+            since: if begun { self.unix_of(since) } else { 0 },
+            to_go: job.map_or(0, |r| r.to_go()),
+            result,
+        })
     }
 
     /// The servers of a pool, each once, under the names that twemproxy would give them.

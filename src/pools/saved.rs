@@ -98,9 +98,8 @@ impl<S: Socket> Pools<S> {
         }
         self.refills.copies.void_all();
         self.drop_listing();
-        if let Some(refill) = self.refills.current().filter(|r| r.lists) {
-            let target = refill.target;
-            self.wants_refill(target);
+        if let Some(job) = self.refills.current().filter(|r| r.lists).map(|r| r.job()) {
+            self.list_anew(job.target, job.verifies);
         }
     }
 
@@ -210,7 +209,7 @@ impl<S: Socket> Pools<S> {
     fn saved_refills(&self) -> Vec<SavedRefill> {
         let one = |refill: &super::refill::Refill| {
             let on_their_way = self.refills.copies.table.values();
-            let on_their_way = on_their_way.filter(|c| c.target == refill.target);
+            let on_their_way = on_their_way.filter(|c| c.job.target == refill.target);
             let lists = refill.lists || refill.overflowed;
             let keys = refill.keys().chain(on_their_way.map(|c| &c.key));
             Some(SavedRefill {
@@ -219,7 +218,9 @@ impl<S: Socket> Pools<S> {
                 keys: keys.filter(|_| !lists).cloned().collect(),
             })
         };
-        self.refills.jobs.iter().filter_map(one).collect()
+        // A comparison ends with this program: whoever asked for it asks again.
+        let refills = self.refills.jobs.iter().filter(|r| r.verify.is_none());
+        refills.filter_map(one).collect()
     }
 
     /// Reads it. `socket` makes a socket of its number and has it watched under a token.

@@ -3,7 +3,7 @@
 use super::board::Board;
 use super::name::Name;
 use super::outages::Outages;
-use super::refill::Progress;
+use super::refill::{Progress, Verified};
 use super::{NOBODY, ServerId};
 use crate::config::{Address, Endpoint, Farms, PoolConfig, ServerSpec};
 use crate::health::{Health, Policy, Probing};
@@ -51,6 +51,8 @@ pub struct Server {
     pub no_metadump: bool,
     /// What came of its last refill.
     pub refilled: Option<Progress>,
+    /// What came of its last comparison with its partners.
+    pub verified: Option<Box<Verified>>,
     /// On the list of servers whose journal is to be sent.
     pub listed: bool,
     /// It knows meta commands (1.6); as of the last handshake.

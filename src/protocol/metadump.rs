@@ -42,6 +42,20 @@ pub fn parse(line: &[u8], key: &mut Vec<u8>) -> Line {
     }
 }
 
+/// A key as a server would tell it.
+pub fn encode(key: &[u8]) -> String {
+    let mut text = String::with_capacity(key.len());
+    for byte in key {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                text.push(char::from(*byte));
+            }
+            _ => text.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    text
+}
+
 /// Appends what a URI-encoded key means; false if it is malformed.
 fn decode(mut text: &[u8], out: &mut Vec<u8>) -> bool {
     let hex = |b: &u8| (*b as char).to_digit(16);
@@ -108,5 +122,16 @@ mod tests {
             assert_eq!(parse(line, &mut found), want, "{}", line.escape_ascii());
             assert_eq!(found.strip_prefix(b"kept"), Some(key));
         }
+    }
+
+    #[test]
+    fn a_key_reads_as_it_was_written() {
+        let key: Vec<u8> = (0..=255).collect();
+        let line = format!("key={} exp=-1", encode(&key));
+        assert!(line.starts_with("key=%00%01%02"), "{line}");
+        let mut read = Vec::new();
+        assert_eq!(parse(line.as_bytes(), &mut read), Line::Key { size: 0 });
+        assert_eq!(read, key);
+        assert_eq!(encode(b"a%20-._~"), "a%2520-._~");
     }
 }

@@ -8,6 +8,7 @@ use crate::net::Socket;
 use crate::pools::{Asker, Lines, Merged};
 use crate::stats::SlowRequest;
 use crate::time::SECOND;
+use std::borrow::Cow;
 
 /// The answer to an operator's `stats`.
 pub enum Stats {
@@ -16,7 +17,7 @@ pub enum Stats {
     /// Lines as they stand.
     Text(String),
     /// An error, without its line end.
-    Refused(&'static str),
+    Refused(Cow<'static, str>),
     /// Servers are asked: [`Proxy::take_report`] has the answer later.
     Later,
 }
@@ -115,6 +116,14 @@ impl<S: Socket> Proxy<S> {
     /// A line that says why not.
     pub fn refill_server(&mut self, name: &str) -> Result<(), String> {
         self.pools.refill(name)
+    }
+
+    /// Compares a server with its partners; `stats verify` tells what comes of it.
+    ///
+    /// # Errors
+    /// A line that says why not.
+    pub fn verify_server(&mut self, name: &str) -> Result<(), String> {
+        self.pools.verify(name)
     }
 
     /// Asks a server whether it answers.

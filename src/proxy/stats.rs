@@ -5,6 +5,7 @@ use crate::logger;
 use crate::net::Socket;
 use crate::pools::{Lines, Names, Totals, line};
 use crate::stats::CallCounters;
+use std::borrow::Cow;
 
 /// memcached's slab classes are numbered up to this, in any version.
 const SLAB_CLASSES: u32 = 64;
@@ -16,7 +17,7 @@ pub enum Told {
     /// Lines as they stand.
     Text(String),
     /// An error, without its line end.
-    Refused(&'static str),
+    Refused(Cow<'static, str>),
     /// The primaries are to be asked this line, without its end, and their answers merged.
     Primaries(String, Totals),
     /// There is no `stats` of that name.
@@ -50,7 +51,16 @@ impl<S: Socket> Proxy<S> {
             ("settings", None) => Told::Lines(self.stats_settings(pool)),
             ("pools", None) => Told::Lines(self.pools.stats_pools(&self.clients)),
             ("route", Some(key)) => Told::Lines(self.pools.stats_route(pool, key.as_bytes())),
-            ("route", None) if !is_binary => Told::Refused("CLIENT_ERROR usage: stats route KEY"),
+            ("route", None) if !is_binary => {
+                Told::Refused("CLIENT_ERROR usage: stats route KEY".into())
+            }
+            ("verify", Some(name)) => match self.pools.stats_verify(pool, name) {
+                Ok(lines) => Told::Lines(lines),
+                Err(why) => Told::Refused(format!("CLIENT_ERROR {why}").into()),
+            },
+            ("verify", None) if !is_binary => {
+                Told::Refused("CLIENT_ERROR usage: stats verify NAME".into())
+            }
             ("detail", what) => detail(what, is_binary),
             ("reset", _) => {
                 self.reset_stats();
@@ -118,15 +128,15 @@ impl<S: Socket> Proxy<S> {
 fn cachedump(class: Option<&str>, most: Option<&str>) -> Told {
     let number = |word: &str| word.parse::<u32>().ok();
     let (Some(class), Some(most)) = (class, most) else {
-        return Told::Refused("CLIENT_ERROR bad command line");
+        return Told::Refused("CLIENT_ERROR bad command line".into());
     };
     match (number(class), number(most)) {
         (Some(class), Some(most)) if class < SLAB_CLASSES => Told::Primaries(
             format!("stats cachedump {class} {most}"),
             Totals::keys(most),
         ),
-        (Some(_), Some(_)) => Told::Refused("CLIENT_ERROR Illegal slab id"),
-        _ => Told::Refused("CLIENT_ERROR bad command line format"),
+        (Some(_), Some(_)) => Told::Refused("CLIENT_ERROR Illegal slab id".into()),
+        _ => Told::Refused("CLIENT_ERROR bad command line format".into()),
     }
 }
 
@@ -138,6 +148,6 @@ fn detail(what: Option<&str>, is_binary: bool) -> Told {
         (Some("dump"), true) => Told::Lines(vec![line("detailed", "END\r\n")]),
         (Some("dump"), false) => Told::Text("END\r\n".into()),
         (_, true) => Told::Unknown,
-        (_, false) => Told::Refused("CLIENT_ERROR usage: stats detail on|off|dump"),
+        (_, false) => Told::Refused("CLIENT_ERROR usage: stats detail on|off|dump".into()),
     }
 }

@@ -266,6 +266,62 @@ fn a_server_is_filled_when_that_is_asked_for() {
 }
 
 #[test]
+fn a_server_is_compared_when_that_is_asked_for() {
+    let (magent, servers) = farm(true, &DOOR);
+    let (mut client, mut operator) = (magent.client(), magent.operator());
+    let keys: Vec<String> = (0..30).map(|i| format!("key{i}")).collect();
+    for key in &keys {
+        client.set(key, "x");
+    }
+    let backup = servers.last().expect("a backup");
+    keys.iter().for_each(|k| backup.wait_value(k, Some(b"x")));
+    // Behind magent's back.
+    backup.client().ask("delete key7\r\n", "DELETED\r\n");
+    operator.ask(format!("server {} verify\n", backup.name), "OK\r\n");
+    operator.ask(
+        format!("server {} verify\n", backup.name),
+        format!("ERROR {} is being compared already\r\n", backup.name),
+    );
+    let shown = || {
+        magent
+            .operator()
+            .stats(&format!("stats verify {}\n", backup.name))
+    };
+    wait_for("the comparison", || {
+        (shown()["state"] == "done").then_some(())
+    });
+    let shown = shown();
+    let numbers = ["same", "missing", "extra", "different"].map(|name| &shown[name][..]);
+    assert_eq!(numbers, ["29", "1", "0", "0"], "{shown:?}");
+    assert_eq!(shown["missing_1"], "key7");
+    let of_server = magent.server(&backup.name);
+    assert_eq!(
+        (&of_server["verify"][..], &of_server["verify_missing"][..]),
+        ("done", "1")
+    );
+    let json = super::http::get(&mut magent.operator(), "/stats.json").body;
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    let all = json["servers"].as_array().expect("servers");
+    let it = all.iter().find(|s| s["name"] == backup.name.as_str());
+    assert_eq!(it.expect("the backup")["verify"]["same"], 29);
+    let metrics = super::http::get(&mut magent.operator(), "/metrics").body;
+    let sample = format!(
+        "magent_server_verify_keys{{server=\"{}\",keys=\"missing\"}} 1\n",
+        backup.name
+    );
+    assert!(metrics.contains(&sample), "{sample}: {metrics}");
+    let log = magent.log();
+    for line in [
+        format!(": server {} verify\n", backup.name),
+        format!("backup {}: is compared with ", backup.name),
+        " s: 59 keys listed, 29 same, 1 missing, 0 extra, ".to_string(),
+    ] {
+        assert_eq!(log.matches(&line).count(), 1, "{line}: {log}");
+    }
+    operator.ask("server nobody verify\n", "ERROR no server nobody\r\n");
+}
+
+#[test]
 fn who_cannot_be_filled_is_told_why() {
     let off = Magent::farm(
         &["127.0.0.1:1"],

@@ -275,6 +275,63 @@ fn clients_that_read_and_write_all_the_time_notice_nothing_and_lose_nothing() {
     }
 }
 
+/// Clients write all the time, and nothing of theirs is taken for a difference.
+#[test]
+fn a_comparison_under_load_finds_what_was_changed_past_magent_and_nothing_else() {
+    let farm = Farm::new(2, 2, &["--timeout", "2000"]);
+    let is_over = AtomicBool::new(false);
+    let mut client = farm.magent.client();
+    let names: Vec<String> = (0..KEYS).map(|i| format!("k{i}")).collect();
+    store_all(&mut client, &names);
+    for (i, name) in names.iter().enumerate() {
+        farm.backups[keys::home(name, 2)].wait_value(name, Some(value(i).as_bytes()));
+    }
+    let (lost, changed) = ("k7", "k8");
+    for (key, request, answer) in [
+        (lost, "delete k7\r\n", "DELETED\r\n"),
+        (changed, "append k8 0 0 1\r\n!\r\n", "STORED\r\n"),
+    ] {
+        let backup = &farm.backups[keys::home(key, 2)];
+        backup.client().ask(request, answer);
+    }
+    let mut writers: Vec<Writer> = (0..3)
+        .map(|n| Writer::new(farm.magent.client(), n))
+        .collect();
+    std::thread::scope(|s| {
+        for writer in &mut writers {
+            let is_over = &is_over;
+            s.spawn(move || {
+                let mut n = 0;
+                while !is_over.load(Ordering::Relaxed) {
+                    writer.act(n);
+                    n += 1;
+                }
+            });
+        }
+        // However it ends, the writers must.
+        let _end = OnDrop(|| is_over.store(true, Ordering::Relaxed));
+        for (at, server) in farm.backups.iter().enumerate() {
+            let ask = format!("stats verify {}\r\n", server.name);
+            let mut shown = client.stats(&ask);
+            wait_for("the comparison", || {
+                shown = client.stats(&ask);
+                (shown["state"] == "done").then_some(())
+            });
+            let is_here = |key: &str| keys::home(key, 2) == at;
+            let want = |key| if is_here(key) { "1" } else { "0" };
+            let found = ["missing", "extra", "different"].map(|name| &shown[name][..]);
+            assert_eq!(found, [want(lost), "0", want(changed)], "{shown:?}");
+            assert_eq!(
+                shown.get("missing_1").map(String::as_str),
+                is_here(lost).then_some(lost)
+            );
+            let of_it = names.iter().filter(|name| is_here(name)).count();
+            let same: usize = shown["same"].parse().expect("a number");
+            assert!(same >= of_it - 2, "{shown:?}");
+        }
+    });
+}
+
 struct OnDrop<F: Fn()>(F);
 
 impl<F: Fn()> Drop for OnDrop<F> {

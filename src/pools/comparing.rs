@@ -1,0 +1,135 @@
+//! One key that is compared: what the server holds of it, and what its partner holds.
+//!
+//! ```text
+//!  mg k u f t v c ─▶ the server ─▶ the same ─▶ its partner ─▶ Verify::look ─▶ counted, or once more in a second
+//! ```
+//!
+//! What a client writes to the key meanwhile voids the look, as it voids a copy.
+
+use super::copies::{Changed, Job, Listed, Step};
+use super::copying::Outcome;
+use super::verify::{Look, Seen, Verdict};
+use super::{Pools, ServerId};
+use crate::net::Socket;
+use crate::protocol::forms::{self, Fetched};
+use crate::protocol::{Reply, Status};
+use crate::time::SECOND;
+use std::hash::{DefaultHasher, Hasher};
+
+impl<S: Socket> Pools<S> {
+    /// Asks the server that is compared for a key.
+    pub(super) fn begin_comparing(&mut self, job: Job, key: Vec<u8>, listed: Listed) {
+        if let Some(id) = self.begin(job, key, listed, Step::Here) {
+            self.fetch_from(id, job.target);
+        }
+    }
+
+    /// A step of a key on its way was answered.
+    pub(super) fn refill_answered(&mut self, id: usize, reply: &Reply<'_>) {
+        let copy = self.refills.copies.table.get(id);
+        let side = copy.map(|c| (c.step, c.job.target, c.source));
+        match side {
+            Some((Step::Here, target, _)) => {
+                if let Some(seen) = self.seen(id, target, reply) {
+                    self.look_there(id, seen);
+                }
+            }
+            Some((Step::There, _, source)) => {
+                if let Some(seen) = self.seen(id, source, reply) {
+                    self.compare(id, seen);
+                }
+            }
+            Some(_) => self.copy_answered(id, reply),
+            None => {}
+        }
+    }
+
+    /// What a server holds of a key; `None` if that cannot be told, which ends it.
+    fn seen(&mut self, id: usize, server: ServerId, reply: &Reply<'_>) -> Option<Option<Seen>> {
+        let fetched = match reply.status {
+            Status::Absent => return Some(None),
+            Status::Done => forms::parse_fetched(reply.first_line()),
+            _ => {
+                self.end_copy(id, Outcome::Again);
+                return None;
+            }
+        };
+        let Some(fetched) = fetched.filter(Fetched::fresh) else {
+            if let (Some(fetched), Some(copy)) = (fetched, self.refills.copies.table.get(id)) {
+                let (key, hash) = (copy.key.clone(), copy.hash);
+                if fetched.won() {
+                    self.give_back(server, &key, hash, &fetched);
+                }
+            }
+            self.end_copy(id, Outcome::Skipped);
+            return None;
+        };
+        self.refills.pace.spend(fetched.value, self.now);
+        Some(Some(Seen {
+            flags: fetched.flags,
+            expires: u64::try_from(fetched.ttl).ok().map(|ttl| self.unix + ttl),
+            value: (fetched.value, hash_of(reply, fetched.value)),
+            cas: fetched.cas,
+        }))
+    }
+
+    /// The server has told what it holds: its partner is asked.
+    fn look_there(&mut self, id: usize, seen: Option<Seen>) {
+        let Some(copy) = self.refills.copies.table.get_mut(id) else {
+            return;
+        };
+        (copy.step, copy.seen) = (Step::There, seen);
+        let source = copy.source;
+        self.fetch_from(id, source);
+    }
+
+    /// Both have told.
+    fn compare(&mut self, id: usize, there: Option<Seen>) {
+        let (now, unix) = (self.now, self.unix);
+        let Some(copy) = self.refills.copies.table.get(id) else {
+            return;
+        };
+        let (job, listed, changed) = (copy.job, copy.listed, copy.changed);
+        let Some(refill) = self.refills.jobs.iter_mut().find(|r| r.is(job)) else {
+            return self.end_copy(id, Outcome::Gone);
+        };
+        let Some(verify) = &mut refill.verify else {
+            return;
+        };
+        if changed != Changed::No {
+            let gives_up =
+                changed == Changed::Written && verify.is_changing(&copy.key, listed.tries);
+            let outcome = if gives_up {
+                Outcome::Gone
+            } else {
+                Outcome::Again
+            };
+            return self.end_copy(id, outcome);
+        }
+        let look = Look {
+            at: unix,
+            tries: listed.tries,
+            is_own: listed.is_own,
+            partner: copy.source,
+        };
+        if verify.look(&copy.key, [copy.seen, there], &look) == Verdict::Doubt {
+            refill.compare_again(copy.key.clone(), listed, now.plus(SECOND));
+        }
+        self.end_copy(id, Outcome::There);
+    }
+}
+
+/// A hash of the value of an answer, so that two can be compared without keeping either.
+fn hash_of(reply: &Reply<'_>, len: usize) -> u64 {
+    let from = reply.at + reply.line;
+    let range = from..from + len;
+    let mut hasher = DefaultHasher::new();
+    let mut copied = Vec::new();
+    let mut value = reply.source.slice(range.clone());
+    if value.len() < len {
+        reply.source.copy_to(range, &mut copied);
+        value = &copied;
+    }
+    hasher.write(value);
+    hasher.finish()
+}
