@@ -373,8 +373,9 @@ fn a_hundred_clients_share_one_fetch() {
     for c in &mut clients {
         c.send("get k\r\n");
     }
-    wait_for("the primary to have missed all", || {
-        (farm.primaries[0].stat("get_misses") >= 100).then_some(())
+    wait_for("magent to know that the primary lacks it", || {
+        let owed = &farm.magent.server(&farm.primaries[0].name)["in_flight"];
+        (farm.primaries[0].stat("get_misses") >= 100 && owed == "0").then_some(())
     });
     farm.backups[0].cont();
     for c in &mut clients {
