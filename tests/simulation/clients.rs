@@ -389,6 +389,7 @@ impl Sim {
         };
         // A link that goes on when an answer is due is read for 0.1 s more, at either server.
         let queued = queued + u64::from(self.waits_for_change(since)) * self.plan.window();
+        let queued = queued + self.rested();
         let late = since + queued + portions * (self.plan.deadline() + 230 * MS) + 20 * MS;
         if self.world.now > late && !quiet {
             let after = (self.world.now - since) / MS;

@@ -10,6 +10,7 @@ use magent::proxy::Stats;
 pub struct Rest {
     /// Counts the changes of a run.
     number: u64,
+    since: u64,
     rounds: u32,
 }
 
@@ -41,8 +42,19 @@ impl Sim {
             self.upgrades
         ));
         let number = self.upgrades;
-        self.rest = Some(Rest { number, rounds: 0 });
+        self.rest = Some(Rest {
+            number,
+            since: self.world.now,
+            rounds: 0,
+        });
         self.at(self.world.now + ANSWERS, Event::Hurry(number));
+    }
+
+    /// For how long clients have not been read: what stands behind a request in flight, a `flush_all` for
+    /// instance, is taken up by the next program.
+    pub fn rested(&self) -> u64 {
+        let since = self.rest.as_ref().map(|rest| rest.since);
+        since.map_or(0, |since| self.world.now - since)
     }
 
     /// What is in flight is late.
