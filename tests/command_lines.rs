@@ -36,6 +36,7 @@ const WRONG: &[(&str, i32, &str)] = &[
     ("FARM -s ::1", 2, "-s ::1: an IPv6 address is written in brackets: [::1]:11211"),
     ("FARM -s ::1:11211", 2, "-s ::1:11211: an IPv6 address is written in brackets: [::1]:11211"),
     ("FARM -b fe80::1:1121", 2, "-b fe80::1:1121: an IPv6 address is written in brackets: [fe80::1]:1121 or [fe80::1:1121]:11211"),
+    ("FARM -s [::1:11211", 2, "-s [::1:11211: the closing bracket is missing"),
     ("FARM -s 127.0.0.1:0", 2, "-s 127.0.0.1:0: port must be 1 to 65535"),
     ("FARM -s 127.0.0.1:2:0", 2, "-s 127.0.0.1:2:0: weight must be 1 to 2147483647"),
     ("FARM -s 127.0.0.1:1", 2, "-s 127.0.0.1:1: given twice; HOST:PORT:2 gives a server twice the keys"),

@@ -205,6 +205,7 @@ pub(super) fn server(text: &str, distribution: Distribution) -> Result<ServerSpe
     }
     let (host, rest) = match text.find(']') {
         Some(end) if text.starts_with('[') => text.split_at(end + 1),
+        None if text.starts_with('[') => return bad("the closing bracket is missing"),
         _ => text.split_at(text.find(':').unwrap_or(text.len())),
     };
     if let Some(forms) = bracketed(text) {
