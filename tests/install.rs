@@ -171,6 +171,16 @@ fn both_units_give_the_same_rights() {
     };
     assert_eq!(settings(one), settings(many));
     assert!(settings(one).len() > 30);
+    // What the man page says of statuses and of systemd.
+    for line in [
+        "Type=notify",
+        "Restart=on-failure",
+        "RestartSec=3",
+        "RestartPreventExitStatus=2",
+        "ExecReload=/bin/kill -HUP $MAINPID",
+    ] {
+        assert!(settings(one).contains(&line), "{line}");
+    }
     for line in [
         "ExecStart=/usr/local/bin/magent -D --reuseport --admin /run/magent-%i/admin.sock $MAGENT_OPTIONS",
         "RuntimeDirectory=magent-%i",
