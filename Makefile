@@ -51,7 +51,7 @@ check: man-page unit layers
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	bash -n .ci/need .ci/run .ci/layers dist/magent.bash-completion tests/demo.sh tests/clients/run \
-		tests/package.sh dist/debian/build dist/debian/magent.postinst dist/debian/magent.prerm
+		tests/package.sh tests/documents.sh dist/debian/build dist/debian/magent.postinst dist/debian/magent.prerm
 
 man-page:
 	@if command -v mandoc >/dev/null; then \
@@ -127,5 +127,6 @@ interop:
 	@npm install --prefix $(TARGET)/page --no-audit --no-fund --loglevel=error >/dev/null
 	PAGE_MODULES=$(abspath $(TARGET)/page/node_modules) $(CARGO) test --locked --test interop --test dist --test prometheus --test page
 	@$(MAKE) --no-print-directory deb
-	@.ci/need lintian debootstrap python3
+	@.ci/need lintian debootstrap python3 iproute2=ip
 	@tests/package.sh $(TARGET)/deb
+	@tests/documents.sh ./magent
