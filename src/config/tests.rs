@@ -245,7 +245,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ("-s ::1:11211", "-s ::1:11211: an IPv6 address is written in brackets: [::1]:11211"),
     ("-s ::1:11211:2", "-s ::1:11211:2: an IPv6 address is written in brackets: [::1]:11211:2"),
     ("-s fe80::1:1121", "-s fe80::1:1121: an IPv6 address is written in brackets: [fe80::1]:1121 or [fe80::1:1121]:11211"),
-    ("-s [::1", "-s [::1: port must be 1 to 65535"),
+    ("-s [::1", "-s [::1: the closing bracket is missing"),
     ("-s [::1]x", "-s [::1]x: must be HOST[:PORT][:WEIGHT]"),
     ("-s :1", "-s :1: the host is missing"),
     ("-s 192.0.2.1 -s 192.0.2.1:11211", "-s 192.0.2.1:11211: given twice; HOST:PORT:2 gives a server twice the keys"),
