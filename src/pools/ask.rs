@@ -6,6 +6,7 @@ use super::server::Place;
 use super::{NOBODY, Pools, ServerId};
 use crate::clients::{Clients, Multi, Ticket};
 use crate::net::Socket;
+use crate::placement::LANES;
 use crate::protocol::{Request, Traits, Verb, forms};
 use crate::time::Time;
 
@@ -131,20 +132,33 @@ impl<S: Socket> Pools<S> {
         keys: impl Iterator<Item = (Option<u32>, &'k [u8])>,
         clients: &mut Clients<S>,
     ) -> (usize, usize) {
-        let mut asked = 0;
-        for (number, key) in keys {
-            let place = self.place(split.pool, key);
-            let part = match self.add_to_line(split, &place, key) {
-                Some(part) => part,
-                None if !self.has_room_for(&place, split.ticket.client, clients) => break,
-                None => self.split_key(split, multi, &place, key),
-            };
-            self.count_key(split.pool, key, place.hash);
-            match number {
-                Some(number) => multi.put_in(part, number),
-                None => multi.add_key(part),
+        let (mut asked, mut keys) = (0, keys);
+        'all: loop {
+            let mut some = [(None, &b""[..]); LANES];
+            let mut count = 0;
+            for (place, key) in some.iter_mut().zip(&mut keys) {
+                *place = key;
+                count += 1;
             }
-            asked += 1;
+            let hashes = self.pools[split.pool].hash_all(&some.map(|(_, key)| key));
+            for ((number, key), hash) in some.into_iter().zip(hashes).take(count) {
+                self.draw = self.draw.wrapping_add(1);
+                let place = self.pools[split.pool].place_hashed(key, hash, self.draw);
+                let part = match self.add_to_line(split, &place, key) {
+                    Some(part) => part,
+                    None if !self.has_room_for(&place, split.ticket.client, clients) => break 'all,
+                    None => self.split_key(split, multi, &place, key),
+                };
+                self.count_key(split.pool, key, place.hash);
+                match number {
+                    Some(number) => multi.put_in(part, number),
+                    None => multi.add_key(part),
+                }
+                asked += 1;
+            }
+            if count < LANES {
+                break;
+            }
         }
         (asked, self.close_lines(split))
     }

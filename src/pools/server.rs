@@ -8,7 +8,7 @@ use super::{NOBODY, ServerId};
 use crate::config::{Address, Endpoint, Farms, PoolConfig, ServerSpec};
 use crate::health::{Health, Policy, Probing};
 use crate::journal::Journal;
-use crate::placement::{Distribution, Farm};
+use crate::placement::{Distribution, Farm, LANES};
 use crate::saved::{Loaded, Loader, Saved, Saver, load_all, save_all};
 use crate::stats::{Latency, ServerStats};
 use crate::time::{SECOND, Time, nanos};
@@ -253,7 +253,8 @@ impl Before {
     /// Primary and backup of a key; [`NOBODY`] where it has none.
     pub fn place(&self, key: &[u8]) -> [ServerId; 2] {
         let primary = self.primary_ids[self.farms.primaries.place(key, 0)];
-        let backup = backup_of(&self.farms.backups, &self.backup_ids, key, 0, primary);
+        let place = |farm: &Farm| farm.place(key, 0);
+        let backup = backup_of(&self.farms.backups, &self.backup_ids, primary, place);
         [primary, backup]
     }
 
@@ -376,11 +377,37 @@ impl Pool {
     /// Where a key goes; `draw` is what `random` draws from.
     #[inline]
     pub fn place(&self, key: &[u8], draw: u32) -> Place {
-        let home = self.primary_ids[self.primaries.place(key, draw)];
-        let (primary, full_ring) = self.stand_in(key, home, draw);
+        let hash = match self.needs_hash() {
+            true => self.primaries.hash(key),
+            false => 0,
+        };
+        self.place_hashed(key, hash, draw)
+    }
+
+    /// Both farms hash a key in the same way.
+    #[inline]
+    fn needs_hash(&self) -> bool {
+        self.primaries.needs_hash() || self.backups.as_ref().is_some_and(Farm::needs_hash)
+    }
+
+    /// What [`Pool::place_hashed`] is told of each of these keys.
+    pub fn hash_all(&self, keys: &[&[u8]; LANES]) -> [u32; LANES] {
+        match self.needs_hash() {
+            true => self.primaries.hash_all(keys),
+            false => [0; LANES],
+        }
+    }
+
+    /// [`Pool::place`] of a key that was hashed.
+    #[inline]
+    pub fn place_hashed(&self, key: &[u8], hash: u32, draw: u32) -> Place {
+        let home = self.primary_ids[self.primaries.place_hashed(key, hash, draw)];
+        let (primary, full_ring) = self.stand_in((key, hash), home, draw);
+        let place = |farm: &Farm| farm.place_hashed(key, hash, draw);
+        let backup = backup_of(&self.backups, &self.backup_ids, primary, place);
         Place {
             primary,
-            backup: backup_of(&self.backups, &self.backup_ids, key, draw, primary),
+            backup,
             full_ring,
             hash: fnv(key),
         }
@@ -388,11 +415,16 @@ impl Pool {
 
     /// Where a key is placed while servers are out of the ring, and its home if that is another.
     #[inline]
-    fn stand_in(&self, key: &[u8], home: ServerId, draw: u32) -> (ServerId, ServerId) {
+    fn stand_in(
+        &self,
+        (key, hash): (&[u8], u32),
+        home: ServerId,
+        draw: u32,
+    ) -> (ServerId, ServerId) {
         let Some(ring) = &self.ring else {
             return (home, NOBODY);
         };
-        let now = self.primary_ids[ring.place(key, draw)];
+        let now = self.primary_ids[ring.place_hashed(key, hash, draw)];
         // With `random` no server is a key's home.
         if now == home || self.config.distribution == Distribution::Random {
             return (now, NOBODY);
@@ -401,19 +433,18 @@ impl Pool {
     }
 }
 
-/// The backup of a key with this primary.
+/// The backup of a key with this primary; `place` says where the key goes in a farm.
 #[inline]
 fn backup_of(
     farm: &Option<Farm>,
     ids: &[ServerId],
-    key: &[u8],
-    draw: u32,
     primary: ServerId,
+    place: impl Fn(&Farm) -> usize,
 ) -> ServerId {
     let Some(farm) = farm else {
         return NOBODY;
     };
-    let (n, first) = (ids.len(), farm.place(key, draw));
+    let (n, first) = (ids.len(), place(farm));
     // Where both would be one server, the next of the backups is the backup.
     (0..n)
         .map(|i| ids[(first + i) % n])
