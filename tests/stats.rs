@@ -21,7 +21,7 @@ const OF_MEMCACHED: &[&str] = &[
 const OF_MAGENT: &[&str] = &[
     "requests", "polls", "reads", "writes", "server_bytes_read", "server_bytes_written",
     "bytes_in_flight", "multi_get_keys_lost", "failovers", "retries", "server_errors", "fetches",
-    "repairs", "repairs_dropped", "chases", "protocol_errors", "limit_memory_paused",
+    "repairs", "repairs_dropped", "chases", "looks_again", "doubts", "protocol_errors", "limit_memory_paused",
     "limit_memory_gets", "limit_memory_stores", "limit_memory_requests", "limit_client_paused",
     "limit_client_stalled", "limit_client_half_sent", "limit_client_idle", "limit_server_paused",
     "limit_mirrors_journaled", "limit_accept_paused", "limit_journal_overflows", "log_lines_lost",
@@ -32,6 +32,7 @@ const OF_A_SERVER: &[&str] = &[
     "role", "address", "state", "since", "last_error", "connections", "connects", "closes", "failures", "restarts", "probes",
     "requests", "errors", "timeouts", "in_flight", "bytes_in_flight", "bytes_read", "bytes_written", "journal_keys",
     "journal_bytes", "journal_overflows", "keys_copied", "refill", "marks", "mirrors", "mirrors_failed",
+    "looks_again", "doubts",
     "latency_p50_us", "latency_p99_us", "latency_p999_us", "latency_max_us", "latency_10s_p50_us",
     "latency_10s_p99_us", "latency_10s_p999_us", "latency_10s_max_us",
 ];

@@ -97,6 +97,8 @@ const FAMILIES: &[Row] = &[
     Row("magent_server_mirrors_failed", Counter, "Of those the ones that it did not take.", Server(|s, f| f.of_server(s, s.stats.mirrors_failed))),
     Row("magent_server_marked", Gauge, "1 if this magent leaves marks for others on the server.", Server(|s, f| f.of_server(s, u8::from(s.marks == "on")))),
     Row("magent_server_other_magents", Gauge, "Other magents that use the server.", Server(|s, f| f.of_server(s, s.others.len()))),
+    Row("magent_server_looks_again", Counter, "Looks whether what was copied to the server still is what its source has.", Server(|s, f| f.of_server(s, s.stats.looks_again))),
+    Row("magent_server_doubts", Counter, "Copies that were deleted on the server since their source has something else, or is not known.", Server(|s, f| f.of_server(s, s.stats.doubts))),
     Row("magent_server_latency_seconds", Kind::Histogram, "From the last byte of a request to the server's answer.", Server(|s, f| f.histogram(&[("server", &s.name)], &s.latency))),
 ];
 

@@ -1,7 +1,7 @@
 //! What servers say, and what magent says itself, as each client expects it.
 
 use crate::buffer::{Queue, Source};
-use crate::protocol::{Format, Reply, Status, Verb, binary, meta};
+use crate::protocol::{Format, Reply, Status, Traits, Verb, binary, meta, text};
 
 /// True for replies that are errors.
 pub fn is_error(status: Status) -> bool {
@@ -11,13 +11,26 @@ pub fn is_error(status: Status) -> bool {
     )
 }
 
-/// The reply of a server to `line`, in the client's format.
+/// The reply of a server to `line`, in the client's format. `traits` are those of what the client asked.
 #[inline]
-pub fn write_reply(format: Format, verb: Verb, line: &[u8], reply: &Reply<'_>, out: &mut Queue) {
+pub fn write_reply(
+    (format, traits): (Format, Traits),
+    verb: Verb,
+    line: &[u8],
+    reply: &Reply<'_>,
+    out: &mut Queue,
+) {
     match format {
+        // What the client asked in text.
+        Format::Text if matches!(verb, Verb::MetaSet | Verb::MetaArithmetic) => {
+            text::answer(reply, out);
+        }
         Format::Text => out.push(reply.source, reply.at..reply.at + reply.len),
         Format::Silent => {}
-        Format::Meta(d) => meta::answer(&d, verb, line, reply, out),
+        Format::Meta(d) => {
+            let wants_cas = traits.has(Traits::RETURNS_CAS);
+            meta::answer(&d, verb, line, wants_cas, reply, out);
+        }
         Format::Binary(d) => binary::answer(&d, verb, line, reply, out),
     }
 }

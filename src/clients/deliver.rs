@@ -71,8 +71,8 @@ impl<S: Socket> Clients<S> {
         };
         let pool = client.pool as usize;
         let slot = client.active.as_mut().and_then(|a| a.slot(ticket.slot));
-        let (is_part, traits) = slot.map_or((false, Traits::default()), |slot| {
-            (slot.multi.is_some(), slot.traits)
+        let (is_part, asked, traits) = slot.map_or((false, verb, Traits::default()), |slot| {
+            (slot.multi.is_some(), slot.verb, slot.traits)
         });
         if is_part {
             let lacks = self.change(ticket, |multi| multi.answer(ticket.part, line, reply));
@@ -80,9 +80,9 @@ impl<S: Socket> Clients<S> {
             self.count_part((pool, verb, traits), reply.items.len(), lacks);
         } else {
             let counts = &mut self.pools[pool].counts;
-            counts.count_reply(verb, traits, line, reply.status);
+            counts.count_reply(asked, traits, line, reply.status);
             let done = client.deliver(&mut self.spares, ticket.slot, |out, slot| {
-                answer::write_reply(slot.format, verb, line, reply, out);
+                answer::write_reply((slot.format, slot.traits), verb, line, reply, out);
             });
             self.note_done(ticket.client, pool, done);
             self.changed(ticket.client);

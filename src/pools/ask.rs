@@ -4,6 +4,7 @@ use super::link::{MAX_BYTES_IN_FLIGHT, MAX_IN_FLIGHT, OpenLine};
 use super::pending::{Ask, Attempt, Home, Pending, To};
 use super::server::Place;
 use super::{NOBODY, Pools, ServerId};
+use crate::buffer::Source;
 use crate::clients::{Clients, Multi, Ticket};
 use crate::net::Socket;
 use crate::placement::LANES;
@@ -92,6 +93,37 @@ impl<S: Socket> Pools<S> {
     /// Asks a client's request for one key.
     #[inline]
     pub fn ask(&mut self, ticket: Ticket, pool: usize, place: &Place, key: &[u8], ask: &Ask<'_>) {
+        let may_ask_cas = ask.traits.has(Traits::WRITES) && !ask.traits.has(Traits::DELETES);
+        if may_ask_cas && self.is_shared(place.primary, place.backup) {
+            let mut line = std::mem::take(&mut self.line);
+            line.clear();
+            let verb = forms::ask_cas(ask.verb, ask.line_bytes(), &mut line);
+            if let Some(verb) = verb {
+                let line = (Source::Slice(&line[..]), 0..line.len());
+                let ask = Ask {
+                    verb,
+                    line,
+                    ..ask.clone()
+                };
+                self.ask_as_it_is(ticket, pool, place, key, &ask);
+            }
+            self.line = line;
+            if verb.is_some() {
+                return;
+            }
+        }
+        self.ask_as_it_is(ticket, pool, place, key, ask);
+    }
+
+    #[inline]
+    fn ask_as_it_is(
+        &mut self,
+        ticket: Ticket,
+        pool: usize,
+        place: &Place,
+        key: &[u8],
+        ask: &Ask<'_>,
+    ) {
         let p = &self.pools[pool];
         let pending = Pending {
             to: To::Client(ticket),

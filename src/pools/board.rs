@@ -45,6 +45,8 @@ pub struct Board {
     pub is_leaving: bool,
     /// Why this server can hold no marks.
     pub refused: Option<&'static str>,
+    /// The log says that copies cannot be looked after.
+    pub is_told: bool,
 }
 
 impl Board {
@@ -61,6 +63,7 @@ impl Board {
             has_appended: false,
             is_leaving: false,
             refused: None,
+            is_told: false,
         }
     }
 

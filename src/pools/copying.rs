@@ -226,7 +226,9 @@ impl<S: Socket> Pools<S> {
         let copied = match () {
             () if pool.is_none() || !self.may_store(copy) => Err(Outcome::Again),
             () if fetched.value > most || !fetched.fresh() => Err(Outcome::Skipped),
-            () => forms::write_copy(&key, fetched, self.unix, &mut line).ok_or(Outcome::Gone),
+            () => {
+                forms::write_copy(&key, fetched, self.unix, false, &mut line).ok_or(Outcome::Gone)
+            }
         };
         let verb = match copied {
             Ok(verb) => verb,

@@ -98,6 +98,7 @@ impl<S: Socket> Pools<S> {
         }
         self.flows.outdate(id);
         self.refills.copies.void(id);
+        self.watched.note_lost(id);
         for link in links {
             self.give_up_link(link, cause);
         }

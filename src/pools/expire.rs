@@ -56,6 +56,7 @@ impl<S: Socket> Pools<S> {
             self.look_up_at,
             self.next_move_ends(),
             self.refill_at(),
+            self.watched.write_at(),
         ]);
         all.min().unwrap_or(Time::NEVER)
     }
@@ -68,6 +69,7 @@ impl<S: Socket> Pools<S> {
         if self.next_move_ends() <= self.now {
             self.end_moves();
         }
+        self.write_looks();
         for place in 0..self.links.places() {
             let Some(id) = self.links.key_at(place) else {
                 continue;
@@ -285,6 +287,9 @@ impl<S: Socket> Pools<S> {
                 return self.server_down(server, Cause::TimedOut, false);
             }
         }
+        if !expired.is_empty() {
+            self.watched.note_lost(server);
+        }
         for late in expired {
             self.expire_pending(id, &late);
         }
@@ -368,8 +373,9 @@ impl<S: Socket> Pools<S> {
             return;
         };
         match p.to {
-            To::Mirror(_) | To::Delete(_) | To::Flush(_) => return,
-            To::Copy | To::Nobody | To::Probe | To::Mark | To::LateFlush => return,
+            To::Mirror(_) | To::Watched(_) | To::Again(_) | To::Doubt(_) => return,
+            To::Delete(_) | To::Flush(_) => return,
+            To::Copy(_) | To::Nobody | To::Probe | To::Mark | To::LateFlush => return,
             To::Refill(_) if p.writes() => return,
             To::Refill(_) => {}
             To::Client(_) | To::Step(_) | To::FlushAll(_) | To::Monitor(_) => {}

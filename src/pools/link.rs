@@ -128,6 +128,8 @@ pub struct Link<S> {
     pub dirty: bool,
     /// On the list of links that got nothing but mirrors.
     pub mirrored: bool,
+    /// It got looks, which wait for something else to go out.
+    pub looks: bool,
     /// On the list of links to read.
     pub listed: bool,
     /// Clients that wait until half of what is in flight is answered.
@@ -216,6 +218,7 @@ impl<S: Socket> Link<S> {
             read_in_vain: false,
             dirty: false,
             mirrored: false,
+            looks: false,
             listed: false,
             waiting: VecDeque::new(),
             charged: 0,

@@ -17,8 +17,8 @@ use super::server::Server;
 use super::{Pools, ServerId};
 use crate::buffer::Source;
 use crate::marks::bytes::{self, Answer, Process};
-use crate::marks::times::RENEW;
-use crate::marks::{Id, Other, Presence, push_line};
+use crate::marks::times::{ALONE_AFTER, RENEW};
+use crate::marks::{Id, Lines, Other, Presence, push_line};
 use crate::net::Socket;
 use crate::protocol::{Reply, Traits, Verb};
 use crate::time::Time;
@@ -186,8 +186,9 @@ impl<S: Socket> Pools<S> {
                 board.read(b"", None, now);
                 self.list_read(id);
             }
-            (Question::Read, Answer::Value(_, Some(0) | None)) => {
+            (Question::Read, Answer::Value(list, Some(0) | None)) => {
                 board.refused = Some("no cas");
+                self.tell_no_cas(id, list);
             }
             (Question::Read, Answer::Value(list, cas)) => {
                 board.read(list, cas, now);
@@ -202,6 +203,22 @@ impl<S: Socket> Pools<S> {
             // Also of a list that went between the two requests that append to it.
             (Question::Store, Answer::Done(_) | Answer::NotStored | Answer::Absent) => {}
             _ => board.refused = Some("refused"),
+        }
+    }
+
+    /// A server has no cas numbers, by which copies are looked after; `list` shows who else is there.
+    fn tell_no_cas(&mut self, id: ServerId, list: &[u8]) {
+        let me = self.me.id;
+        let is_shared = Lines(list).iter().any(|line| line.id != me);
+        let Some(server) = self.servers.get_mut(id).filter(|_| is_shared) else {
+            return;
+        };
+        if !std::mem::replace(&mut server.board.is_told, true) {
+            log::warn!(
+                "{}: other magents use it too, and it counts no changes (-C): copies may differ from what \
+                 they wrote at the same time",
+                server.title
+            );
         }
     }
 
@@ -221,6 +238,7 @@ impl<S: Socket> Pools<S> {
 
     /// The list was read: the own line must stand there, or go.
     fn list_read(&mut self, id: ServerId) {
+        self.note_others(id);
         let Some(server) = self.servers.get(id) else {
             return;
         };
@@ -277,6 +295,16 @@ impl<S: Socket> Pools<S> {
             }
         }
         beacon.asked(other, is_there, now);
+        self.note_others(id);
+    }
+
+    /// Copies are to be looked after while others use a server.
+    fn note_others(&mut self, id: ServerId) {
+        let now = self.now;
+        let server = self.servers.get(id);
+        if server.is_some_and(|s| s.board.beacon.is_shared(now)) {
+            self.watched.shared_until = now.plus(ALONE_AFTER);
+        }
     }
 
     /// Takes the lines of those out whose sign of life is gone.

@@ -2,6 +2,7 @@
 
 use super::pending::{Answered, Ask, Attempt, Pending, To};
 use super::server::fnv;
+use super::watched::{Kind, Watch};
 use super::{NOBODY, Pools, ServerId};
 use crate::buffer::Source;
 use crate::net::Socket;
@@ -30,10 +31,16 @@ impl<S: Socket> Pools<S> {
             number,
         }) = mirror
         {
-            let data = with_data.then_some((id, at));
             let key = self.key_at(answered);
-            let to = To::Mirror(number);
             let backup = self.mirror_to(&p.home, &key);
+            let mut sent = (verb, with_data, To::Mirror(number));
+            if self.is_shared(p.home.primary, backup) {
+                let watch = Watch::new(p.home.primary, backup, p.hash, Kind::Value);
+                let mirror = (verb, with_data, number);
+                sent = self.watch_mirror(&watch, &key, answered.reply, mirror, &mut line);
+            }
+            let (verb, with_data, to) = sent;
+            let data = with_data.then_some((id, at));
             self.send_mirror(backup, &key, p.hash, verb, &line, to, data, p);
             self.key = key;
         }
@@ -83,8 +90,14 @@ impl<S: Socket> Pools<S> {
             forms::write_single(p.verb, &asked, key, &mut single);
             let mirror = forms::mirror(p.verb, p.traits, &single, Status::Done, &mut line);
             if let Mirror::Send { verb, .. } = mirror {
-                let to = To::Mirror(None);
                 let backup = self.mirror_to(&home, key);
+                let mut sent = (verb, false, To::Mirror(None));
+                if self.is_shared(p.home.primary, backup) {
+                    let watch = Watch::new(p.home.primary, backup, fnv(key), Kind::Touch);
+                    let mirror = (verb, false, None);
+                    sent = self.watch_mirror(&watch, key, answered.reply, mirror, &mut line);
+                }
+                let (verb, _, to) = sent;
                 self.send_mirror(backup, key, fnv(key), verb, &line, to, None, p);
             }
         });
@@ -118,6 +131,9 @@ impl<S: Socket> Pools<S> {
         if !server.health.takes_writes() || is_full {
             self.counters.limit_mirrors_journaled += u64::from(is_full);
             server.stats.mirrors_failed += 1;
+            if let To::Watched(id) = to {
+                self.forget_watch(id);
+            }
             return self.journal(backup, key);
         }
         server.stats.mirrors += 1;

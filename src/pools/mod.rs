@@ -26,6 +26,7 @@
 //!  failover mirror                   the other farm
 //!  moves                             rings that a reload changes
 //!  lookup                            names of servers
+//!  again                             copies that others may have overtaken
 //!  sync                              journals: what servers missed
 //!  down                              links and servers that go
 //!  marks                             what other magents on the same servers are told
@@ -34,12 +35,13 @@
 //!  flows link server recent totals   data
 //!  refill                            one refill
 //!  copies pace spool verify          its parts
-//!  pending name board outages        one request, one server's host, the marks on it, when it was away
+//!  pending name board outages watched  one request, one server's host, the marks on it, when it was away, copies
 //! ```
 //!
 //! A request that cannot be asked where it should be, or whose link is lost, becomes a *loss*: it
 //! is put on one list, in order, and `settle` decides what becomes of it. So nothing calls upwards.
 
+mod again;
 mod ask;
 mod board;
 mod comparing;
@@ -84,6 +86,7 @@ mod totals;
 mod turn;
 mod verify;
 mod warm;
+mod watched;
 
 pub use ask::Split;
 pub use marks::Me;
@@ -128,6 +131,8 @@ struct GivenUp<S> {
 struct Losses {
     server: ServerId,
     cause: Cause,
+    /// Among them are looks at copies, which go first.
+    has_looks: bool,
     pending: VecDeque<Pending>,
     /// Their bytes, from stream offset `at` on.
     queue: Queue,
@@ -177,6 +182,8 @@ pub struct Pools<S> {
     look_up_at: Time,
     /// Sockets so far: the next one's number.
     sockets: u32,
+    /// Copies that others may have overtaken.
+    watched: watched::Watched,
     /// In the last turn a server was in the middle of answering a batch.
     is_answering: bool,
     /// Changes with each key; what `random` draws from.

@@ -17,14 +17,20 @@ pub enum To {
     Nobody,
     /// A mirror; of incr and decr the number that the backup must answer.
     Mirror(Option<u64>),
+    /// A mirror that is looked after.
+    Watched(usize),
+    /// Its primary is looked at again.
+    Again(usize),
+    /// It is deleted, since its primary holds something else, or nobody knows.
+    Doubt(usize),
     /// A delete of a journaled key: the key stays journaled under this stamp until it is answered.
     Delete(u64),
     /// A `flush_all` that stands for a journal that overflowed.
     Flush(u64),
     /// The next step of a request that waits for it.
     Step(usize),
-    /// The copy of a fetched value to the primary.
-    Copy,
+    /// The copy of a fetched value to the primary; the number by which it is looked after.
+    Copy(Option<usize>),
     /// The next step of a key that is copied to a server which lacks it.
     Refill(usize),
     /// One server's part of a client's `flush_all`.
@@ -43,6 +49,16 @@ impl To {
     /// True if it asks how a server is, or what stands on it: no client's request depends on it.
     pub fn is_question(&self) -> bool {
         matches!(self, To::Probe | To::Mark)
+    }
+
+    /// True for what a backup is sent of what its primary answered.
+    pub fn is_mirror(&self) -> bool {
+        matches!(self, To::Mirror(_) | To::Watched(_) | To::Doubt(_))
+    }
+
+    /// True if it puts what another server holds where the key is absent.
+    pub fn is_copy(&self) -> bool {
+        matches!(self, To::Copy(_) | To::Refill(_))
     }
 }
 

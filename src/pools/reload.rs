@@ -11,6 +11,7 @@ use super::marks::Me;
 use super::name::Name;
 use super::outages::Outages;
 use super::server::{Pool, Quiet, Server, policy};
+use super::watched::Watched;
 use super::{Pools, ServerId, flows, flush_all, recent, refill};
 use crate::budget::Budget;
 use crate::clients::Rules;
@@ -58,6 +59,7 @@ impl<S: Socket> Pools<S> {
             connects: Vec::new(),
             lookups: Vec::new(),
             look_up_at: Time::NEVER,
+            watched: Watched::default(),
             sockets: 0,
             is_answering: false,
             draw: unix as u32,

@@ -81,7 +81,7 @@ impl ServerFigures {
     }
 
     /// What can be counted, under the names of `stats servers`.
-    pub fn numbers(&self) -> [(&'static str, u64); 19] {
+    pub fn numbers(&self) -> [(&'static str, u64); 21] {
         let s = &self.stats;
         [
             ("connections", self.connections as u64),
@@ -103,6 +103,8 @@ impl ServerFigures {
             ("keys_copied", s.keys_copied),
             ("mirrors", s.mirrors),
             ("mirrors_failed", s.mirrors_failed),
+            ("looks_again", s.looks_again),
+            ("doubts", s.doubts),
         ]
     }
 

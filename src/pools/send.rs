@@ -48,7 +48,8 @@ impl<S: Socket> Pools<S> {
         let Some(s) = self.servers.get(server) else {
             return self.lose(server, pending, ask, Cause::Down);
         };
-        let is_update = matches!(pending.to, To::Mirror(_) | To::Delete(_) | To::Flush(_));
+        let is_update =
+            pending.to.is_mirror() || matches!(pending.to, To::Delete(_) | To::Flush(_));
         let may_be_asked = s.health.is_up() || (is_update && s.health.takes_writes());
         if !may_be_asked {
             return self.lose(server, pending, ask, Cause::Down);
@@ -92,9 +93,9 @@ impl<S: Socket> Pools<S> {
             To::Mark => {}
             _ => server.stats.requests.count(pending.verb, pending.traits),
         }
-        let is_mirror = matches!(pending.to, To::Mirror(_));
+        let (is_mirror, is_look) = (pending.to.is_mirror(), matches!(pending.to, To::Again(_)));
         let (verb, hash, len) = (pending.verb, pending.hash, pending.line);
-        let writes = pending.writes() && !matches!(pending.to, To::Copy | To::Refill(_));
+        let writes = pending.writes() && !pending.to.is_copy();
         let is_client = matches!(pending.to, To::Client(_));
         let at = link.queue.end() - u64::from(pending.len);
         let seq = link.owe(pending);
@@ -108,9 +109,11 @@ impl<S: Socket> Pools<S> {
         if is_noted && !forms::leaves_absent(verb, link.line_at(at, len)) {
             self.recent.note(id, hash, seq);
         }
-        match is_mirror {
-            true => self.mirrored.add(id, &mut link.mirrored),
-            false => self.dirty.add(id, &mut link.dirty),
+        match () {
+            () if is_mirror => self.mirrored.add(id, &mut link.mirrored),
+            () if !is_look => self.dirty.add(id, &mut link.dirty),
+            () if !std::mem::replace(&mut link.looks, true) => self.watched.wait(id, self.now),
+            () => {}
         }
         link.account(&self.budget);
         if matches!(link.state, LinkState::Idle) {
@@ -174,6 +177,7 @@ impl<S: Socket> Pools<S> {
             self.losses.push_back(Losses {
                 server,
                 cause,
+                has_looks: false,
                 pending: VecDeque::new(),
                 queue: Queue::new(),
                 at: 0,
@@ -206,9 +210,11 @@ impl<S: Socket> Pools<S> {
         if let Some(s) = self.servers.get_mut(server) {
             s.losing += pending.len();
         }
+        let has_looks = pending.iter().any(|p| matches!(p.to, To::Again(_)));
         let mut losses = Losses {
             server,
             cause,
+            has_looks,
             pending,
             queue,
             at,
@@ -263,10 +269,12 @@ fn whose(to: &To) -> String {
     match to {
         To::Client(ticket) => format!("client {}", number(ticket.client)),
         To::Nobody => "magent".into(),
-        To::Mirror(_) => "mirror".into(),
+        To::Mirror(_) | To::Watched(_) => "mirror".into(),
+        To::Again(_) => "look again".into(),
+        To::Doubt(_) => "doubt".into(),
         To::Delete(_) | To::Flush(_) => "journal".into(),
         To::Step(_) => "look or fetch".into(),
-        To::Copy => "copy".into(),
+        To::Copy(_) => "copy".into(),
         To::Refill(_) => "refill".into(),
         To::FlushAll(_) | To::LateFlush => "flush_all".into(),
         To::Monitor(_) => "stats".into(),

@@ -63,7 +63,29 @@ impl<S: Socket> Pools<S> {
             }
             To::Flush(stamp) => self.settle_flush(server, stamp, reply.status),
             To::Step(key) => self.step_answered(key, id, reply, clients),
-            To::Copy => self.settle_copy(server, reply.status),
+            To::Copy(copy) => {
+                self.settle_copy(server, reply.status);
+                if let Some(id) = copy {
+                    let key = self.key_at(&answered);
+                    self.copy_arrived(id, &key, reply);
+                    self.key = key;
+                }
+            }
+            To::Watched(id) => {
+                let key = self.key_at(&answered);
+                self.watched_answered(id, &key, reply);
+                self.key = key;
+            }
+            To::Again(id) => {
+                let key = self.key_at(&answered);
+                self.again_answered(id, &key, reply, self.now.since(p.sent));
+                self.key = key;
+            }
+            To::Doubt(id) => {
+                let key = self.key_at(&answered);
+                self.doubt_answered(id, &key, reply.status);
+                self.key = key;
+            }
             To::Refill(copy) => self.refill_answered(copy, reply),
             To::Mark => self.mark_answered(server, reply),
             To::FlushAll(op) => self.flush_answered(op, reply, clients),
@@ -113,6 +135,10 @@ impl<S: Socket> Pools<S> {
             Attempt::Primary | Attempt::Retried | Attempt::Warmed => self.mirror(answered),
             Attempt::Deleted => {
                 let key = self.key_at(answered);
+                let p = answered.request;
+                if self.is_shared(p.home.primary, p.home.backup) {
+                    self.delete_if_warming(p.home.primary, &key, p.hash);
+                }
                 if !forms::mirror_ok(answered.reply.status, None) {
                     self.invalidate(self.server_of(answered.link), &key, answered.request.hash);
                 }
@@ -175,7 +201,12 @@ impl<S: Socket> Pools<S> {
 
     /// Decides what becomes of requests that were lost, a bounded amount.
     pub(super) fn take_losses(&mut self, work: &mut Work, clients: &mut Clients<S>) {
+        self.doubt_copies_of_lost();
         while let Some(mut losses) = self.losses.pop_front() {
+            if std::mem::take(&mut losses.has_looks) {
+                let all = losses.pending.iter_mut();
+                self.doubt_lost_looks(all, &losses.queue, losses.at);
+            }
             while !work.is_done() {
                 let Some(p) = losses.pending.pop_front() else {
                     break;
@@ -245,7 +276,14 @@ impl<S: Socket> Pools<S> {
                 self.sync_lost(server, p.to, &key);
                 self.key = key;
             }
-            To::Nobody | To::Copy | To::Probe | To::Mark => {}
+            To::Watched(id) => {
+                if let Some(s) = self.servers.get_mut(server) {
+                    s.stats.mirrors_failed += 1;
+                }
+                self.watch_lost(id, lost);
+            }
+            To::Again(id) | To::Doubt(id) | To::Copy(Some(id)) => self.watch_lost(id, lost),
+            To::Nobody | To::Copy(None) | To::Probe | To::Mark => {}
             To::Step(key) => self.step_lost(key, cause, clients),
             To::Refill(copy) => self.refill_lost(copy),
             To::FlushAll(op) => self.flush_lost(op, server, cause, clients),

@@ -205,7 +205,7 @@ impl<S: Socket> Pools<S> {
         }
         let mut line = Vec::new();
         let copy = may_copy
-            .then(|| forms::write_copy(&flow.key, fetched, self.unix, &mut line))
+            .then(|| forms::write_copy(&flow.key, fetched, self.unix, false, &mut line))
             .flatten();
         let Some(verb) = copy else {
             return self.serve_uncopied(flow, fetched, reply, clients);
@@ -220,7 +220,7 @@ impl<S: Socket> Pools<S> {
         };
         // It counts as a write: a stopped primary may run it long after the key was written
         // elsewhere.
-        let pending = self.own(To::Copy, verb, Traits::WRITES, flow.hash);
+        let pending = self.own(To::Copy(None), verb, Traits::WRITES, flow.hash);
         self.send(flow.primary, pending, &ask);
         self.release(flow);
     }

@@ -164,13 +164,16 @@ impl<S: Socket> Pools<S> {
             };
             self.write_link(id, work, clients);
         }
+        let links = &self.links;
+        let has_looks = |id| links.get(id).is_some_and(|l| l.looks);
+        self.watched.forget_written(has_looks);
     }
 
     fn write_link(&mut self, id: usize, work: &mut Work, clients: &mut Clients<S>) {
         let Some(link) = self.links.get_mut(id) else {
             return;
         };
-        (link.dirty, link.mirrored) = (false, false);
+        (link.dirty, link.mirrored, link.looks) = (false, false, false);
         let Ok((bytes, calls)) = link.write(self.now) else {
             return self.link_closed(id);
         };
@@ -283,6 +286,7 @@ impl<S: Socket> Pools<S> {
         let links: usize = self.links.values().map(|l| l.copied()).sum();
         let losses: usize = self.losses.iter().map(|l| l.queue.own_bytes()).sum();
         let monitors: usize = self.monitors.values().map(|m| m.charged()).sum();
-        links + losses + monitors + self.flows.charged() + self.refills.charged()
+        let others = self.flows.charged() + self.refills.charged() + self.watched.charged;
+        links + losses + monitors + others
     }
 }

@@ -5,16 +5,19 @@
 //!              primary answered ──mirror──▶ the line for the backup       (mirror.rs)
 //! absent there ──write_fetch──▶ backup ──parse_fetched──▶ write_copy      (fetched.rs)
 //! answers and lines that cross farms ──mark_cas, flip_cas──▶              (cas.rs)
+//! the same where others write too ──ask_cas, watched──▶                   (again.rs)
 //! ```
 //!
 //! An *upstream request line* is what was sent to a server: single spaces, `\r\n`, the key in the
 //! second token (in the third of gat and gats). Everything here is a pure function that appends to
 //! `out`.
 
+mod again;
 mod cas;
 mod fetched;
 mod mirror;
 
+pub use again::{Told, Watched, ask_cas, expires, told, told_of_look, watched, write_delete_copy};
 pub use cas::{BACKUP_CAS, flip_cas, mark_cas};
 pub use fetched::{
     Fetched, answer_fetched, parse_fetched, write_copy, write_fetch, write_give_back,

@@ -9,6 +9,7 @@
 //! What is right and what is wrong, and in which order it is found out, is memcached 1.6.18's
 //! `proto_text.c`.
 
+mod answer;
 mod fast;
 mod local;
 pub(super) mod scan;
@@ -16,6 +17,7 @@ pub(super) mod scan;
 pub(in crate::protocol) mod tests;
 
 use super::{Format, Limits, Parsed, Request, Scratch, Traits, Verb, meta};
+pub use answer::answer;
 pub use scan::find_newline;
 use scan::{Words, parse_i32, parse_u32, parse_u64, push_i32, push_u64};
 

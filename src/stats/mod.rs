@@ -179,6 +179,10 @@ counters! {
         repairs_dropped,
         /// Deletes sent after a write whose outcome was not known.
         chases,
+        /// Looks whether a copied value still is what its source holds, where other magents write too.
+        looks_again,
+        /// Copies that were deleted since it was not, or nobody could tell.
+        doubts,
         /// Servers that left the ring.
         ejections,
         /// Links reset because a server spoke out of turn.
@@ -427,6 +431,10 @@ pub struct ServerStats {
     pub mirrors: u64,
     /// Mirrors that it did not take.
     pub mirrors_failed: u64,
+    /// Looks whether what was copied to it still is what its source has.
+    pub looks_again: u64,
+    /// Copies that were deleted on it since that was not so, or not known.
+    pub doubts: u64,
 }
 
 #[cfg(test)]

@@ -49,6 +49,8 @@ saved_fields!(ServerStats {
     keys_copied,
     mirrors,
     mirrors_failed,
+    looks_again,
+    doubts,
 });
 
 impl Saved for Requests {

@@ -311,6 +311,17 @@ impl FakeLink {
         Some(request)
     }
 
+    /// The next request, with its data block if it has one, probes and handshake included; `None` at the end.
+    pub fn request_or_probe(&mut self) -> Option<Vec<u8>> {
+        let mut request = self.line()?;
+        if let Some(data) = data_len(&request) {
+            request.extend(self.read(data)?);
+        }
+        let mut requests = self.seen.requests.lock().expect("requests");
+        requests.push(request.clone());
+        Some(request)
+    }
+
     /// Sends bytes; an end of the link is for the next read to find.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
         let _ = self.stream.write_all(bytes.as_ref());

@@ -361,7 +361,7 @@ fn copies(verb: Verb, fetched: &forms::Fetched, reply: &Reply<'_>) -> Result<(),
     let data = reply.source.slice(reply.line..reply.len);
     for key in [&b"a"[..], b"a b\r\n", &[7; 186]] {
         let mut out = Vec::new();
-        if forms::write_copy(key, fetched, 1_700_000_000, &mut out).is_some() {
+        if forms::write_copy(key, fetched, 1_700_000_000, key.len() == 1, &mut out).is_some() {
             strict(&out, data)?;
         }
     }

@@ -5,7 +5,7 @@ use crate::buffer::{Queue, Source};
 use crate::protocol::Verb;
 
 /// The longest time to live that memcached takes for a relative one, in seconds.
-const MAX_RELATIVE: u64 = 60 * 60 * 24 * 30;
+pub(super) const MAX_RELATIVE: u64 = 60 * 60 * 24 * 30;
 
 /// The marks of a value that is stale or being refreshed, in the order memcached shows them.
 const MARKS: [u8; 3] = *b"ZXW";
@@ -92,11 +92,12 @@ pub fn parse_fetched(first_line: &[u8]) -> Option<Fetched> {
 
 /// Appends the line that copies a fetched value into the primary unless the key is there; the
 /// value and `\r\n` go behind it. `None` (and nothing appended) if it must not be copied.
-/// `unix_time` is in seconds.
+/// `unix_time` is in seconds; `with_cas`: the copy's cas number is answered.
 pub fn write_copy(
     raw_key: &[u8],
     fetched: &Fetched,
     unix_time: u64,
+    with_cas: bool,
     out: &mut Vec<u8>,
 ) -> Option<Verb> {
     let exptime = match u64::try_from(fetched.ttl) {
@@ -110,14 +111,17 @@ pub fn write_copy(
     let (client_flags, exptime) = (Decimal::new(fetched.flags.into()), Decimal::new(exptime));
     let length = Decimal::new(fetched.value as u64);
     let (client_flags, exptime, length) = (client_flags.bytes(), exptime.bytes(), length.bytes());
-    if super::needs_base64(raw_key) {
+    let is_encoded = super::needs_base64(raw_key);
+    if is_encoded || with_cas {
         out.extend_from_slice(b"ms ");
-        super::base64::encode(raw_key, out);
-        extend(
-            out,
-            &[b" ", length, b" b ME F", client_flags, b" T", exptime],
-        );
-        out.extend_from_slice(b"\r\n");
+        match is_encoded {
+            true => super::base64::encode(raw_key, out),
+            false => out.extend_from_slice(raw_key),
+        }
+        let b: &[u8] = if is_encoded { b" b" } else { b"" };
+        let c: &[u8] = if with_cas { b" c\r\n" } else { b"\r\n" };
+        extend(out, &[b" ", length, b, b" ME F", client_flags]);
+        extend(out, &[b" T", exptime, c]);
         return Some(Verb::MetaSet);
     }
     extend(out, &[b"add ", raw_key, b" ", client_flags, b" ", exptime]);

@@ -233,13 +233,13 @@ fn copies_keep_flags_and_time() {
         (4_000_000_000, Some("2147483647")),
     ] {
         fetched.ttl = ttl;
-        let (verb, line) = written(|out| write_copy(b"k", &fetched, now, out));
+        let (verb, line) = written(|out| write_copy(b"k", &fetched, now, false, out));
         assert_eq!(verb, exptime.map(|_| Add));
         assert_eq!(
             line,
             exptime.map_or(String::new(), |e| format!("add k 7 {e} 5|"))
         );
-        let (verb, line) = written(|out| write_copy(b"k 1", &fetched, now, out));
+        let (verb, line) = written(|out| write_copy(b"k 1", &fetched, now, false, out));
         assert_eq!(verb, exptime.map(|_| MetaSet));
         let want = exptime.map(|e| format!("ms ayAx 5 b ME F7 T{e}|"));
         assert_eq!(line, want.unwrap_or_default());
@@ -249,7 +249,7 @@ fn copies_keep_flags_and_time() {
         fetched.marks = [false; 3];
         fetched.marks[i] = true;
         assert_eq!(
-            written(|o| write_copy(b"k", &fetched, now, o)),
+            written(|o| write_copy(b"k", &fetched, now, false, o)),
             (None, String::new())
         );
     }

@@ -7,14 +7,25 @@ use crate::protocol::{MetaFormat, Reply, Status, Verb};
 /// places, no value where the client did not ask for it, nothing where `q` asks for nothing.
 ///
 /// `request_line` is the line that the server was asked; its second word is the key that `k`
-/// returns. Errors pass as they are. A value is shared, not copied.
-pub fn answer(d: &MetaFormat, verb: Verb, request_line: &[u8], reply: &Reply<'_>, out: &mut Queue) {
+/// returns. `wants_cas`: the client asked for the cas number. Errors pass as they are. A value is shared, not
+/// copied.
+pub fn answer(
+    d: &MetaFormat,
+    verb: Verb,
+    request_line: &[u8],
+    wants_cas: bool,
+    reply: &Reply<'_>,
+    out: &mut Queue,
+) {
     let line = reply.first_line();
     let failed = matches!(
         reply.status,
         Status::Unknown | Status::ClientError | Status::ServerError
     );
-    let own = d.key_at != MetaFormat::NONE || d.opaque_at != MetaFormat::NONE || d.no_value;
+    let is_write = matches!(verb, Verb::MetaSet | Verb::MetaArithmetic);
+    let hides_cas = is_write && !wants_cas && line.len() > b"HD".len();
+    let is_marked = d.key_at != MetaFormat::NONE || d.opaque_at != MetaFormat::NONE;
+    let own = is_marked || d.no_value || hides_cas;
     let Some(code) = code(line).filter(|_| !failed) else {
         out.push(reply.source, reply.at..reply.at + reply.len);
         return;
@@ -36,7 +47,7 @@ pub fn answer(d: &MetaFormat, verb: Verb, request_line: &[u8], reply: &Reply<'_>
     } else {
         out.push_slice(code);
     }
-    flags(d, rest, request_line, out);
+    flags(d, rest, request_line, hides_cas, out);
     out.push_slice(b"\r\n");
     if !cut {
         out.push(reply.source, reply.at + reply.line..reply.at + reply.len);
@@ -68,8 +79,9 @@ fn first_flag(rest: &[u8]) -> usize {
 }
 
 /// Copies the flags of `rest` and puts the client's between them. An answer without an item
-/// has no other flags: there they come one behind the other.
-fn flags(d: &MetaFormat, mut rest: &[u8], request_line: &[u8], out: &mut Queue) {
+/// has no other flags: there they come one behind the other. A cas number is left out where the client did
+/// not ask for it: it was asked for last.
+fn flags(d: &MetaFormat, mut rest: &[u8], request_line: &[u8], hides_cas: bool, out: &mut Queue) {
     let mut returned = 0u8;
     loop {
         let last = rest.is_empty();
@@ -90,8 +102,11 @@ fn flags(d: &MetaFormat, mut rest: &[u8], request_line: &[u8], out: &mut Queue) 
             return;
         }
         let len = first_flag(rest);
-        out.push_slice(&rest[..len]);
-        rest = &rest[len..];
+        let (flag, behind) = rest.split_at(len);
+        rest = behind;
+        if !(hides_cas && flag.starts_with(b" c")) {
+            out.push_slice(flag);
+        }
         returned = returned.saturating_add(1);
     }
 }

@@ -214,7 +214,8 @@ fn answered(line: &str, reply: &str, status: Status) -> String {
         items: &[],
     };
     let mut out = Queue::new();
-    answer(&d, all.verb, &s.line, &reply, &mut out);
+    let wants_cas = all.traits.has(Traits::RETURNS_CAS);
+    answer(&d, all.verb, &s.line, wants_cas, &reply, &mut out);
     let mut bytes = Vec::new();
     out.for_each(0..out.end(), |piece| bytes.extend_from_slice(piece));
     String::from_utf8(bytes).expect("ASCII")
