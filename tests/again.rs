@@ -458,3 +458,93 @@ fn hot_keys_are_on_both_servers_in_the_end() {
 fn hot_keys_of_a_warming_primary_are_on_both_servers_in_the_end() {
     hot_keys_through_two(&[]);
 }
+
+/// A warming primary lacks a key: it is fetched by one, and deleted by the other before the copy arrives.
+#[test]
+fn what_was_deleted_while_it_was_fetched_does_not_stay_at_the_primary() {
+    let two = Two::new(&["--refill", "0"]);
+    let [primary, backup] = &two.relays;
+    let (mut client, mut other) = (two.one.client(), two.other.client());
+    other.set("k", "old");
+    two.wait_same("k", Some("old"));
+    two.servers[0].client().ask("delete k\r\n", "DELETED\r\n");
+    let from = two.asked();
+    primary.hold("ms k ");
+    client.send("get k\r\n");
+    primary.wait_held();
+    other.ask("delete k\r\n", "DELETED\r\n");
+    primary.release();
+    client.read_until(b"END\r\n");
+    primary.wait_asked(
+        from[0],
+        &[
+            "get k\r\n",
+            "ms k 3 ME F0 T0 c\r\nold\r\n",
+            "get k\r\n",
+            "delete k\r\n",
+        ],
+    );
+    backup.wait_asked(from[1], &["mg k u f t v c\r\n", "me k\r\n"]);
+    two.wait_same("k", None);
+    assert_eq!(two.one.server(&primary.name)["doubts"], "1");
+}
+
+/// The fetch is over, and was looked after, before the delete comes to the backup.
+#[test]
+fn a_delete_at_a_warming_primary_goes_there_once_more_after_the_backup() {
+    let two = Two::new(&["--refill", "0"]);
+    let [primary, backup] = &two.relays;
+    let (mut client, mut other) = (two.one.client(), two.other.client());
+    other.set("k", "old");
+    two.wait_same("k", Some("old"));
+    two.servers[0].client().ask("delete k\r\n", "DELETED\r\n");
+    let (from, looks) = (two.asked(), two.other.stat("looks_again"));
+    backup.hold("delete k");
+    client.send("delete k\r\n");
+    backup.wait_held();
+    assert_eq!(other.get("k").as_deref(), Some(&b"old"[..]));
+    wait_for("its copy to be looked after", || {
+        (two.other.stat("looks_again") > looks).then_some(())
+    });
+    assert_eq!(other.get("k").as_deref(), Some(&b"old"[..]));
+    backup.release();
+    client.expect("DELETED\r\n");
+    primary.wait_asked(from[0], &["delete k\r\n", "delete k\r\n"]);
+    two.wait_same("k", None);
+    assert_eq!(two.other.stat("doubts"), 0);
+}
+
+/// What was copied by a refill is looked after too: the other one deletes the key before it arrives.
+#[test]
+fn what_was_deleted_while_it_was_refilled_does_not_stay() {
+    let two = Two::new(&["--warm", "0"]);
+    let [primary, backup] = &two.relays;
+    let (mut client, mut other) = (two.one.client(), two.other.client());
+    client.set("k", "old");
+    two.wait_same("k", Some("old"));
+    let from = two.asked();
+    backup.hold("ms k ");
+    // Its copy is made again.
+    client.ask("append k 0 0 1\r\n!\r\n", "STORED\r\n");
+    backup.wait_held();
+    other.ask("delete k\r\n", "DELETED\r\n");
+    two.servers[0].wait_value("k", None);
+    wait_for("its mirror", || {
+        (two.other.server(&two.servers[1].name)["in_flight"] == "0").then_some(())
+    });
+    backup.release();
+    backup.wait_asked(
+        from[1],
+        &[
+            "delete k\r\n",
+            "me k\r\n",
+            "ms k 4 ME F0 T0 c\r\nold!\r\n",
+            "md k C#\r\n",
+        ],
+    );
+    primary.wait_asked(
+        from[0],
+        &["append k 0 0 1\r\n!\r\n", "mg k u f t v c\r\n", "me k\r\n"],
+    );
+    two.wait_same("k", None);
+}

@@ -14,6 +14,7 @@
 //! - What comes of a change by a number is compared with the primary's answer. What comes of append and
 //!   prepend is not known, so where a server is shared their mirror is a delete.
 //! - A mirror is not looked after if a later write of this magent, which leaves nothing of it, follows.
+//! - A fetched value that a server lacked is looked after in the same way, at the server that it came from.
 //! - A delete leaves nothing old. If it came behind a newer mirror, the key is copied again.
 
 use super::pending::{Ask, Lost, Pending, To};
@@ -21,7 +22,7 @@ use super::watched::{Kind, Watch};
 use super::{Pools, ServerId};
 use crate::buffer::{Queue, Source};
 use crate::net::Socket;
-use crate::protocol::forms::{self, Watched};
+use crate::protocol::forms::{self, Fetched, Watched};
 use crate::protocol::{Reply, Status, Traits, Verb};
 use crate::time::SECOND;
 
@@ -90,6 +91,29 @@ impl<S: Socket> Pools<S> {
         id
     }
 
+    /// What was fetched from `source` is on its way to `target`, which lacked it: the number by which it is
+    /// looked after, if it is.
+    pub(super) fn watch_fetched(
+        &mut self,
+        (source, target): (ServerId, ServerId),
+        is_to_primary: bool,
+        hash: u64,
+        fetched: &Fetched,
+    ) -> Option<usize> {
+        if !self.is_shared(source, target) {
+            return None;
+        }
+        let kind = match is_to_primary {
+            true => Kind::Fetched,
+            false => Kind::Refilled,
+        };
+        Some(self.watch(Watch {
+            cas: Some(fetched.cas),
+            expires: Some(expires_at(fetched.ttl, self.unix)),
+            ..Watch::new(source, target, hash, kind)
+        }))
+    }
+
     /// A copy is not looked after any more.
     pub(super) fn forget_watch(&mut self, id: usize) {
         self.watched.table.remove(id);
@@ -135,7 +159,7 @@ impl<S: Socket> Pools<S> {
         let unix = self.unix;
         let told = || forms::told(reply.first_line());
         match (watch.kind, self.watched.table.get_mut(id)) {
-            (Kind::Value | Kind::Fetched, Some(watch)) => {
+            (Kind::Value | Kind::Refilled, Some(watch)) => {
                 watch.copy = told().cas.filter(|cas| *cas > 0);
             }
             (Kind::Number(_), Some(watch)) => {

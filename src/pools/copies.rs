@@ -72,6 +72,8 @@ pub struct Copy {
     pub value: usize,
     /// What the target holds, where it is compared.
     pub seen: Option<Seen>,
+    /// The number by which it is looked after.
+    pub watch: Option<usize>,
     /// The key was deleted on the target meanwhile: it is looked at once more.
     pub again: bool,
 }

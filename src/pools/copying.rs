@@ -116,6 +116,7 @@ impl<S: Socket> Pools<S> {
             changed: Changed::No,
             value: 0,
             seen: None,
+            watch: None,
             again: false,
         }))
     }
@@ -133,16 +134,39 @@ impl<S: Socket> Pools<S> {
                 Some(fetched) => self.store_copy(id, &fetched, reply),
                 None => self.end_copy(id, Outcome::Skipped),
             },
-            (Step::Add, Status::Done) => self.end_copy(id, Outcome::Copied(copy.value)),
-            (Step::Add, Status::NotStored) => self.end_copy(id, Outcome::There),
-            // It has no room for it, or takes no value of this size.
-            (Step::Add, _) => self.end_copy(id, Outcome::Skipped),
+            (Step::Add, Status::Done) => {
+                let (value, watch, key) = (copy.value, copy.watch, copy.key.clone());
+                self.end_copy(id, Outcome::Copied(value));
+                if let Some(watch) = watch {
+                    self.copy_arrived(watch, &key, reply);
+                }
+            }
+            (Step::Add, status) => {
+                if let Some(watch) = copy.watch {
+                    self.forget_watch(watch);
+                }
+                let is_there = status == Status::NotStored;
+                // Or it has no room for it, or takes no value of this size.
+                let outcome = if is_there {
+                    Outcome::There
+                } else {
+                    Outcome::Skipped
+                };
+                self.end_copy(id, outcome);
+            }
             (_, _) => self.end_copy(id, Outcome::Again),
         }
     }
 
     /// A step of a copy was lost, or late.
     pub(super) fn refill_lost(&mut self, id: usize) {
+        let copy = self.refills.copies.table.get_mut(id);
+        let watch = copy.and_then(|c| Some((c.watch.take()?, c.job.target, c.key.clone())));
+        if let Some((watch, target, key)) = watch {
+            // It may stand there, and nobody looked whether it may.
+            self.forget_watch(watch);
+            self.journal(target, &key);
+        }
         self.end_copy(id, Outcome::Again);
     }
 
@@ -223,12 +247,12 @@ impl<S: Socket> Pools<S> {
         let pool = self.way(target, &key).map(|way| way.pool as usize);
         let most = pool.map_or(0, |pool| self.pools[pool].config.max_value);
         let mut line = Vec::new();
+        let (is_shared, is_to_primary) = (self.is_shared(source, target), copy.primary == target);
         let copied = match () {
             () if pool.is_none() || !self.may_store(copy) => Err(Outcome::Again),
             () if fetched.value > most || !fetched.fresh() => Err(Outcome::Skipped),
-            () => {
-                forms::write_copy(&key, fetched, self.unix, false, &mut line).ok_or(Outcome::Gone)
-            }
+            () => forms::write_copy(&key, fetched, self.unix, is_shared, &mut line)
+                .ok_or(Outcome::Gone),
         };
         let verb = match copied {
             Ok(verb) => verb,
@@ -247,9 +271,11 @@ impl<S: Socket> Pools<S> {
             data: (reply.source, value..value + fetched.value + 2),
             end_line: false,
         };
+        let watch = self.watch_fetched((source, target), is_to_primary, hash, fetched);
         if let Some(copy) = self.refills.copies.table.get_mut(id) {
             copy.step = Step::Add;
             copy.value = fetched.value;
+            copy.watch = watch;
         }
         let pending = self.own(To::Refill(id), verb, Traits::WRITES, hash);
         self.send(target, pending, &ask);

@@ -204,8 +204,9 @@ impl<S: Socket> Pools<S> {
             self.counters.repairs_dropped += 1;
         }
         let mut line = Vec::new();
+        let is_shared = self.is_shared(flow.source, flow.primary);
         let copy = may_copy
-            .then(|| forms::write_copy(&flow.key, fetched, self.unix, false, &mut line))
+            .then(|| forms::write_copy(&flow.key, fetched, self.unix, is_shared, &mut line))
             .flatten();
         let Some(verb) = copy else {
             return self.serve_uncopied(flow, fetched, reply, clients);
@@ -220,7 +221,9 @@ impl<S: Socket> Pools<S> {
         };
         // It counts as a write: a stopped primary may run it long after the key was written
         // elsewhere.
-        let pending = self.own(To::Copy(None), verb, Traits::WRITES, flow.hash);
+        let way = (flow.source, flow.primary);
+        let copy = self.watch_fetched(way, true, flow.hash, fetched);
+        let pending = self.own(To::Copy(copy), verb, Traits::WRITES, flow.hash);
         self.send(flow.primary, pending, &ask);
         self.release(flow);
     }

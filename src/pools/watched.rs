@@ -35,8 +35,10 @@ pub enum Kind {
     Delete,
     /// A delete in the place of a change that nobody could look after.
     Instead,
-    /// A value that the second server lacked.
+    /// A value that the primary lacked. What clients do there is built upon it, so in doubt all of it goes.
     Fetched,
+    /// A value that the backup lacked.
+    Refilled,
 }
 
 /// One copy.
@@ -81,8 +83,10 @@ impl Watch {
 #[derive(Clone, Copy, Default, Debug)]
 struct Last {
     hash: u64,
-    /// The last one that leaves nothing of those before.
+    /// The last one that leaves nothing of those before, of which all that came before is looked after with it.
     write: u64,
+    /// The last one that leaves nothing of those before at the primary either.
+    whole: u64,
     /// The last one that changed the time to live alone.
     touch: u64,
 }
@@ -138,9 +142,11 @@ impl Watched {
         }
         match kind {
             Kind::Touch => last.touch = self.number,
-            Kind::Fetched => {}
-            Kind::Value | Kind::Number(_) | Kind::Delete | Kind::Instead => {
+            Kind::Fetched | Kind::Refilled => {}
+            Kind::Number(_) | Kind::Instead => last.write = self.number,
+            Kind::Value | Kind::Delete => {
                 last.write = self.number;
+                last.whole = self.number;
             }
         }
         self.number
@@ -158,7 +164,11 @@ impl Watched {
     /// True if a later write of this magent, which leaves nothing of it, follows on the same link: that is
     /// looked after in its place.
     pub fn is_followed(&self, watch: &Watch) -> bool {
-        self.last_of(watch.hash).write > watch.number
+        let last = self.last_of(watch.hash);
+        match watch.kind {
+            Kind::Fetched => last.whole > watch.number,
+            _ => last.write > watch.number,
+        }
     }
 
     /// True if the source, of which a look told this at `unix`, in seconds since the epoch, still is what was
@@ -245,6 +255,13 @@ mod tests {
             let first = watch(Kind::Value, all.note_write(7, Kind::Value));
             all.note_write(7, kind);
             assert!(all.is_followed(&first), "{kind:?}");
+            // A change at the primary builds upon what was fetched to it.
+            let is_whole = matches!(kind, Kind::Value | Kind::Delete);
+            let fetched = Watch {
+                kind: Kind::Fetched,
+                ..first
+            };
+            assert_eq!(all.is_followed(&fetched), is_whole, "{kind:?}");
         }
     }
 
