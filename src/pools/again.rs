@@ -25,6 +25,7 @@ use crate::net::Socket;
 use crate::protocol::forms::{self, Fetched, Watched};
 use crate::protocol::{Reply, Status, Traits, Verb};
 use crate::time::SECOND;
+use crate::work::{REQUEST, Work};
 
 /// A mirror: its command, whether the request's data block follows its line, and whose its answer is.
 pub type Sent = (Verb, bool, To);
@@ -167,7 +168,7 @@ impl<S: Socket> Pools<S> {
             }
             (Kind::Instead, _) => {
                 self.forget_watch(id);
-                return self.copy_again(watch.target, key);
+                return self.copy_again(&watch, key);
             }
             _ => {}
         }
@@ -210,7 +211,7 @@ impl<S: Socket> Pools<S> {
         if watch.kind == Kind::Delete {
             self.forget_watch(id);
             if seen.is_some() {
-                self.copy_again(watch.target, key);
+                self.copy_again(&watch, key);
             }
             return;
         }
@@ -258,7 +259,7 @@ impl<S: Socket> Pools<S> {
         match status {
             Status::Done => {
                 self.delete_once_more(&watch, key);
-                self.copy_again(watch.target, key);
+                self.copy_again(&watch, key);
             }
             // A later mirror, whose writer looks for himself, or nothing.
             Status::Exists | Status::Absent => {}
@@ -282,9 +283,41 @@ impl<S: Socket> Pools<S> {
         }
     }
 
-    /// A copy was deleted, and its source may have the key.
-    fn copy_again(&mut self, target: ServerId, key: &[u8]) {
-        self.wants_key(target, key);
+    /// A copy was deleted, and its source may have the key: it is copied again when it is left alone.
+    fn copy_again(&mut self, watch: &Watch, key: &[u8]) {
+        if !self.refills.pace.is_on() {
+            return;
+        }
+        let (name, most) = ((watch.target, watch.hash), self.most_single());
+        if self.paused || !self.watched.lacking.note(name, key, most, self.now) {
+            self.wants_key(watch.target, key);
+        }
+        self.charge_lacking();
+    }
+
+    fn charge_lacking(&mut self) {
+        let lacking = &mut self.watched.lacking;
+        let bytes = lacking.bytes();
+        self.budget.recharge(&mut lacking.charged, bytes);
+    }
+
+    /// Has keys copied again that were left alone for long enough.
+    pub(super) fn copy_lacking(&mut self, work: &mut Work) {
+        while self.watched.lacking.at() <= self.now && !work.is_done() {
+            work.count(REQUEST);
+            if let Some((server, key)) = self.watched.lacking.next(self.now) {
+                self.wants_key(server, &key);
+            }
+            self.charge_lacking();
+        }
+    }
+
+    /// Has all keys that wait copied, whether they were left alone or not: another program takes over.
+    pub(super) fn copy_all_lacking(&mut self) {
+        for (server, key) in self.watched.lacking.drain() {
+            self.wants_key(server, &key);
+        }
+        self.charge_lacking();
     }
 
     /// A request of those that look after copies was lost.

@@ -57,6 +57,7 @@ impl<S: Socket> Pools<S> {
             self.next_move_ends(),
             self.refill_at(),
             self.watched.write_at(),
+            self.watched.lacking.at(),
         ]);
         all.min().unwrap_or(Time::NEVER)
     }
@@ -70,6 +71,7 @@ impl<S: Socket> Pools<S> {
             self.end_moves();
         }
         self.write_looks();
+        self.copy_lacking(work);
         for place in 0..self.links.places() {
             let Some(id) = self.links.key_at(place) else {
                 continue;

@@ -35,7 +35,7 @@
 //!  flows link server recent totals   data
 //!  refill                            one refill
 //!  copies pace spool verify          its parts
-//!  pending name board outages watched  one request, one server's host, the marks on it, when it was away, copies
+//!  pending name board outages watched lacking  one request, one server's host, the marks on it, when it was away, copies
 //! ```
 //!
 //! A request that cannot be asked where it should be, or whose link is lost, becomes a *loss*: it
@@ -55,6 +55,7 @@ mod failover;
 mod findings;
 mod flows;
 mod flush_all;
+mod lacking;
 mod link;
 mod listing;
 mod lookup;

@@ -149,9 +149,14 @@ impl<S: Socket> Pools<S> {
         if self.way(id, key).is_none() || !self.has_same_partners(id) {
             return;
         }
-        let (most, now) = (MOST_SINGLE.min(self.budget.limit() / PART_SINGLE), self.now);
+        let (most, now) = (self.most_single(), self.now);
         self.refill_of(id).add(key, most, now);
         self.charge_refill(id);
+    }
+
+    /// How many bytes of single keys are kept.
+    pub(super) fn most_single(&self) -> usize {
+        MOST_SINGLE.min(self.budget.limit() / PART_SINGLE)
     }
 
     fn refill_of(&mut self, id: ServerId) -> &mut Refill {

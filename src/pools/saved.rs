@@ -96,6 +96,7 @@ impl<S: Socket> Pools<S> {
         if !paused {
             return;
         }
+        self.copy_all_lacking();
         self.refills.copies.void_all();
         self.drop_listing();
         if let Some(job) = self.refills.current().filter(|r| r.lists).map(|r| r.job()) {

@@ -286,7 +286,8 @@ impl<S: Socket> Pools<S> {
         let links: usize = self.links.values().map(|l| l.copied()).sum();
         let losses: usize = self.losses.iter().map(|l| l.queue.own_bytes()).sum();
         let monitors: usize = self.monitors.values().map(|m| m.charged()).sum();
-        let others = self.flows.charged() + self.refills.charged() + self.watched.charged;
-        links + losses + monitors + others
+        let watched = self.watched.charged + self.watched.lacking.charged;
+        let others = self.flows.charged() + self.refills.charged();
+        links + losses + monitors + others + watched
     }
 }

@@ -8,6 +8,7 @@
 //! ```
 
 use super::ServerId;
+use super::lacking::AllLacking;
 use crate::protocol::forms::Told;
 use crate::slab::Slab;
 use crate::time::{MILLISECOND, Time};
@@ -95,6 +96,8 @@ struct Last {
 #[derive(Default, Debug)]
 pub struct Watched {
     pub table: Slab<Watch>,
+    /// Keys whose copy was deleted, and that are copied again.
+    pub lacking: AllLacking,
     /// No server is shared after this time.
     pub shared_until: Time,
     /// Copied bytes charged to the budget.
