@@ -86,6 +86,8 @@ fn try_out(config: Config, state: &str) -> Result<&'static str, String> {
     sys::identity(config.user.as_deref(), config.group.as_deref())?;
     raise_nofile(&config)?;
     start_log(&config, None)?;
+    // What is logged may go where the verdict goes. What is doubtful was said at the start.
+    log::set_max_level(log::LevelFilter::Error);
     event_loop::try_out(state, Prepared::new(config))
 }
 

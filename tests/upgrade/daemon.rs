@@ -79,6 +79,20 @@ fn a_daemon_keeps_its_files_and_its_rights() {
     assert!(!file("pid").exists() && !file("s").exists());
 }
 
+/// What was doubtful at the start keeps nobody from going over, and is not said again.
+#[test]
+fn a_doubtful_configuration_goes_over_too() {
+    let server = Fake::start(|link| while link.request().is_some() {});
+    let options = ["-s", &server.name, "-b", &server.name];
+    let magent = Magent::replaceable(&options);
+    for _ in 0..2 {
+        magent.replace_program(super::ANOTHER);
+        assert!(magent.upgrade(), "{}", magent.log());
+    }
+    let doubts = magent.log().matches("so no key has a backup").count();
+    assert_eq!(doubts, 1, "{}", magent.log());
+}
+
 /// Only root may take a low port, and it is not root any more.
 #[test]
 fn a_low_port_stays() {
