@@ -109,6 +109,7 @@ impl Flows {
     }
 
     /// Copied bytes charged for them.
+    #[cfg(debug_assertions)]
     pub fn charged(&self) -> usize {
         self.table.values().map(|f| f.charged).sum()
     }

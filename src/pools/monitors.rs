@@ -35,6 +35,7 @@ pub struct Monitor {
 
 impl Monitor {
     /// Bytes charged to the budget.
+    #[cfg(debug_assertions)]
     pub fn charged(&self) -> usize {
         self.charged
     }

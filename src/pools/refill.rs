@@ -265,6 +265,7 @@ impl Refills {
     }
 
     /// Bytes that they hold.
+    #[cfg(debug_assertions)]
     pub fn charged(&self) -> usize {
         self.listing_charged + self.jobs.iter().map(|r| r.charged).sum::<usize>()
     }

@@ -108,53 +108,57 @@ impl ServerFigures {
         ]
     }
 
-    /// Its lines of `stats servers`.
-    fn lines(&self) -> Lines {
-        let last_error = match self.last_error {
-            Some((at, why)) => format!("{at} {why}"),
-            None => "none".into(),
+    /// Its lines of `stats servers`, each made at once: there may be tens of thousands in a turn.
+    fn write_lines(&self, lines: &mut Lines) {
+        let mut put = |name: [&str; 3], value: String| {
+            let [first, second, third] = name;
+            lines.push(([&self.name, ":", first, second, third].concat(), value));
         };
-        let mut lines = vec![
-            line("role", self.role),
-            line("address", &self.address),
-            line("state", self.state),
-            line("since", self.since),
-            line("last_error", last_error),
-        ];
-        lines.extend(self.numbers().map(|(name, value)| line(name, value)));
-        lines.push(line("refill", self.refill.state));
+        put(["role", "", ""], self.role.into());
+        put(["address", "", ""], self.address.clone());
+        put(["state", "", ""], self.state.into());
+        put(["since", "", ""], self.since.to_string());
+        let last_error = self.last_error.map(|(at, why)| format!("{at} {why}"));
+        put(
+            ["last_error", "", ""],
+            last_error.unwrap_or_else(|| "none".into()),
+        );
+        for (name, value) in self.numbers() {
+            put([name, "", ""], value.to_string());
+        }
+        put(["refill", "", ""], self.refill.state.into());
         if !self.refill.lists_keys {
-            lines.push(line("metadump", "no"));
+            put(["metadump", "", ""], "no".into());
         }
-        lines.extend(self.refill.numbers().map(|(name, n)| line(name, n)));
+        for (name, value) in self.refill.numbers() {
+            put([name, "", ""], value.to_string());
+        }
         if let Some(verify) = &self.verify {
-            lines.push(line("verify", verify.state));
-            let named = |(name, n)| line(format!("verify_{name}"), n);
-            lines.extend(verify.numbers().map(named));
+            put(["verify", "", ""], verify.state.into());
+            for (name, value) in verify.numbers() {
+                put(["verify_", name, ""], value.to_string());
+            }
         }
-        lines.push(line("marks", self.marks));
+        put(["marks", "", ""], self.marks.into());
         if !self.others.is_empty() {
-            lines.push(line("other_magents", self.others.join(", ")));
+            put(["other_magents", "", ""], self.others.join(", "));
         }
-        lines.extend(latency_lines(&self.latency, &self.recent));
-        let name = &self.name;
-        lines
-            .iter_mut()
-            .for_each(|l| l.0.insert_str(0, &format!("{name}:")));
-        lines
+        for (name, value) in latencies(&self.latency, &self.recent) {
+            put(name, value.to_string());
+        }
     }
 }
 
-/// How long answers took, since the start and in the last ten seconds.
-pub fn latency_lines(total: &Histogram, recent: &Histogram) -> Lines {
-    let of = |name: &'static str, times: &Histogram| {
-        let one = move |(what, value)| line(format!("{name}_{what}_us"), value);
-        times.summary().map(one)
+/// How long answers took, since the start and in the last ten seconds: names in parts, and microseconds.
+fn latencies<'a>(
+    total: &'a Histogram,
+    recent: &'a Histogram,
+) -> impl Iterator<Item = ([&'static str; 3], u64)> {
+    let of = |name, times: &Histogram| {
+        let one = move |(what, value)| ([name, what, "_us"], value);
+        times.summary().map(one).into_iter()
     };
-    of("latency", total)
-        .into_iter()
-        .chain(of("latency_10s", recent))
-        .collect()
+    of("latency_", total).chain(of("latency_10s_", recent))
 }
 
 /// One line.
@@ -202,8 +206,9 @@ impl<S: Socket> Pools<S> {
             put("moving", progress);
             let latency = clients.latency(at);
             let both = (latency.total(), latency.recent(self.now));
-            let times = latency_lines(&both.0, &both.1);
-            times.into_iter().for_each(|(key, value)| put(&key, value));
+            for (key, value) in latencies(&both.0, &both.1) {
+                put(&key.concat(), value.to_string());
+            }
         }
         lines
     }
@@ -247,12 +252,22 @@ impl<S: Socket> Pools<S> {
 
     /// `stats servers` of one pool or of all.
     pub fn stats_servers(&self, pool: Option<usize>) -> Lines {
-        let servers = self.figures(pool);
-        servers.iter().flat_map(ServerFigures::lines).collect()
+        let mut lines = Lines::new();
+        for id in self.ids(pool) {
+            if let Some(figures) = self.figures_of(pool, id) {
+                figures.write_lines(&mut lines);
+            }
+        }
+        lines
     }
 
     /// Each server of one pool or of all, once.
     pub fn figures(&self, pool: Option<usize>) -> Vec<ServerFigures> {
+        let ids = self.ids(pool).into_iter();
+        ids.filter_map(|id| self.figures_of(pool, id)).collect()
+    }
+
+    fn ids(&self, pool: Option<usize>) -> Vec<ServerId> {
         let mut seen = HashSet::new();
         let ids = |p: &Pool| {
             let before = p.before.iter().flat_map(|b| b.servers());
@@ -260,8 +275,7 @@ impl<S: Socket> Pools<S> {
             now.chain(before).collect::<Vec<ServerId>>()
         };
         let all = self.pools_of(pool).flat_map(ids);
-        let each = all.filter(|id| seen.insert(*id));
-        each.filter_map(|id| self.figures_of(pool, id)).collect()
+        all.filter(|id| seen.insert(*id)).collect()
     }
 
     fn figures_of(&self, pool: Option<usize>, id: ServerId) -> Option<ServerFigures> {

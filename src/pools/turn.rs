@@ -282,6 +282,7 @@ impl<S: Socket> Pools<S> {
     }
 
     /// The copied bytes that it holds, counted one by one: for tests.
+    #[cfg(debug_assertions)]
     pub fn copied(&self) -> usize {
         let links: usize = self.links.values().map(|l| l.copied()).sum();
         let losses: usize = self.losses.iter().map(|l| l.queue.own_bytes()).sum();
