@@ -73,6 +73,9 @@ pub fn write_success(format: Format, text: &[u8], body: &[u8], out: &mut Queue) 
     }
 }
 
+/// Lines of a `stats` that are put into a queue at once, in bytes.
+const STATS: usize = 8 * 1024;
+
 /// Names and values, as every `stats` answers.
 pub fn write_stats<T: AsRef<[u8]>, U: AsRef<[u8]>>(
     format: Format,
@@ -85,11 +88,19 @@ pub fn write_stats<T: AsRef<[u8]>, U: AsRef<[u8]>>(
         }
         return binary::stat_end(&d, out);
     }
+    // Of a thousand servers these are tens of thousands of lines.
+    let mut text = Vec::new();
     for (name, value) in lines {
-        let parts = [&b"STAT "[..], name.as_ref(), b" ", value.as_ref(), b"\r\n"];
-        parts.iter().for_each(|part| out.push_slice(part));
+        for part in [&b"STAT "[..], name.as_ref(), b" ", value.as_ref(), b"\r\n"] {
+            text.extend_from_slice(part);
+        }
+        if text.len() >= STATS {
+            out.push_slice(&text);
+            text.clear();
+        }
     }
-    out.push_slice(b"END\r\n");
+    text.extend_from_slice(b"END\r\n");
+    out.push_slice(&text);
 }
 
 /// A reply that is one line.
