@@ -420,7 +420,10 @@ impl EventLoop {
                 (Some(_), Phase::Draining(_) | Phase::Over) => Some("stopping"),
             };
             match why {
-                Some(why) => self.door.admin.reloaded(Err(why)),
+                Some(why) => {
+                    self.proxy.end_moves_at_reload(false);
+                    self.door.admin.reloaded(Err(why));
+                }
                 None => self.reread(now),
             }
         }

@@ -6,7 +6,7 @@ mod common;
 #[path = "moves/real.rs"]
 mod real;
 
-use common::world::{Peer, State, World, file};
+use common::world::{Peer, State, World, file, file_with};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -681,4 +681,200 @@ fn a_delete_of_a_key_that_moved_reaches_a_backup_that_is_away() {
         }
         farm.check();
     }
+}
+
+// --- copied in the background
+
+impl Farm {
+    /// Where each of the first 60 keys belongs, it is, and its copy too.
+    #[track_caller]
+    fn check_places(&mut self) {
+        for i in 0..60 {
+            let key = format!("k{i}");
+            let value = self.values.get(&key).cloned();
+            let (primary, backup) = self.place(&key);
+            for port in [Some(primary), backup].into_iter().flatten() {
+                assert_eq!(self.holds(port, &key), value, "{key} at {port}");
+            }
+        }
+    }
+
+    /// Until nothing is copied any more; 60 s at most.
+    #[track_caller]
+    fn until_copied(&mut self) {
+        // Requests from before the reload come to their end first.
+        self.world.advance(SECOND);
+        for _ in 0..600 {
+            if !self.moving().contains("copying") {
+                return;
+            }
+            self.world.advance(SECOND / 10);
+        }
+        panic!("{}", self.moving());
+    }
+}
+
+#[test]
+fn keys_that_nobody_asks_for_go_where_they_belong_and_back() {
+    for (name, before, after) in CHANGES {
+        println!("{name}");
+        let (before, after) = (ring(before[0], before[1]), ring(after[0], after[1]));
+        let mut farm = Farm::new(&before);
+        for to in [&after, &before, &after] {
+            farm.reload(to);
+            farm.until_copied();
+            farm.check_places();
+            farm.world.advance(WARM);
+            assert_eq!(farm.moving(), "no");
+            farm.check();
+            farm.check_stores();
+        }
+    }
+}
+
+#[test]
+fn a_move_lasts_until_its_keys_are_copied_and_not_longer() {
+    let few = |text: String| text.replace("  warm: 100\n", "  warm: 2\n");
+    let with = |servers: &[&str]| file_with(&few(ring(servers, &[])), &["--refill", "2k"]);
+    let mut world = World::of(with(&TWO));
+    let client = world.connect(0);
+    let mut farm = Farm {
+        world,
+        client,
+        values: BTreeMap::new(),
+    };
+    for i in 0..60 {
+        farm.set(&format!("k{i}"), &"v".repeat(300));
+    }
+    farm.world.reload(with(&THREE));
+    // Some 20 keys of 600 bytes each with their requests, at 2 KB a second.
+    farm.world.advance(4 * SECOND);
+    assert!(farm.moving().starts_with("4 of 2 s, ") && farm.moving().ends_with(", copying"));
+    let refused = farm.world.try_reload(with(&TWO)).expect_err("refused");
+    assert!(refused.contains("while keys move"), "{refused}");
+    let from = farm.world.now;
+    while farm.moving() != "no" {
+        farm.world.advance(SECOND / 10);
+        assert!(farm.world.now < from + 60_000_000_000, "{}", farm.moving());
+    }
+    farm.check_places();
+    farm.check();
+    assert_eq!(farm.world.stat("get_misses"), 0);
+}
+
+/// A copy of what was there before the reload, and writes of clients while it is made.
+#[test]
+fn what_is_changed_while_keys_are_copied_wins() {
+    for backups in [&[][..], &["127.0.0.1:1008:1"]] {
+        let mut farm = Farm::new(&ring(&TWO, backups));
+        farm.reload(&ring(&THREE, backups));
+        let moved = farm.moved();
+        for round in 0..200 {
+            farm.world.advance(Duration::from_millis(25));
+            let key = &moved[round % moved.len()];
+            match round % 4 {
+                0 if farm.values.contains_key(key) => farm.delete(key),
+                1 => {
+                    let number = farm.values.get(key).and_then(|v| v.parse::<u64>().ok());
+                    let answer = match number {
+                        Some(n) => format!("{}\r\n", n + 1),
+                        None => "NOT_FOUND\r\n".into(),
+                    };
+                    assert_eq!(farm.ask(format!("incr {key} 1\r\n")), answer, "{key}");
+                    if let Some(n) = number {
+                        farm.values.insert(key.clone(), (n + 1).to_string());
+                    }
+                }
+                2 => farm.set(key, &format!("{round}")),
+                _ => {}
+            }
+        }
+        farm.until_copied();
+        farm.check_places();
+        farm.check_stores();
+        farm.check();
+    }
+}
+
+/// A server that has keys of others cannot tell whose they are: it is asked for those that are needed only.
+#[test]
+fn keys_of_other_pools_and_of_others_stay_where_they_are() {
+    let other = pool("b", 2, "", &["127.0.0.1:1001:1"], &["127.0.0.1:1009:1"]);
+    let mut farm = Farm::new(&(ring(&TWO, &[]) + &other));
+    let client = farm.world.connect(1);
+    for i in 0..30 {
+        let set = format!("set other{i} 0 0 1\r\nx\r\n");
+        assert_eq!(farm.world.ask(&client, set), "STORED\r\n");
+    }
+    // Another magent's, and somebody's who uses the server by himself.
+    let own = b"ms AG1hZ2VudC94 1 b\r\nx\r\n";
+    assert_eq!(farm.world.ask_past(1002, own), b"HD\r\n");
+    farm.reload(&(ring(&THREE, &[]) + &other));
+    farm.world.advance(20 * SECOND);
+    let moved = farm.moved();
+    for key in &moved {
+        let was = [1001, 1002]
+            .into_iter()
+            .find(|port| farm.holds(*port, key).is_some());
+        // Of 1002 only this pool is known, so it is listed.
+        let is_copied = was == Some(1002);
+        assert_eq!(
+            farm.holds(1003, key).is_some(),
+            is_copied,
+            "{key} of {was:?}"
+        );
+    }
+    let theirs = farm.world.servers[&1003].store.items().keys();
+    let theirs = theirs.filter(|key| !key.starts_with(b"k")).count();
+    assert_eq!(theirs, 0);
+    farm.check();
+    for i in 0..30 {
+        let got = farm.world.ask(&client, format!("get other{i}\r\n"));
+        assert_eq!(got, format!("VALUE other{i} 0 1\r\nx\r\nEND\r\n"));
+    }
+}
+
+#[test]
+fn a_server_that_is_dead_keeps_no_move_from_its_end() {
+    let mut farm = Farm::new(&ring(&THREE, &[]));
+    farm.world.become_state(1003, State::Gone);
+    farm.world.advance(5 * SECOND);
+    farm.reload(&ring(&TWO, &[]));
+    farm.until_copied();
+    farm.world.advance(WARM);
+    assert_eq!(farm.moving(), "no");
+    // Nothing is left that waits for it.
+    farm.world.advance(60 * SECOND);
+    let polls = farm.world.stat("polls");
+    farm.world.advance(10 * SECOND);
+    assert!(farm.world.stat("polls") - polls < 200);
+    assert_eq!(
+        farm.world
+            .stat_for(&farm.client, "servers", "127.0.0.1:1001:refill"),
+        "none"
+    );
+}
+
+#[test]
+fn an_operator_ends_a_move_with_reload_now() {
+    let (mut farm, moved) = Farm::grown(&[]);
+    assert!(farm.world.try_reload(file(&ring(&TWO, &[]))).is_err());
+    // Not while requests from before may be unanswered.
+    farm.world.proxy().end_moves_at_reload(true);
+    let refused = farm.world.try_reload(file(&ring(&TWO, &[])));
+    let refused = refused.expect_err("too early");
+    assert!(refused.contains("from before the last reload"), "{refused}");
+    farm.world.advance(SECOND);
+    farm.set(&moved[0], "new");
+    farm.world.proxy().end_moves_at_reload(true);
+    farm.reload(&ring(&TWO, &[]));
+    assert!(farm.moving().starts_with("0 of 100 s, "));
+    // Whatever was changed at the third server goes back.
+    farm.check();
+    // It was for one reload.
+    farm.world.advance(SECOND);
+    assert!(farm.world.try_reload(file(&ring(&THREE, &[]))).is_err());
+    farm.world.proxy().end_moves_at_reload(true);
+    farm.reload(&ring(&TWO, &[]));
+    assert_eq!(farm.moving(), "no");
 }

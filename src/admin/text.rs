@@ -22,6 +22,7 @@ slow [reset]                 the last requests that took longer than --slow; or 
 hot                          the keys asked most in the last minute
 config                       the configuration in force, as a file for -c
 reload                       reads the file of -c again
+reload now                   the same, and ends a move of keys that is under way
 log warn|info|debug          how much is logged from now on
 quit                         ends the session
 ";
@@ -84,8 +85,9 @@ pub fn answer<S: Socket>(
             say_lines(&proxy.configuration(), "# END\r\n", out);
             Task::Nothing
         }
-        ["reload"] => {
+        ["reload"] | ["reload", "now"] => {
             log_change(asked);
+            proxy.end_moves_at_reload(words.len() > 1);
             Task::Reload
         }
         _ => {
@@ -116,6 +118,7 @@ fn change<S: Socket>(words: &[&str], proxy: &mut Proxy<S>) -> Result<(), String>
             proxy.forget_slow();
             Ok(())
         }
+        ["reload", ..] => Err("usage: reload [now]".into()),
         ["slow", ..] => Err("usage: slow [reset]".into()),
         ["log", level] if LEVELS.contains(&level) => {
             let verbosity = LEVELS.iter().position(|l| *l == level);

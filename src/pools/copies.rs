@@ -55,7 +55,12 @@ pub enum Changed {
 /// A key on its way.
 #[derive(Debug)]
 pub struct Copy {
+    /// Who is asked for it, or will be.
     pub source: ServerId,
+    /// Who is asked then, if that one lacks it.
+    pub further: Vec<ServerId>,
+    /// One that may have it could not be asked.
+    pub is_untold: bool,
     pub job: Job,
     /// Source or target.
     pub primary: ServerId,
@@ -162,7 +167,8 @@ impl Copies {
     /// A server is flushed, or away: what is copied from or to it is void.
     pub fn void(&mut self, server: ServerId) {
         for copy in self.table.values_mut() {
-            if copy.source == server || copy.job.target == server {
+            let all = [copy.source, copy.job.target];
+            if all.contains(&server) || copy.further.contains(&server) {
                 copy.changed = Changed::Void;
             }
         }

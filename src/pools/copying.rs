@@ -4,11 +4,16 @@
 //!  look: me k ─▶ target: absent ─▶ fetch: mg k u f t v c ─▶ source: found ─▶ add k ─▶ target
 //! ```
 //!
+//! After a reload a key that its new primary lacks is looked for where it was, too: at its backup, at its primary
+//! before, at its backup before.
+//!
 //! Why nothing old is stored: the value is stored with `add`, so what the target has wins. Toward a
 //! primary, every write of the key that was sent there after the look voids the copy; those before it were
 //! answered, and mirrored ahead of the fetch on the same link. Toward a backup, the `add` follows the mirrors
 //! of all writes before the fetch, and is followed by those of all later ones. A write that went to
 //! the backup because the primary was late is followed by a delete at the primary, which voids the copy.
+//! Where a key was before a reload it is deleted when its new primary has answered a write: ahead of the fetch,
+//! or the write was sent after the look.
 
 use super::copies::{Changed, Copy, Job, Listed, Step};
 use super::pending::{Ask, Pending, To};
@@ -79,17 +84,26 @@ impl<S: Socket> Pools<S> {
         };
         let pool = &self.pools[way.pool as usize];
         let is_large = listed.size as usize > pool.config.max_value + ITEM;
-        if is_large || !forms::can_be_asked(&key) || self.is_too_old(way.source) {
+        let mut sources: Vec<ServerId> = match job.verifies {
+            true => vec![way.partner],
+            false => way.sources().collect(),
+        };
+        sources.retain(|source| !self.is_too_old(*source));
+        if is_large || !forms::can_be_asked(&key) || sources.is_empty() {
             self.note_outcome(job, key.into(), listed, Outcome::Skipped);
             return None;
         }
+        let all = sources.len();
+        sources.retain(|source| self.is_usable(*source));
+        let is_untold = sources.len() < all;
         let link = |id: ServerId| self.servers.get(id).map(|s| s.link_for(way.hash));
         let has_room = |id: ServerId| {
             let link = link(id).and_then(|l| self.links.get(l));
             link.is_some_and(|l| !l.is_full())
         };
-        let is_ready = self.is_usable(way.source) && has_room(job.target) && has_room(way.source);
-        let link = link(way.primary).filter(|_| is_ready && !self.is_flushing(way.source));
+        let is_ready = |id: &ServerId| has_room(*id) && !self.is_flushing(*id);
+        let is_ready = !sources.is_empty() && has_room(job.target) && sources.iter().all(is_ready);
+        let link = link(way.primary).filter(|_| is_ready);
         let Some(link) = link else {
             self.note_outcome(job, key.into(), listed, Outcome::Again);
             return None;
@@ -104,7 +118,9 @@ impl<S: Socket> Pools<S> {
         }
         self.refills.pace.spend(LINES, self.now);
         Some(self.refills.copies.insert(Copy {
-            source: way.source,
+            source: sources.remove(0),
+            further: sources,
+            is_untold,
             job,
             primary: way.primary,
             link,
@@ -129,7 +145,7 @@ impl<S: Socket> Pools<S> {
         match (copy.step, reply.status) {
             (Step::Look, Status::Absent) => self.fetch_copy(id),
             (Step::Look, Status::Done) => self.end_copy(id, Outcome::There),
-            (Step::Fetch, Status::Absent) => self.end_copy(id, Outcome::Gone),
+            (Step::Fetch, Status::Absent) => self.copy_from_next(id),
             (Step::Fetch, Status::Done) => match forms::parse_fetched(reply.first_line()) {
                 Some(fetched) => self.store_copy(id, &fetched, reply),
                 None => self.end_copy(id, Outcome::Skipped),
@@ -181,6 +197,7 @@ impl<S: Socket> Pools<S> {
             Changed::Void => false,
         };
         stands
+            && self.is_usable(copy.source)
             && self.is_usable(copy.job.target)
             && !self.servers.get(copy.job.target).is_none_or(is_to_go)
             && !self.servers.get(copy.primary).is_none_or(is_late)
@@ -209,6 +226,24 @@ impl<S: Socket> Pools<S> {
             true => self.fetch_from(id, source),
             false => self.end_copy(id, Outcome::Again),
         }
+    }
+
+    /// A server lacks the key: asks the next one that may have it.
+    fn copy_from_next(&mut self, id: usize) {
+        let Some(copy) = self.refills.copies.table.get_mut(id) else {
+            return;
+        };
+        if copy.further.is_empty() {
+            // The one that could not be asked may be away for long.
+            let outcome = match copy.is_untold {
+                true if copy.listed.tries < PATIENCE => Outcome::Again,
+                true => Outcome::Skipped,
+                false => Outcome::Gone,
+            };
+            return self.end_copy(id, outcome);
+        }
+        copy.source = copy.further.remove(0);
+        self.fetch_copy(id);
     }
 
     /// Asks a server for the key with all that is known of it.
@@ -283,6 +318,9 @@ impl<S: Socket> Pools<S> {
 
     pub(super) fn end_copy(&mut self, id: usize, outcome: Outcome) {
         if let Some(copy) = self.refills.copies.remove(id) {
+            if matches!(outcome, Outcome::Copied(_)) && copy.primary == copy.job.target {
+                self.note_moved(copy.pool as usize, &copy.key, copy.source);
+            }
             let outcome = if copy.again { Outcome::Again } else { outcome };
             self.note_outcome(copy.job, copy.key, copy.listed, outcome);
         }

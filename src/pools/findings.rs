@@ -1,7 +1,7 @@
 //! What operators see of a comparison of a server with its partners, and how they begin one.
 
 use super::Pools;
-use super::refill::VerifyFigures;
+use super::figures::VerifyFigures;
 use super::server::Server;
 use super::verify::{FINDINGS, Finding};
 use crate::net::Socket;
@@ -23,7 +23,7 @@ impl<S: Socket> Pools<S> {
                 "is not compared: refills are switched off (--refill 0)"
             }
             () if !self.has_same_partners(id) => "has other partners in another pool",
-            () if self.sources_of(id).is_empty() => "has no partner",
+            () if self.partners_of(id).is_empty() => "has no partner",
             () if !self.is_up(id) => "is down",
             () if self.is_too_old(id) => "is older than memcached 1.6",
             () if self.refills.job(id, true).is_some() => "is being compared already",

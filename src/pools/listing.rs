@@ -5,8 +5,9 @@
 //!  Wanted ─▶ Connecting ─▶ Asked: key=… key=… key=… END ─▶ Ended
 //! ```
 
+use super::partners::Way;
 use super::refill::{Ended, How};
-use super::{Pools, ServerId};
+use super::{NOBODY, Pools, ServerId};
 use crate::buffer::Queue;
 use crate::config::Address;
 use crate::net::{Conn, Socket};
@@ -252,8 +253,15 @@ impl<S: Socket> Pools<S> {
             listing.has_keys = true;
             let target = self.refills.current().map(|r| r.target);
             let way = target.and_then(|target| self.way(target, &key));
-            let is_told = |source| [Some(source), target].contains(&Some(listing.server));
-            let way = way.filter(|way| is_told(way.source));
+            let verifies = self.refills.current().is_some_and(|r| r.verify.is_some());
+            let is_wanted = |way: &Way| match verifies {
+                true => {
+                    let tells = [Some(way.partner), target].contains(&Some(listing.server));
+                    tells && way.partner != NOBODY
+                }
+                false => way.sources().any(|source| source == listing.server),
+            };
+            let way = way.filter(is_wanted);
             if let (Some(way), Some(refill)) = (way, self.refills.current()) {
                 let size = u32::try_from(size).unwrap_or(u32::MAX);
                 let is_kept = refill.spool.push(way.hash, &key, size);

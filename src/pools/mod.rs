@@ -20,7 +20,7 @@
 //!  ask                               requests of clients
 //!  replies connect                   bytes of servers, links that open
 //!  settle                            what becomes of a request, by a reply or by its loss
-//!  refills                           servers that lack keys are filled
+//!  refills jobs                      servers that lack keys are filled, or compared
 //!  comparing copying listing         one key that is compared or copied, what a server holds
 //!  flush_all monitors steps warm     requests with several steps or servers
 //!  failover mirror                   the other farm
@@ -33,7 +33,7 @@
 //!  partners                          who holds the other copy, who lacks one
 //!  send slow                         requests onto links; what slow ones waited for
 //!  flows link server recent totals   data
-//!  refill                            one refill
+//!  figures refill                    what is shown of refills, one of them
 //!  copies pace spool verify          its parts
 //!  pending name board outages watched lacking  one request, one server's host, the marks on it, when it was away, copies
 //! ```
@@ -52,9 +52,11 @@ mod down;
 mod eject;
 mod expire;
 mod failover;
+mod figures;
 mod findings;
 mod flows;
 mod flush_all;
+mod jobs;
 mod lacking;
 mod link;
 mod listing;
@@ -164,6 +166,8 @@ pub struct Pools<S> {
     monitors: Slab<monitors::Monitor>,
     /// What came of those that operators asked for.
     reports: Vec<(usize, Merged)>,
+    /// The next reload ends the moves that are under way.
+    ends_moves: bool,
     /// Another program is to take over: nothing begins that no client waits for.
     paused: bool,
     recent: RecentWrites,

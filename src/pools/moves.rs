@@ -16,7 +16,7 @@
 
 use super::flows::Flow;
 use super::pending::{Home, Pending};
-use super::server::{Pool, Removal};
+use super::server::{Pool, Removal, distinct};
 use super::{NOBODY, Pools, ServerId};
 use crate::net::Socket;
 use crate::time::{SECOND, Time};
@@ -40,12 +40,6 @@ impl<S: Socket> Pools<S> {
     pub(super) fn is_handing_over(&self, pool: usize) -> bool {
         let before = self.pools[pool].before.as_ref();
         before.is_some_and(|b| self.now < b.ordered_at)
-    }
-
-    /// One server, under two names perhaps.
-    fn is_same(&self, a: ServerId, b: ServerId) -> bool {
-        let address = |id| self.servers.get(id).and_then(|s| s.address());
-        a == b || address(a).is_some_and(|at| address(b) == Some(at))
     }
 
     /// Who may have a key that its primary lacks, in the order in which they are to be asked: its
@@ -152,7 +146,52 @@ impl<S: Socket> Pools<S> {
         let backup = pool.place(&flow.key, 0).backup;
         if let Some(before) = pool.before.as_mut().filter(|_| flow.source != backup) {
             before.fetched += 1;
+            self.wants_key(backup, &flow.key);
         }
+    }
+
+    /// A key was copied to its primary in the background.
+    pub(super) fn note_moved(&mut self, at: usize, key: &[u8], source: ServerId) {
+        let pool = &mut self.pools[at];
+        let place = pool.place(key, 0);
+        let Some(before) = &mut pool.before else {
+            return;
+        };
+        before.copied += u64::from(before.place(key)[0] != place.primary);
+        if source != place.backup {
+            self.wants_key(place.backup, key);
+        }
+    }
+
+    /// Servers that got keys of a pool are filled with them.
+    pub(super) fn fill_moved(&mut self, at: usize) {
+        let pool = &self.pools[at];
+        let Some(before) = &pool.before else {
+            return;
+        };
+        let (primaries, backups) = before.differs(pool);
+        let mut targets = Vec::new();
+        if primaries {
+            targets.extend(distinct(&pool.primary_ids));
+        }
+        // They have them from their primaries.
+        if backups {
+            targets.extend(distinct(&pool.backup_ids));
+        }
+        for target in targets {
+            self.wants_refill(target);
+        }
+    }
+
+    /// Until when nothing is copied to a server: requests that were asked before a reload may be unanswered.
+    pub(super) fn handed_over_at(&self, target: ServerId) -> Option<Time> {
+        let server = self.servers.get(target)?;
+        let pools = server.primary_of.iter().chain(&server.backup_of);
+        let before = pools.filter_map(|p| self.pools[*p as usize].before.as_ref());
+        before
+            .map(|b| b.ordered_at)
+            .filter(|at| *at > self.now)
+            .max()
     }
 
     /// The home of one of the keys of a request with several, in the ring in which that was asked.
@@ -222,9 +261,10 @@ impl<S: Socket> Pools<S> {
             self.now.since(before.since) / SECOND,
             pool.config.warm.as_secs(),
         );
-        let (fetched, deleted) = (before.fetched, before.deleted);
+        let (fetched, deleted, copied) = (before.fetched, before.deleted, before.copied);
+        let state = if before.copying { ", copying" } else { "" };
         Some(format!(
-            "{since} of {of} s, {fetched} keys fetched, {deleted} changed"
+            "{since} of {of} s, {fetched} keys fetched, {deleted} changed, {copied} copied{state}"
         ))
     }
 
@@ -245,10 +285,32 @@ impl<S: Socket> Pools<S> {
             };
             let (name, fetched, deleted) = (&pool.config.name, before.fetched, before.deleted);
             log::warn!(
-                "pool {name}: its keys have moved: {fetched} were fetched, {deleted} changed"
+                "pool {name}: its keys have moved: {fetched} were fetched, {deleted} changed, {} copied",
+                before.copied
             );
         }
+        self.renew_partners();
         self.release_servers();
+    }
+
+    /// The next reload ends the moves that are under way, if it succeeds; or it does not.
+    pub fn end_moves_at_reload(&mut self, ends: bool) {
+        self.ends_moves = ends;
+    }
+
+    /// An operator has ended the moves by a reload.
+    pub(super) fn break_moves(&mut self) {
+        if !std::mem::take(&mut self.ends_moves) {
+            return;
+        }
+        for pool in &mut self.pools {
+            if let Some(before) = pool.before.take() {
+                let (name, copied) = (&pool.config.name, before.copied);
+                log::warn!(
+                    "pool {name}: an operator has ended the move of its keys: {copied} were copied"
+                );
+            }
+        }
     }
 
     /// Servers that no pool names any more go, but for those that keys move from.

@@ -21,14 +21,24 @@ const PART_LISTED: usize = 8;
 /// How a key comes to a server that should hold it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Way {
-    /// Who holds it too.
-    pub source: ServerId,
-    /// Its primary: the source or the target.
+    /// Who should hold it too; [`NOBODY`] if it has no backup.
+    pub partner: ServerId,
+    /// Who had it before a reload, if its primary lacks it; else [`NOBODY`].
+    pub before: [ServerId; 2],
+    /// Its primary: the target or the partner.
     pub primary: ServerId,
     /// Chooses its links.
     pub hash: u64,
     /// Its pool.
     pub pool: u32,
+}
+
+impl Way {
+    /// Who may have it, in the order in which they are asked.
+    pub fn sources(&self) -> impl Iterator<Item = ServerId> {
+        let all = [self.partner, self.before[0], self.before[1]];
+        all.into_iter().filter(|id| *id != NOBODY)
+    }
 }
 
 impl<S: Socket> Pools<S> {
@@ -54,26 +64,51 @@ impl<S: Socket> Pools<S> {
     pub(super) fn way(&self, target: ServerId, key: &[u8]) -> Option<Way> {
         let pool = self.pools_naming(target).next()?;
         let p = &self.pools[pool as usize];
-        if p.backups.is_none() || is_hidden(key) {
+        if (p.backups.is_none() && p.before.is_none()) || is_hidden(key) {
             return None;
         }
         let place = p.place(key, 0);
-        let source = match () {
-            () if place.backup == NOBODY => return None,
+        let partner = match () {
             () if place.primary == target => place.backup,
             () if place.backup == target => place.primary,
             () => return None,
         };
-        Some(Way {
-            source,
+        let mut way = Way {
+            partner,
+            before: [NOBODY; 2],
             primary: place.primary,
             hash: place.hash,
             pool,
-        })
+        };
+        // Nobody would delete there what a stand-in gets.
+        if place.primary == target && place.full_ring == NOBODY {
+            way.before = self.givers(pool as usize, key, &way);
+        }
+        way.sources().next().is_some().then_some(way)
     }
 
-    /// The servers that hold the other copies of what a server should hold.
-    pub(super) fn sources_of(&self, id: ServerId) -> Vec<ServerId> {
+    /// Who had a key before a reload gave it other servers; nobody twice, under whatever name.
+    fn givers(&self, pool: usize, key: &[u8], way: &Way) -> [ServerId; 2] {
+        let Some(before) = &self.pools[pool].before else {
+            return [NOBODY; 2];
+        };
+        let [old, copy] = before.place(key);
+        let not = |id: ServerId, others: &[ServerId]| {
+            let is_known = others.iter().any(|other| self.is_same(id, *other));
+            if is_known { NOBODY } else { id }
+        };
+        let first = not(old, &[way.primary, way.partner]);
+        [first, not(copy, &[way.primary, way.partner, old])]
+    }
+
+    /// One server, under two names perhaps.
+    pub(super) fn is_same(&self, a: ServerId, b: ServerId) -> bool {
+        let address = |id| self.servers.get(id).and_then(|s| s.address());
+        a == b || address(a).is_some_and(|at| address(b) == Some(at))
+    }
+
+    /// The servers that should hold the other copies of what a server holds.
+    pub(super) fn partners_of(&self, id: ServerId) -> Vec<ServerId> {
         let Some(server) = self.servers.get(id) else {
             return Vec::new();
         };
@@ -86,6 +121,67 @@ impl<S: Socket> Pools<S> {
         }
         all.retain(|source| *source != id && self.has_same_partners(*source));
         distinct(&all)
+    }
+
+    /// The servers that may hold what a server should hold: its partners, and where keys were before a
+    /// reload made it their primary.
+    pub(super) fn sources_of(&self, id: ServerId) -> Vec<ServerId> {
+        let mut all = self.partners_of(id);
+        let pools = self.servers.get(id).map_or(&[][..], |s| &s.primary_of);
+        for at in pools {
+            let pool = &self.pools[*at as usize];
+            let Some(before) = &pool.before else {
+                continue;
+            };
+            let listable = before.listable.iter();
+            let listable = listable.filter(|(giver, pools)| self.may_list(*giver, pools));
+            all.extend(listable.map(|(giver, _)| *giver));
+        }
+        all.retain(|source| !self.is_same(*source, id));
+        distinct(&all)
+    }
+
+    /// True if a server that these pools named has no keys of others today.
+    fn may_list(&self, id: ServerId, pools: &[u32]) -> bool {
+        let mut today = self.pools_naming(id).peekable();
+        let is_alone = today.peek().is_none() || self.has_same_partners(id);
+        is_alone && today.all(|pool| pools.contains(&pool))
+    }
+
+    /// Keys of a pool are about to move: notes which servers of its ring before may be listed. The other
+    /// servers are still those of the configuration before.
+    pub(super) fn note_listable(&mut self, at: usize) {
+        let Some(before) = &self.pools[at].before else {
+            return;
+        };
+        let ids = distinct(&before.servers().collect::<Vec<_>>());
+        let ids = ids.into_iter().filter(|id| self.has_same_partners(*id));
+        let listable = ids.map(|id| (id, self.pools_naming(id).collect()));
+        let listable: Vec<(ServerId, Vec<u32>)> = listable.collect();
+        if let Some(before) = &mut self.pools[at].before {
+            before.listable = listable;
+        }
+    }
+
+    /// The servers that a refill or a comparison may have to do with.
+    fn partners_for(&self, id: ServerId, verifies: bool) -> Vec<ServerId> {
+        match verifies {
+            true => self.partners_of(id),
+            false => self.sources_of(id),
+        }
+    }
+
+    /// Rings have changed: what is copied has other sources.
+    pub(super) fn renew_partners(&mut self) {
+        for at in 0..self.refills.jobs.len() {
+            let job = self.refills.jobs[at].job();
+            let partners = self.partners_for(job.target, job.verifies);
+            let refill = &mut self.refills.jobs[at];
+            refill.partners = partners;
+            if refill.forget_sources() && at == 0 {
+                self.drop_listing();
+            }
+        }
     }
 
     /// A server lacks what it held, or should hold: its partners are to be listed.
@@ -112,7 +208,8 @@ impl<S: Socket> Pools<S> {
 
     /// The refill of a server, or its comparison, begins from its beginning, if there is one.
     pub(super) fn list_anew(&mut self, id: ServerId, verifies: bool) {
-        let mut sources = self.sources_of(id);
+        let partners = self.partners_for(id, verifies);
+        let mut sources = partners.clone();
         if verifies {
             // At last what it has itself and its partners lack.
             sources.push(id);
@@ -124,6 +221,7 @@ impl<S: Socket> Pools<S> {
         let most = MOST_LISTED.min(self.budget.limit() / PART_LISTED);
         if let Some(refill) = self.refills.job(id, verifies) {
             refill.list(sources, most);
+            refill.partners = partners;
             self.refills.copies.void(id);
         }
         self.charge_refill(id);
@@ -160,14 +258,15 @@ impl<S: Socket> Pools<S> {
     }
 
     fn refill_of(&mut self, id: ServerId) -> &mut Refill {
-        let jobs = &mut self.refills.jobs;
         let is_its = |r: &Refill| r.target == id && r.verify.is_none();
-        let at = jobs.iter().position(is_its);
+        let at = self.refills.jobs.iter().position(is_its);
         let at = at.unwrap_or_else(|| {
-            jobs.push_back(Refill::new(id));
-            jobs.len() - 1
+            let mut refill = Refill::new(id);
+            refill.partners = self.sources_of(id);
+            self.refills.jobs.push_back(refill);
+            self.refills.jobs.len() - 1
         });
-        &mut jobs[at]
+        &mut self.refills.jobs[at]
     }
 
     /// Charges what the refill of a server holds, and its comparison.

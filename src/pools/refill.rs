@@ -11,7 +11,7 @@ use super::ServerId;
 use super::copies::{Copies, Job, Listed};
 use super::pace::Pace;
 use super::spool::Spool;
-use super::verify::{FINDINGS, Found, Verify};
+use super::verify::Verify;
 use crate::saved::saved_fields;
 use crate::stats::Histogram;
 use crate::time::{MILLISECOND, SECOND, Time};
@@ -92,81 +92,6 @@ pub struct Progress {
     pub is_partial: bool,
 }
 
-/// How a server is filled with what it lacks, or was.
-#[derive(Clone, Debug)]
-pub struct RefillFigures {
-    /// `running`, `waiting`, `done`, `partial`, `none`, `off`, `unsupported`, or `other partners`.
-    pub state: &'static str,
-    /// It tells its keys, as far as is known.
-    pub lists_keys: bool,
-    /// Of the one under way or the last one.
-    pub progress: Option<Progress>,
-    /// Keys that are listed and not looked at yet.
-    pub to_go: usize,
-    /// When it began, or was over: seconds since the epoch.
-    pub since: u64,
-}
-
-impl RefillFigures {
-    /// True if it is filled, or waits for that.
-    pub fn is_wanted(&self) -> bool {
-        matches!(self.state, "running" | "waiting")
-    }
-
-    /// What can be counted, under the names of `stats servers`; nothing if there was none.
-    pub fn numbers(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        let numbers = self.progress.map(|p| {
-            [
-                ("refill_since", self.since),
-                ("refill_listed", p.listed),
-                ("refill_copied", p.copied),
-                ("refill_there", p.there),
-                ("refill_gone", p.gone),
-                ("refill_skipped", p.skipped),
-                ("refill_bytes", p.bytes),
-                ("refill_to_go", self.to_go as u64),
-            ]
-        });
-        numbers.into_iter().flatten()
-    }
-}
-
-/// What came of a comparison.
-#[derive(Clone, Debug)]
-pub struct Verified {
-    /// What was listed, and when it was over.
-    pub progress: Progress,
-    /// What was found.
-    pub found: Found,
-    /// Why it did not come to its end.
-    pub failure: Option<&'static str>,
-}
-
-/// How a server is compared with its partners, or was.
-#[derive(Clone, Debug)]
-pub struct VerifyFigures {
-    /// `running`, `waiting`, `done`, `partial`, or why it did not come to its end.
-    pub state: &'static str,
-    /// When it began, or was over: seconds since the epoch.
-    pub since: u64,
-    /// Keys that are listed and not looked at yet, or to be looked at again.
-    pub to_go: usize,
-    /// What was found.
-    pub result: Verified,
-}
-
-impl VerifyFigures {
-    /// What can be counted, by its name.
-    pub fn numbers(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        let found = &self.result.found;
-        let findings = FINDINGS.map(|(finding, name)| (name, found.count(finding)));
-        let listed = self.result.progress.listed;
-        let all = [("since", self.since), ("listed", listed)];
-        let to_go = [("to_go", self.to_go as u64)];
-        all.into_iter().chain(findings).chain(to_go)
-    }
-}
-
 /// How late a server answers.
 #[derive(Debug)]
 pub struct Meter {
@@ -203,7 +128,9 @@ pub struct Refill {
     pub round: u32,
     /// It is under way, or was and waits for keys that are to be fetched again.
     pub has_begun: bool,
-    /// Servers that are still to be listed, the next one first.
+    /// Servers that may have what it lacks.
+    pub partners: Vec<ServerId>,
+    /// Of them, those that are still to be listed, the next one first.
     pub sources: VecDeque<ServerId>,
     /// It lists servers; else it has single keys only, which were deleted on the target.
     pub lists: bool,
@@ -279,6 +206,7 @@ impl Refill {
             verify: None,
             round: 0,
             has_begun: false,
+            partners: Vec::new(),
             sources: VecDeque::new(),
             lists: false,
             stage: Stage::Copying,
@@ -331,7 +259,8 @@ impl Refill {
     /// A single key is to be looked at; what waits takes `most` bytes at most.
     pub fn add(&mut self, key: &[u8], most: usize, now: Time) {
         if self.again_bytes + key.len() + ENTRY > most {
-            self.overflowed = true;
+            // A listing that is still to begin tells it.
+            self.overflowed |= !self.lists || self.stage != Stage::Measure(Time::NEVER);
         } else {
             self.put(now, key.into(), Listed::default());
         }
@@ -453,6 +382,24 @@ impl Refill {
             false => Stage::List(now),
         };
         source
+    }
+
+    /// Servers that are no partners any more are not listed. True if the first one was one of them.
+    pub fn forget_sources(&mut self) -> bool {
+        let first = self.sources.front().copied();
+        let (partners, target) = (&self.partners, self.target);
+        let verifies = self.verify.is_some();
+        let is_partner = |id: &ServerId| partners.contains(id) || (verifies && *id == target);
+        self.sources.retain(is_partner);
+        let is_gone = self.sources.front().copied() != first;
+        if is_gone {
+            self.begin_source();
+            self.stage = match self.sources.is_empty() {
+                true => Stage::Copying,
+                false => Stage::List(Time(0)),
+            };
+        }
+        is_gone
     }
 
     /// Another source is the first one.

@@ -9,17 +9,12 @@
 //!
 //! What is to be compared waits for what is to be filled, and one server is compared at a time.
 
+use super::Pools;
 use super::copies::Job;
-use super::refill::{Ended, How, Meter, Refill, Stage, Verified};
-use super::verify::FINDINGS;
-use super::{Pools, ServerId};
+use super::refill::{Ended, How, Meter, Refill, Stage};
 use crate::net::Socket;
-use crate::time::{MILLISECOND, SECOND, Time};
+use crate::time::{SECOND, Time};
 use crate::work::{REQUEST, Work};
-
-/// Keys on their way at a time, and bytes of their items.
-const MOST_KEYS: usize = 32;
-const MOST_BYTES: usize = 256 * 1024;
 
 /// How late answers are without a refill is measured for so long, in nanoseconds, and with one each time
 /// after so long.
@@ -31,49 +26,21 @@ const PAUSE: u64 = SECOND;
 /// A comparison begins anew so often when a listing was cut.
 const MOST_ROUNDS: u32 = 10;
 
-/// While a flush is under way, or memory short, it is looked again after so many nanoseconds.
-const LOOK_AGAIN: u64 = 10 * MILLISECOND;
-
 impl<S: Socket> Pools<S> {
     /// Goes on with the refill that is under way, or begins the next one. A bounded amount.
     pub(super) fn refill_some(&mut self, work: &mut Work) {
-        if self.paused || self.refills.jobs.is_empty() {
+        if self.paused {
             return;
         }
         self.interrupt_refills();
-        if !self.choose_refill() {
-            return;
+        if self.choose_refill() {
+            self.follow_listing();
+            self.observe();
+            self.advance_refill();
+            self.copy_some(work);
+            self.finish_refill();
         }
-        self.follow_listing();
-        self.observe();
-        self.advance_refill();
-        self.copy_some(work);
-        self.finish_refill();
-    }
-
-    /// True if the refill in this place can go on now.
-    fn can_run(&self, at: usize) -> bool {
-        let refill = &self.refills.jobs[at];
-        let mut partners = self.sources_of(refill.target).into_iter();
-        let is_another = |r: &Refill| r.verify.is_some() && r.has_begun;
-        let waits = refill.verify.is_some()
-            && !refill.has_begun
-            && self.refills.jobs.iter().any(is_another);
-        !waits && self.is_usable(refill.target) && partners.any(|source| self.is_up(source))
-    }
-
-    /// True if all that the refill in this place has to do is to wait: for keys that are to be fetched
-    /// again, or for the servers that are still to be listed, which are away.
-    fn idles(&self, at: usize) -> bool {
-        let (refill, now) = (&self.refills.jobs[at], self.now);
-        refill.idles(now) || (self.lacks_sources(at) && refill.next_at() > now)
-    }
-
-    /// True if the refill in this place waits for servers that are to be listed and are away.
-    fn lacks_sources(&self, at: usize) -> bool {
-        let refill = &self.refills.jobs[at];
-        let is_away = !refill.sources.iter().any(|source| self.is_up(*source));
-        matches!(refill.stage, Stage::List(_)) && is_away
+        self.watch_moves();
     }
 
     /// Refills whose target or sources are away wait until they are back.
@@ -82,7 +49,7 @@ impl<S: Socket> Pools<S> {
         while let Some(refill) = self.refills.jobs.get(at) {
             let target = refill.target;
             let is_stale = !self.has_same_partners(target)
-                || self.sources_of(target).is_empty()
+                || refill.partners.is_empty()
                 || self.is_too_old(target);
             let is_lost = refill.has_begun && !self.can_run(at);
             let is_listed = self.listing.is_some() || self.refills.ended.is_some();
@@ -152,24 +119,6 @@ impl<S: Socket> Pools<S> {
             self.refills.jobs.push_front(refill);
         }
         true
-    }
-
-    fn name_of(&self, id: ServerId) -> &str {
-        self.servers.get(id).map_or("?", |s| &s.spec.name)
-    }
-
-    fn title_of(&self, id: ServerId) -> &str {
-        self.servers.get(id).map_or("?", |s| &s.title)
-    }
-
-    fn log_begin(&self, refill: &Refill) {
-        let others = refill.sources.iter().filter(|id| **id != refill.target);
-        let names: Vec<&str> = others.map(|id| self.name_of(*id)).collect();
-        let (title, names) = (self.title_of(refill.target), names.join(", "));
-        match refill.verify {
-            None => log::warn!("{title}: refill begins, from {names}"),
-            Some(_) => log::warn!("{title}: is compared with {names}"),
-        }
     }
 
     /// What follows from how a listing ended.
@@ -332,16 +281,6 @@ impl<S: Socket> Pools<S> {
         }
     }
 
-    fn has_room_for_copy(&self) -> bool {
-        let copies = &self.refills.copies;
-        copies.len() < MOST_KEYS && copies.bytes() < MOST_BYTES
-    }
-
-    /// Clients come first.
-    fn is_short_of_memory(&self) -> bool {
-        self.budget.common() < 2 * MOST_BYTES.min(self.budget.limit() / 8)
-    }
-
     /// The refill is over when nothing is left to list or to copy.
     fn finish_refill(&mut self) {
         let copies = &self.refills.copies;
@@ -364,104 +303,12 @@ impl<S: Socket> Pools<S> {
         }
     }
 
-    /// A refill or a comparison is over, or given up: tells what came of it.
-    fn end_job(&mut self, mut refill: Refill, failure: Option<&'static str>) {
-        self.budget.recharge(&mut refill.charged, 0);
-        if !refill.lists || (refill.verify.is_none() && failure.is_some()) {
-            return;
-        }
-        let mut p = refill.progress;
-        p.skipped += refill.spool.lost();
-        let took = self.now.since(p.since) as f64 / SECOND as f64;
-        p.since = self.now;
-        let title = self.title_of(refill.target);
-        let Some(verify) = refill.verify.take() else {
-            log::warn!(
-                "{title}: refilled in {took:.3} s: {} keys listed, {} copied ({} bytes), {} there already, \
-                 {} gone, {} skipped",
-                p.listed,
-                p.copied,
-                p.bytes,
-                p.there,
-                p.gone,
-                p.skipped
-            );
-            if let Some(server) = self.servers.get_mut(refill.target) {
-                server.refilled = Some(p);
-            }
-            return;
-        };
-        let found = verify.found;
-        let all = FINDINGS.map(|(finding, name)| format!("{} {name}", found.count(finding)));
-        let all = all.join(", ");
-        match failure {
-            None => log::warn!(
-                "{title}: compared in {took:.3} s: {} keys listed, {all}",
-                p.listed
-            ),
-            Some(why) => log::warn!("{title}: not compared to the end, since {why}: {all}"),
-        }
-        if let Some(server) = self.servers.get_mut(refill.target) {
-            server.verified = Some(Box::new(Verified {
-                progress: p,
-                found,
-                failure,
-            }));
-        }
-    }
-
-    /// When a refill has something to do.
-    pub(super) fn refill_at(&self) -> Time {
-        let first = self.refills.jobs.front().filter(|_| !self.paused);
-        let Some(first) = first else {
-            return Time::NEVER;
-        };
-        let is_under_way = first.has_begun && self.can_run(0) && !self.idles(0);
-        // The others wait for it, or it for them.
-        let jobs = 0..if is_under_way {
-            1
-        } else {
-            self.refills.jobs.len()
-        };
-        let at = jobs.map(|at| self.refill_in_place_at(at));
-        at.min().unwrap_or(Time::NEVER)
-    }
-
-    fn refill_in_place_at(&self, at: usize) -> Time {
-        let refill = &self.refills.jobs[at];
-        if !self.can_run(at) {
-            return Time::NEVER;
-        }
-        if self.idles(at) {
-            return refill.next_at();
-        }
-        if !refill.has_begun {
-            return self.now;
-        }
-        let lacks_sources = self.lacks_sources(at);
-        let stage = match (refill.stage, &self.listing) {
-            (Stage::Measure(at), _) => at,
-            (Stage::List(_), _) if lacks_sources || refill.spool.len() > 0 => Time::NEVER,
-            (Stage::List(at), _) => at,
-            (Stage::Listing, Some(listing)) => listing.silent_at(),
-            _ => Time::NEVER,
-        };
-        let is_held = self.is_flushing(refill.target) || self.is_short_of_memory();
-        let key = match self.has_room_for_copy() {
-            _ if refill.next_at() == Time::NEVER => Time::NEVER,
-            true if is_held => self.now.plus(LOOK_AGAIN),
-            true => refill.next_at().max(self.refills.pace.ready_at()),
-            // An answer wakes it.
-            false => Time::NEVER,
-        };
-        stage.min(key)
-    }
-
     /// The configuration has changed: what is on its way may belong elsewhere by now.
     pub(super) fn restart_refills(&mut self, rate: u64) {
         self.refills.pace.set_limit(rate);
         self.refills.copies.void_all();
         self.drop_listing();
+        self.renew_partners();
         let jobs = self.refills.jobs.iter();
         let jobs: Vec<Job> = jobs.filter(|r| r.lists).map(Refill::job).collect();
         for job in jobs {

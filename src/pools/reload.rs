@@ -48,6 +48,7 @@ impl<S: Socket> Pools<S> {
             flushes: Slab::<flush_all::FlushAll>::default(),
             monitors: Slab::default(),
             reports: Vec::new(),
+            ends_moves: false,
             paused: false,
             listing: None,
             refills: refill::Refills::new(),
@@ -80,6 +81,7 @@ impl<S: Socket> Pools<S> {
             longest_wait: nanos(config.retry_max),
         };
         self.resolve = nanos(config.resolve);
+        self.break_moves();
         let mut moving = Vec::new();
         for (pool, farms) in config.pools.iter().zip(farms) {
             match self.pool_named(&pool.name) {
@@ -99,18 +101,32 @@ impl<S: Socket> Pools<S> {
                 pool.before = None;
             }
         }
+        for at in &moving {
+            self.note_listable(*at);
+        }
         self.staff();
-        for at in moving {
-            self.begin_move(at);
-            self.widen_flushes(at);
+        for at in &moving {
+            self.begin_move(*at);
+            self.widen_flushes(*at);
         }
         self.restart_refills(config.refill as u64);
+        for at in moving {
+            self.fill_moved(at);
+        }
         self.look_up_all();
     }
 
     /// Why a configuration cannot be put in force now: it changes the ring of a pool whose keys
-    /// move already.
+    /// move already. An operator may end that move, but not before all that was asked before it is answered.
     pub fn refuses(&self, config: &Config) -> Option<String> {
+        if self.ends_moves {
+            let at = (0..self.pools.len()).find(|at| self.is_handing_over(*at))?;
+            let name = &self.pools[at].config.name;
+            return Some(format!(
+                "pool {name}: requests from before the last reload may be unanswered; try again in some \
+                 seconds"
+            ));
+        }
         config.pools.iter().find_map(|pool| {
             let at = self.pool_named(&pool.name)?;
             let progress = self.progress(at)?;

@@ -1,8 +1,9 @@
 //! What an operator can see of pools and servers.
 
+use super::figures::{RefillFigures, Verified, VerifyFigures};
 use super::link::LinkState;
 use super::outages::Outage;
-use super::refill::{Refill, RefillFigures, Verified, VerifyFigures};
+use super::refill::Refill;
 use super::server::{Pool, Server, distinct};
 use super::{NOBODY, Pools, ServerId};
 use crate::clients::Clients;

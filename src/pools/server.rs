@@ -1,9 +1,10 @@
 //! One server, whatever pools name it: its address with its links, its health and its journal.
 
 use super::board::Board;
+use super::figures::Verified;
 use super::name::Name;
 use super::outages::Outages;
-use super::refill::{Progress, Verified};
+use super::refill::Progress;
 use super::{NOBODY, ServerId};
 use crate::config::{Address, Endpoint, Farms, PoolConfig, ServerSpec};
 use crate::health::{Health, Policy, Probing};
@@ -243,8 +244,14 @@ pub struct Before {
     pub ordered_at: Time,
     /// What one answer may take there, or could, in milliseconds.
     pub timeout: u32,
-    /// Keys that were fetched from there.
+    /// Keys that were fetched from there for clients.
     pub fetched: u64,
+    /// Keys that were copied from there in the background.
+    pub copied: u64,
+    /// They are being copied, or will be.
+    pub copying: bool,
+    /// Its servers that may be listed, each with the pools that named it: a key tells nothing of its pool.
+    pub listable: Vec<(ServerId, Vec<u32>)>,
     /// Keys that were deleted there, since they were changed.
     pub deleted: u64,
 }
@@ -258,9 +265,33 @@ impl Before {
         [primary, backup]
     }
 
-    /// When the move is over that takes `warm`: not before all answers are there that may come from here.
+    /// When the move is over that takes `warm`: not before all answers are there that may come from here, and
+    /// never while keys are copied.
     pub fn ends_at(&self, warm: Duration) -> Time {
-        self.since.plus(nanos(warm)).max(self.ordered_at)
+        match self.copying {
+            true => Time::NEVER,
+            false => self.since.plus(nanos(warm)).max(self.ordered_at),
+        }
+    }
+
+    /// True if keys of this pool have other primaries since, and other backups.
+    pub fn differs(&self, pool: &Pool) -> (bool, bool) {
+        let is_same = |a: &Farm, b: &Farm| a.spec() == b.spec();
+        let primaries =
+            self.primary_ids == pool.primary_ids && is_same(&self.farms.primaries, &pool.primaries);
+        let backups = self.backup_ids == pool.backup_ids
+            && match (&self.farms.backups, &pool.backups) {
+                (Some(a), Some(b)) => is_same(a, b),
+                (a, b) => a.is_none() && b.is_none(),
+            };
+        // Where a backup would be its key's primary, the next one is the backup.
+        let shares = |primaries: &[ServerId], backups: &[ServerId]| {
+            backups.iter().any(|id| primaries.contains(id))
+        };
+        let moves_backups = !primaries
+            && (shares(&self.primary_ids, &self.backup_ids)
+                || shares(&pool.primary_ids, &pool.backup_ids));
+        (!primaries, !backups || moves_backups)
     }
 
     /// All its servers, those several times that have several places.
@@ -337,6 +368,9 @@ impl Pool {
             ordered_at: now.plus(spans + spans / 2),
             timeout,
             fetched: 0,
+            copied: 0,
+            copying: false,
+            listable: Vec::new(),
             deleted: 0,
         }));
         true

@@ -177,6 +177,7 @@ impl<S: Socket> Proxy<S> {
         self.set_now(now);
         self.counters.reloads_failed += 1;
         self.last_reload = Some((now.unix, why.into()));
+        self.pools.end_moves_at_reload(false);
     }
 
     /// Makes both halves what the configuration says; `moves`: where each listener is now.

@@ -134,6 +134,11 @@ impl<S: Socket> Proxy<S> {
         self.pools.probe(name)
     }
 
+    /// The next reload ends the moves of keys that are under way; or it is refused if it moves them again.
+    pub fn end_moves_at_reload(&mut self, ends: bool) {
+        self.pools.end_moves_at_reload(ends);
+    }
+
     /// The configuration in force as a file that `-c` reads.
     pub fn configuration(&self) -> String {
         self.config.as_file()

@@ -123,3 +123,52 @@ fn clients_do_not_notice_other_servers() {
 fn clients_do_not_notice_other_servers_and_backups() {
     change_under_load(&[&[4], &[4, 5], &[5, 6]]);
 }
+
+#[test]
+fn an_operator_ends_a_move_at_the_door() {
+    let servers: Vec<Memcached> = (0..3).map(|_| Memcached::start()).collect();
+    let file = |n: usize| {
+        let head = "a:\n  listen:\n  - 127.0.0.1:PORT\n  timeout: 200\n  warm: 1000\n  servers:\n";
+        let lines = servers.iter().take(n);
+        head.to_string()
+            + &lines
+                .map(|s| format!("  - {}:1\n", s.name))
+                .collect::<String>()
+    };
+    let magent = Magent::with_file(&file(2));
+    let (mut client, mut operator) = (magent.client(), magent.operator());
+    for i in 0..50 {
+        client.set(&format!("k{i}"), "v");
+    }
+    assert!(magent.reload(&file(3)), "{}", magent.log());
+    magent.write_file(&file(2));
+    let refused = operator.ask_line("reload\n");
+    assert!(
+        refused.starts_with("ERROR pool a: its servers cannot change while keys move"),
+        "{refused}"
+    );
+    operator.ask("reload soon\n", "ERROR usage: reload [now]\r\n");
+    // Not before all that was asked before the first reload must be answered.
+    wait_for("reload now", || {
+        let said = operator.ask_line("reload now\n");
+        assert!(said == "OK" || said.contains("try again"), "{said}");
+        (said == "OK").then_some(())
+    });
+    let log = magent.log();
+    for line in [
+        ": reload now\n",
+        "pool a: an operator has ended the move of its keys: ",
+    ] {
+        assert!(log.contains(line), "{line}: {log}");
+    }
+    for i in 0..50 {
+        assert_eq!(
+            client.get(&format!("k{i}")).as_deref(),
+            Some(&b"v"[..]),
+            "k{i}"
+        );
+    }
+    // It was for that one.
+    magent.write_file(&file(3));
+    assert!(operator.ask_line("reload\n").starts_with("ERROR pool a: "));
+}

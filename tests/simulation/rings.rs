@@ -1,6 +1,6 @@
 //! Rings that reloads change, and what may be read of keys that move.
 //!
-//! A move takes as long as keys are fetched from where they were. Until its end a server that a key
+//! A move takes as long as keys are fetched and copied from where they were. Until its end a server that a key
 //! moved from holds nothing of it that was changed since; what is changed later may be old there
 //! (README), so before a key comes back to such a server the operator of these runs deletes it.
 
@@ -9,7 +9,7 @@ use super::plan::{Mode, Plan};
 use super::sim::{Event, MS, Sim};
 use crate::common::keys;
 use crate::common::rng::Rng;
-use crate::common::world::SECOND;
+use crate::common::world::{Item, SECOND};
 use std::collections::HashMap;
 
 /// Servers by port, with their weights, in order.
@@ -106,6 +106,8 @@ pub struct Rings {
     pub before: Option<Ring>,
     /// When the last change was.
     pub since: u64,
+    /// What [`Sim::epoch`] was then, if all was well.
+    calm: Option<u64>,
     /// Until then servers take their time: much is under way while the ring changes.
     pub slow_until: u64,
     /// What servers held when a key had moved away from them: how much had been asked of the key
@@ -176,8 +178,7 @@ impl Sim {
         let before = std::mem::replace(&mut self.rings.now, next);
         self.rings.before = Some(before);
         self.rings.since = self.world.now;
-        let end = self.world.now + self.plan.warm * SECOND;
-        self.at(end, Event::Moved);
+        self.rings.calm = (self.calm && self.all_well()).then_some(self.epoch);
     }
 
     /// Deletes what may be old on servers that get keys back.
@@ -205,9 +206,12 @@ impl Sim {
             return Ok(());
         };
         let held = self.world.proxy().holdings();
+        assert!(self.world.now >= self.rings.since + self.plan.warm * SECOND);
         let is_quiet = held.servers_away == 0 && held.journals == 0 && held.pending == 0;
         let is_known = is_quiet && self.all_well() && self.plan.mode != Mode::Many;
-        self.note(|| format!("keys have moved; known: {is_known}"));
+        // Nothing went wrong since: keys were copied that nobody asked for.
+        let is_copied = is_known && self.rings.calm == Some(self.epoch) && !self.plan.mad;
+        self.note(|| format!("keys have moved; known: {is_known}, copied: {is_copied}"));
         for key in 0..self.plan.habits.keys {
             let (primary, backup) = before.place(key);
             let today = self.rings.now.place(key);
@@ -225,9 +229,29 @@ impl Sim {
                 if is_known {
                     self.audit_one(port, key)?;
                 }
+                if is_copied && is_settled {
+                    self.check_moved(port, key)?;
+                }
             }
         }
         Ok(())
+    }
+
+    /// What a server still holds of a key that moved from there, the key's primary has too.
+    fn check_moved(&self, from: u16, key: usize) -> Result<(), String> {
+        let (name, now) = (history::key_name(key), self.world.now);
+        let held = |port: u16| self.world.servers[&port].store.get(&name, now);
+        let (primary, _) = self.rings.now.place(key);
+        let lasts = |item: &&Item| !item.is_stale() && item.expires > now + 4 * SECOND;
+        match (held(from).filter(lasts), held(primary)) {
+            (Some(_), None) => Err(format!("{name} is left on s{from}, and not on s{primary}")),
+            (Some(old), Some(new)) if old.data != new.data => Err(format!(
+                "{name} is {} on s{from} and {} on s{primary}",
+                history::lossy(&old.data),
+                history::lossy(&new.data)
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// True while a request that was read at this time may have waited for what was asked before a

@@ -49,8 +49,6 @@ pub enum Event {
     /// A reload changes the ring, soon and now.
     BeforeChange,
     ChangeRing,
-    /// Its keys have moved.
-    Moved,
     /// Another program is to take over; what is in flight is late for that, at the change of this number.
     Upgrade,
     Hurry(u64),
@@ -280,6 +278,9 @@ impl Sim {
             self.after(MS, 2 * self.plan.timeout * MS, Event::Edge(conn, e));
         }
         self.world.tick();
+        if self.rings.before.is_some() && self.world.proxy().moving_pool().is_none() {
+            self.moved()?;
+        }
         self.connect();
         self.advance_upgrade()?;
         self.look();
@@ -317,7 +318,6 @@ impl Sim {
                 Event::EndDrain(server) => self.end_drain(server),
                 Event::BeforeChange => self.before_change(),
                 Event::ChangeRing => self.change_ring(),
-                Event::Moved => self.moved()?,
                 Event::Upgrade => self.want_upgrade(),
                 Event::Hurry(number) => self.hurry(number)?,
             }
@@ -429,9 +429,7 @@ impl Sim {
         // Without probes the next request finds out.
         let is_unknown =
             self.plan.probe == 0 && self.plan.ports().any(|s| self.world.open_links(s) == 0);
-        // Keys that moved are copied when they are asked for, and not to their backups.
-        let is_moved = self.plan.moves;
-        if self.plan.mad || self.unseen_restart || runs_late || is_unknown || is_moved {
+        if self.plan.mad || self.unseen_restart || runs_late || is_unknown {
             return Ok(());
         }
         for key in 0..self.plan.habits.keys {

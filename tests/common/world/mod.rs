@@ -21,7 +21,7 @@ pub mod wire;
 pub use net::{Connect, Edges, End, Net};
 pub use peer::Peer;
 pub use server::{Done, Link, Server, State};
-pub use store::{Metadump, SECOND, UNIX};
+pub use store::{Item, Metadump, SECOND, UNIX};
 
 use super::rng::Rng;
 use magent::config::{Action, Address, Config, Endpoint, Prepared};
