@@ -38,12 +38,13 @@ test: man-page unit
 
 # The simulation with fresh seeds, then chaos on real servers, for SECONDS together. A failure
 # prints the seed that plays it again. First the rules of marks in all orders of events, and servers
-# that are stopped for longer than any wait.
+# that are stopped for longer than any wait; and 100,000 keys that no restart and no reload loses.
 soak: SECONDS ?= 600
 soak:
 	@.ci/need memcached
 	MAGENT_MARKS_LONG=1 $(CARGO) test --locked --lib marks::
 	MAGENT_ASLEEP_SECONDS=34 $(CARGO) test --locked --test unacknowledged a_stopped
+	MAGENT_COPIES_KEYS=100000 $(CARGO) test --locked --test copies -- --nocapture --test-threads 1
 	MAGENT_SIM_SECONDS=$$(($(SECONDS) / 2)) $(CARGO) test --locked --test simulation promises -- --nocapture
 	MAGENT_CHAOS_SECONDS=$$(($(SECONDS) / 2)) $(CARGO) test --locked --test chaos -- --nocapture
 
