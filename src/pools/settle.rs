@@ -63,28 +63,9 @@ impl<S: Socket> Pools<S> {
             }
             To::Flush(stamp) => self.settle_flush(server, stamp, reply.status),
             To::Step(key) => self.step_answered(key, id, reply, clients),
-            To::Copy(copy) => {
-                self.settle_copy(server, reply.status);
-                if let Some(id) = copy {
-                    let key = self.key_at(&answered);
-                    self.copy_arrived(id, &key, reply);
-                    self.key = key;
-                }
-            }
-            To::Watched(id) => {
-                let key = self.key_at(&answered);
-                self.watched_answered(id, &key, reply);
-                self.key = key;
-            }
-            To::Again(id) => {
-                let key = self.key_at(&answered);
-                self.again_answered(id, &key, reply, self.now.since(p.sent));
-                self.key = key;
-            }
-            To::Doubt(id) => {
-                let key = self.key_at(&answered);
-                self.doubt_answered(id, &key, reply.status);
-                self.key = key;
+            To::Copy(None) => self.settle_copy(server, reply.status),
+            To::Copy(Some(id)) | To::Watched(id) | To::Again(id) | To::Doubt(id) => {
+                self.settle_watched(server, &answered, id);
             }
             To::Refill(copy) => self.refill_answered(copy, reply),
             To::Mark => self.mark_answered(server, reply),
@@ -101,6 +82,25 @@ impl<S: Socket> Pools<S> {
                 link.release();
             }
         }
+    }
+
+    /// A copy that is looked after, a look at its source, or its delete in doubt.
+    fn settle_watched(&mut self, server: ServerId, answered: &Answered<'_>, id: usize) {
+        let (request, reply) = (answered.request, answered.reply);
+        let key = self.key_at(answered);
+        match request.to {
+            To::Watched(_) => self.watched_answered(id, &key, reply),
+            To::Again(_) => {
+                let took = self.now.since(request.sent);
+                self.again_answered(id, &key, reply, took);
+            }
+            To::Doubt(_) => self.doubt_answered(id, &key, reply.status),
+            _ => {
+                self.settle_copy(server, reply.status);
+                self.copy_arrived(id, &key, reply);
+            }
+        }
+        self.key = key;
     }
 
     fn settle_copy(&mut self, id: ServerId, status: Status) {
