@@ -459,14 +459,24 @@ fn hot_keys_of_a_warming_primary_are_on_both_servers_in_the_end() {
     hot_keys_through_two(&[]);
 }
 
+/// Sets a key, and waits until its copy was looked after.
+fn set_old(two: &Two, magent: &Magent, client: &mut Client, primary: &str) {
+    let looks = magent.stat("looks_again");
+    client.set("k", "old");
+    two.wait_same("k", Some("old"));
+    wait_for("its copy to be looked after", || {
+        let is_over = magent.server(primary)["in_flight"] == "0";
+        (magent.stat("looks_again") > looks && is_over).then_some(())
+    });
+}
+
 /// A warming primary lacks a key: it is fetched by one, and deleted by the other before the copy arrives.
 #[test]
 fn what_was_deleted_while_it_was_fetched_does_not_stay_at_the_primary() {
     let two = Two::new(&["--refill", "0"]);
     let [primary, backup] = &two.relays;
     let (mut client, mut other) = (two.one.client(), two.other.client());
-    other.set("k", "old");
-    two.wait_same("k", Some("old"));
+    set_old(&two, &two.other, &mut other, &two.servers[0].name);
     two.servers[0].client().ask("delete k\r\n", "DELETED\r\n");
     let from = two.asked();
     primary.hold("ms k ");
@@ -495,8 +505,7 @@ fn a_delete_at_a_warming_primary_goes_there_once_more_after_the_backup() {
     let two = Two::new(&["--refill", "0"]);
     let [primary, backup] = &two.relays;
     let (mut client, mut other) = (two.one.client(), two.other.client());
-    other.set("k", "old");
-    two.wait_same("k", Some("old"));
+    set_old(&two, &two.other, &mut other, &two.servers[0].name);
     two.servers[0].client().ask("delete k\r\n", "DELETED\r\n");
     let (from, looks) = (two.asked(), two.other.stat("looks_again"));
     backup.hold("delete k");
@@ -520,8 +529,7 @@ fn what_was_deleted_while_it_was_refilled_does_not_stay() {
     let two = Two::new(&["--warm", "0"]);
     let [primary, backup] = &two.relays;
     let (mut client, mut other) = (two.one.client(), two.other.client());
-    client.set("k", "old");
-    two.wait_same("k", Some("old"));
+    set_old(&two, &two.one, &mut client, &primary.name);
     let from = two.asked();
     backup.hold("ms k ");
     // Its copy is made again.
