@@ -146,6 +146,31 @@ impl Primary {
         self.mode == Mode::Announcing
     }
 
+    /// True in the modes in which the partner stands in, or is about to.
+    pub fn stands_in(&self) -> bool {
+        matches!(self.mode, Mode::Announced | Mode::Replaced)
+    }
+
+    /// True while the partner stands in.
+    pub fn is_replaced(&self) -> bool {
+        self.mode == Mode::Replaced
+    }
+
+    /// True while it is told what is owed, before the own line goes.
+    pub fn is_syncing(&self) -> bool {
+        self.mode == Mode::Syncing
+    }
+
+    /// True if the primary has answered this magent, or that does not matter.
+    pub fn is_known(&self) -> bool {
+        self.is_known
+    }
+
+    /// True while a late write may be executed at the primary.
+    pub fn has_late_write(&self) -> bool {
+        self.late != Late::None
+    }
+
     /// What it owes the primary.
     pub fn debt(&self) -> Debt {
         self.debt

@@ -114,6 +114,7 @@ impl<S: Socket> Pools<S> {
         };
         // Hold one extra part, so that servers that are away cannot complete it early.
         flush.waiting = 1;
+        let delay = flush.delay;
         let line = match flush.delay {
             Some(delay) => format!("flush_all {delay}\r\n"),
             None => "flush_all\r\n".to_string(),
@@ -137,6 +138,9 @@ impl<S: Socket> Pools<S> {
             for link in self.links_to_flush(*id) {
                 parts += 1;
                 self.send_on(link, part.clone(), &ask);
+            }
+            if delay.is_none() {
+                self.renew_lines(*id);
             }
         }
         if let Some(flush) = self.flushes.get_mut(op) {

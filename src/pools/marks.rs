@@ -12,59 +12,17 @@
 //! All of it goes on the server's first link and is answered in order.
 
 use super::board::Question;
-use super::pending::{Ask, To};
 use super::server::Server;
 use super::{Pools, ServerId};
-use crate::buffer::Source;
-use crate::marks::bytes::{self, Answer, Process};
+use crate::marks::bytes::{self, Answer};
 use crate::marks::times::{ALONE_AFTER, RENEW};
 use crate::marks::{Id, Lines, Other, Presence, push_line};
 use crate::net::Socket;
-use crate::protocol::{Reply, Traits, Verb};
+use crate::protocol::Reply;
 use crate::time::Time;
 use std::fmt::Write as _;
-use std::hash::{BuildHasher, Hasher, RandomState};
-
-/// What this run of magent is to others.
-#[derive(Debug)]
-pub struct Me {
-    /// Its id.
-    pub id: Id,
-    host: String,
-    /// `--alone`: it leaves no marks.
-    pub is_alone: bool,
-}
-
-impl Me {
-    /// A new id.
-    pub fn new(is_alone: bool) -> Me {
-        let random = RandomState::new().build_hasher().finish();
-        let host = crate::sys::host_name();
-        let is_odd = |c: char| c.is_whitespace() || c.is_control();
-        Me {
-            id: Id(random),
-            host: match host.is_empty() || host.contains(is_odd) {
-                true => "?".into(),
-                false => host,
-            },
-            is_alone,
-        }
-    }
-}
 
 impl<S: Socket> Pools<S> {
-    /// Why a server holds no marks of this magent; `None`: it does, or will once it is used.
-    pub(super) fn unmarked(&self, server: &Server) -> Option<&'static str> {
-        let mut pools = server.primary_of.iter().chain(&server.backup_of);
-        let ejects = |p: &u32| self.pools[*p as usize].config.auto_eject;
-        match server {
-            _ if self.me.is_alone => Some("alone"),
-            _ if pools.any(ejects) => Some("ejected"),
-            s if !s.holds_marks => Some("too old"),
-            s => s.board.refused,
-        }
-    }
-
     /// A link has answered the handshake: what is on the server is looked at.
     pub(super) fn look_for_others(&mut self, id: usize) {
         let Some(link) = self.links.get(id) else {
@@ -113,13 +71,20 @@ impl<S: Socket> Pools<S> {
             return;
         };
         let board = &mut server.board;
-        board.begin(token);
+        let is_other = board.begin(token);
         board.renew_at = now.plus(RENEW);
         board.requests = server.stats.requests.all();
-        if !board.asked.is_empty() {
-            // It hangs.
+        // If it hangs it is asked no more.
+        let is_asked = board.asks_for_beacon();
+        if is_other {
+            self.marks_begin(id);
+        }
+        if is_asked {
             return;
         }
+        let Some(board) = self.servers.get_mut(id).map(|s| &mut s.board) else {
+            return;
+        };
         board.has_appended = false;
         let mut out = Vec::new();
         let mut asked = vec![Question::Look, Question::Store];
@@ -132,36 +97,11 @@ impl<S: Socket> Pools<S> {
         self.ask_marks(id, first, &out, &asked);
     }
 
-    /// A server's first link, if it works, and its socket's number.
-    fn first_link(&self, server: &Server) -> Option<(usize, usize)> {
-        let first = *server.links.first()?;
-        let link = self.links.get(first).filter(|l| l.is_up())?;
-        Some((first, link.token))
-    }
-
     /// How many requests about its marks a server owes the answer to.
     pub(super) fn marks_asked(&self, server: &Server) -> usize {
         let link = self.first_link(server);
         let is_here = link.is_some_and(|(_, token)| token == server.board.token);
         if is_here { server.board.asked.len() } else { 0 }
-    }
-
-    /// Sends these requests in one write.
-    fn ask_marks(&mut self, id: ServerId, link: usize, requests: &[u8], asked: &[Question]) {
-        if let Some(server) = self.servers.get_mut(id) {
-            server.board.asked.extend(asked);
-        }
-        let mut rest = requests;
-        while !rest.is_empty() {
-            let (verb, line, len) = next_request(rest);
-            let ask = Ask {
-                data: (Source::Slice(rest), line..len),
-                ..Ask::line(verb, Traits::default(), &rest[..line])
-            };
-            let pending = self.own(To::Mark, verb, Traits::default(), 0);
-            self.send_on(link, pending, &ask);
-            rest = &rest[len..];
-        }
     }
 
     /// A server answered the oldest of the requests about its marks.
@@ -202,7 +142,15 @@ impl<S: Socket> Pools<S> {
             }
             // Also of a list that went between the two requests that append to it.
             (Question::Store, Answer::Done(_) | Answer::NotStored | Answer::Absent) => {}
-            _ => board.refused = Some("refused"),
+            (
+                Question::Look
+                | Question::Read
+                | Question::Life(_)
+                | Question::WriteBack
+                | Question::Store,
+                _,
+            ) => board.refused = Some("refused"),
+            (question, answer) => self.away_answered(id, question, answer),
         }
     }
 
@@ -277,7 +225,7 @@ impl<S: Socket> Pools<S> {
 
     /// Another one's sign of life was there, or not.
     fn met(&mut self, id: ServerId, other: Id, is_there: bool) {
-        let (now, host) = (self.now, &self.me.host);
+        let (now, host) = (self.now, self.me.host());
         let Some(server) = self.servers.get_mut(id) else {
             return;
         };
@@ -346,6 +294,7 @@ impl<S: Socket> Pools<S> {
                 server.board.renew_at = Time::NEVER;
             }
             self.ask_more(id, &out, &[Question::Store]);
+            self.drop_holds(id);
             self.take_line_out(id);
         }
     }
@@ -375,10 +324,7 @@ impl<S: Socket> Pools<S> {
     /// What this magent says of itself on a server.
     fn presence(&self, server: &Server) -> Presence {
         Presence {
-            process: Process {
-                host: self.me.host.clone(),
-                pid: std::process::id(),
-            },
+            process: self.me.process(),
             rings: self.rings_of(server),
         }
     }
@@ -403,25 +349,4 @@ impl<S: Socket> Pools<S> {
         texts.dedup();
         super::server::fnv(texts.join("\n").as_bytes())
     }
-}
-
-/// The first of some requests: its command, and the lengths of its line and of all of it.
-fn next_request(requests: &[u8]) -> (Verb, usize, usize) {
-    let end = requests.windows(2).position(|w| w == b"\r\n");
-    let line = end.map_or(requests.len(), |n| n + 2);
-    let verb = match requests.get(..2) {
-        Some(b"ms") => Verb::MetaSet,
-        Some(b"md") => Verb::MetaDelete,
-        Some(b"me") => Verb::MetaDebug,
-        _ => Verb::MetaGet,
-    };
-    let mut words = requests[..line].split(|b| *b == b' ');
-    let data = match verb {
-        Verb::MetaSet => words
-            .nth(2)
-            .and_then(|len| std::str::from_utf8(len).ok()?.parse::<usize>().ok())
-            .map_or(0, |len| len + 2),
-        _ => 0,
-    };
-    (verb, line, (line + data).min(requests.len()))
 }

@@ -7,7 +7,7 @@
 
 use super::board::Board;
 use super::link::{Link, LinkState};
-use super::marks::Me;
+use super::me::Me;
 use super::name::Name;
 use super::outages::Outages;
 use super::server::{Pool, Quiet, Server, policy};
@@ -56,6 +56,8 @@ impl<S: Socket> Pools<S> {
             readable: WorkList::default(),
             dirty: WorkList::default(),
             mirrored: WorkList::default(),
+            pairs: super::pairs::Pairs::default(),
+            to_advance: WorkList::default(),
             to_sync: WorkList::default(),
             connects: Vec::new(),
             lookups: Vec::new(),
@@ -194,6 +196,7 @@ impl<S: Socket> Pools<S> {
             }
         }
         self.release_servers();
+        self.pair_up();
         for id in self.servers.keys().collect::<Vec<_>>() {
             let agree = self.partners_agree(id);
             if let Some(server) = self.servers.get_mut(id) {
@@ -256,6 +259,9 @@ impl<S: Socket> Pools<S> {
             meta: true,
             holds_marks: true,
             board: Board::new(self.me.id),
+            free_until: Time::NEVER,
+            pairs: Vec::new(),
+            stands_in_for: Vec::new(),
             given_up: 0,
             losing: 0,
             keepalive: config.keepalive,

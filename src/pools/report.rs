@@ -62,6 +62,8 @@ pub struct ServerFigures {
     pub marks: &'static str,
     /// Other magents that use it: host and process of each.
     pub others: Vec<String>,
+    /// Magents that keep it away, this one included.
+    pub kept_away_by: Vec<String>,
     /// What it was asked and answered.
     pub stats: ServerStats,
     /// How long its answers took since the start.
@@ -146,6 +148,9 @@ impl ServerFigures {
         }
         for (name, value) in latencies(&self.latency, &self.recent) {
             put(name, value.to_string());
+        }
+        if !self.kept_away_by.is_empty() {
+            put(["kept_away_by", "", ""], self.kept_away_by.join(", "));
         }
     }
 }
@@ -317,6 +322,7 @@ impl<S: Socket> Pools<S> {
             verify: self.verify_figures(id, s),
             marks: self.unmarked(s).unwrap_or("on"),
             others: s.board.others().map(|o| o.to_string()).collect(),
+            kept_away_by: self.keepers_of(s),
             stats: s.stats.clone(),
             latency: s.latency.total(),
             recent: s.latency.recent(self.now),

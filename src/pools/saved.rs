@@ -108,6 +108,7 @@ impl<S: Socket> Pools<S> {
     pub fn is_quiet(&self) -> bool {
         let rests = |l: &Link<S>| l.pending.is_empty() && l.unsent().1 == 0;
         self.losses.is_empty()
+            && !self.is_anything_parked()
             && self.flows.len() == 0
             && self.flushes.is_empty()
             && self.monitors.is_empty()
@@ -117,6 +118,7 @@ impl<S: Socket> Pools<S> {
 
     /// What clients wait for counts as late.
     pub fn hurry(&mut self) {
+        self.hurry_parked();
         let is_awaited = |p: &&mut Pending| {
             matches!(
                 p.to,

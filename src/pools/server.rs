@@ -62,6 +62,11 @@ pub struct Server {
     pub holds_marks: bool,
     /// What is known of the marks on it.
     pub board: Board,
+    /// Until then it may be asked whatever its backups' lists say: they said so lately, or it has none.
+    pub free_until: Time,
+    /// Its pairs, as the primary and as the partner.
+    pub pairs: Vec<usize>,
+    pub stands_in_for: Vec<usize>,
     /// Links that were given up with writes unanswered and are not at their end.
     pub given_up: usize,
     /// Requests that were lost here and that `settle` has not decided on.

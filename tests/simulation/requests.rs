@@ -74,6 +74,9 @@ pub struct Habits {
     pub refused: bool,
     /// Gets may name many keys, and one twice.
     pub many_keys: bool,
+    /// Who writes a key: of so many, the client's number among them. Several magents do not look again yet at
+    /// what they copy, so each key is written through one of them.
+    pub share: (usize, usize),
 }
 
 /// Keys that a crowd fights for.
@@ -139,6 +142,21 @@ impl Maker<'_> {
     fn key(&mut self) -> usize {
         let plain = (self.habits.keys - self.habits.counters) as u64;
         self.rng.below(plain) as usize
+    }
+
+    /// A key that may be written through this client's magent.
+    fn own_key(&mut self) -> usize {
+        let key = self.key();
+        let (all, own) = self.habits.share;
+        let last = self.habits.keys - self.habits.counters - 1;
+        (key - key % all + own).min(last - (last + all - own) % all)
+    }
+
+    fn own_counter(&mut self) -> usize {
+        let first = self.habits.keys - self.habits.counters;
+        let (all, own) = self.habits.share;
+        let n = self.rng.below((self.habits.counters / all).max(1) as u64) as usize;
+        first + n * all + own
     }
 
     fn counter(&mut self) -> usize {
@@ -214,7 +232,7 @@ impl Maker<'_> {
     }
 
     fn store(&mut self) {
-        let key = self.key();
+        let key = self.own_key();
         let verb = match self.rng.below(10) {
             0..=4 => "set",
             5 => "add",
@@ -265,7 +283,7 @@ impl Maker<'_> {
     }
 
     fn count(&mut self) {
-        let key = self.counter();
+        let key = self.own_counter();
         let name = key_name(key);
         if self.rng.often(200) {
             let write = self.history.ask(key, Kind::Create, 0);
@@ -287,7 +305,7 @@ impl Maker<'_> {
     }
 
     fn delete(&mut self) {
-        let key = self.key();
+        let key = self.own_key();
         let write = self.history.ask(key, Kind::Remove, 0);
         let silent = self.rng.often(100);
         let end = if silent { " noreply" } else { "" };
@@ -304,7 +322,7 @@ impl Maker<'_> {
         if !self.habits.expire {
             return;
         }
-        let key = self.key();
+        let key = self.own_key();
         let line = format!("touch {} {}\r\n", key_name(key), self.rng.pick(&[0, 20]));
         self.line(&line, Op::Touch);
     }
@@ -372,7 +390,7 @@ impl Maker<'_> {
             }
             5..=7 => self.meta_store(quiet),
             8 => {
-                let key = self.key();
+                let key = self.own_key();
                 let write = self.history.ask(key, Kind::Remove, 0);
                 let op = self.meta_line('d', key, "", Vec::new(), quiet);
                 self.expect(op, Some(write), Vec::new());
@@ -382,7 +400,7 @@ impl Maker<'_> {
     }
 
     fn meta_store(&mut self, quiet: bool) {
-        let key = self.key();
+        let key = self.own_key();
         let mode = self.rng.pick(&["S", "S", "S", "E", "R", "A", "P", "C"]);
         self.meta_store_by(mode, key, quiet);
     }
@@ -447,7 +465,7 @@ impl Maker<'_> {
     }
 
     fn counter_meta_one(&mut self, quiet: bool) {
-        let key = self.counter();
+        let key = self.own_counter();
         let creates = self.rng.often(200);
         // With N it may create the key, whatever else it does.
         let create = creates.then(|| self.history.ask(key, Kind::Create, 0));

@@ -52,6 +52,11 @@ pub enum Event {
     /// Another program is to take over; what is in flight is late for that, at the change of this number.
     Upgrade,
     Hurry(u64),
+    /// A magent is started again, goes on, or reaches a server again.
+    Kill(usize),
+    Start(usize),
+    Wake(usize),
+    Mend(usize, u16),
 }
 
 /// What magent reads at a time, in bytes.
@@ -62,7 +67,7 @@ const CHUNK: usize = 68 * 1024;
 const TTL_DIFFERS: u64 = 4 * SECOND;
 
 /// Lines of a trace that are kept.
-const TRACE: usize = 400;
+const TRACE: usize = 400000;
 
 /// A run.
 pub struct Sim {
@@ -90,6 +95,8 @@ pub struct Sim {
     /// What went wrong and well again, all of it.
     faults: Vec<String>,
     /// When the last server got well.
+    /// When a magent last went on that had stood still.
+    pub woke: u64,
     pub healed: u64,
     /// Servers that an operator took out of use.
     pub drained: BTreeSet<u16>,
@@ -118,7 +125,8 @@ pub struct Sim {
 impl Sim {
     /// The run of a seed.
     pub fn new(seed: u64, plan: Plan) -> Sim {
-        let mut world = World::several(vec![plan.config()], seed);
+        let configs = (0..plan.magents).map(|_| plan.config()).collect();
+        let mut world = World::several(configs, seed);
         for port in plan.ports() {
             world.servers.entry(port).or_default();
         }
@@ -152,6 +160,7 @@ impl Sim {
             rest: None,
             ending: false,
             epoch: 0,
+            woke: 0,
             calm: true,
             exact: false,
             idle_turns: 0,
@@ -320,6 +329,10 @@ impl Sim {
                 Event::ChangeRing => self.change_ring(),
                 Event::Upgrade => self.want_upgrade(),
                 Event::Hurry(number) => self.hurry(number)?,
+                Event::Kill(magent) => self.kill(magent),
+                Event::Start(magent) => self.start(magent),
+                Event::Wake(magent) => self.wake(magent),
+                Event::Mend(magent, server) => self.mend(magent, server),
             }
         }
         Ok(())
@@ -367,7 +380,7 @@ impl Sim {
         for i in 0..self.clients.len() {
             self.check_deadline(i)?;
         }
-        let held = self.world.proxy().holdings();
+        let held = self.world.holdings();
         if held.servers_away > 0 {
             self.away = self.world.now;
         }
@@ -375,7 +388,7 @@ impl Sim {
             // Beyond `-m`: the requests' own lines, and whole chunks for what was let in while a
             // few bytes of room were left: one for each peer that was read since.
             let peers = 5 + self.plan.places() - self.plan.clients;
-            let bound = self.plan.memory + peers * CHUNK;
+            let bound = self.plan.magents * (self.plan.memory + peers * CHUNK);
             if held.bytes > bound {
                 return Err(format!("{} bytes in flight, over {bound}", held.bytes));
             }
@@ -383,7 +396,7 @@ impl Sim {
             // What was slow or sent before may still time out.
             let slow_until = self.healed.max(self.rings.slow_until);
             let settled = self.world.now >= slow_until + self.plan.window() + SECOND;
-            self.calm = well && settled && self.all_well();
+            self.calm = well && settled && self.all_well() && self.magents_are_well();
         }
         Ok(())
     }
@@ -409,9 +422,9 @@ impl Sim {
         self.run(self.world.now + 90 * SECOND)?;
         // A probe may be on its way.
         let until = self.world.now + self.plan.window();
-        let mut held = self.world.proxy().holdings();
+        let mut held = self.world.holdings();
         while held != Default::default() && self.step(until)? {
-            held = self.world.proxy().holdings();
+            held = self.world.holdings();
         }
         if held != Default::default() {
             return Err(format!("all have left, and it still holds {held:?}"));
@@ -429,7 +442,9 @@ impl Sim {
         // Without probes the next request finds out.
         let is_unknown =
             self.plan.probe == 0 && self.plan.ports().any(|s| self.world.open_links(s) == 0);
-        if self.plan.mad || self.unseen_restart || runs_late || is_unknown {
+        // Several magents refill nothing here.
+        let is_shared = self.plan.magents > 1;
+        if self.plan.mad || self.unseen_restart || runs_late || is_unknown || is_shared {
             return Ok(());
         }
         for key in 0..self.plan.habits.keys {
