@@ -7,6 +7,8 @@ mod common;
 mod real;
 #[path = "refill/verify.rs"]
 mod verify;
+#[path = "refill/wins.rs"]
+mod wins;
 
 use common::world::{Metadump, State, file, options};
 use common::{Peer, World, keys};

@@ -23,6 +23,7 @@
 //!  refills jobs                      servers that lack keys are filled, or compared
 //!  comparing copying listing         one key that is compared or copied, what a server holds
 //!  flush_all monitors steps warm     requests with several steps or servers
+//!  wins                              the right to refresh what a fetch found stale
 //!  failover mirror                   the other farm
 //!  moves                             rings that a reload changes
 //!  lookup                            names of servers
@@ -90,6 +91,7 @@ mod turn;
 mod verify;
 mod warm;
 mod watched;
+mod wins;
 
 pub use ask::Split;
 pub use marks::Me;
@@ -162,6 +164,8 @@ pub struct Pools<S> {
     given_up: Slab<GivenUp<S>>,
     losses: VecDeque<Losses>,
     flows: flows::Flows,
+    /// Rights to refresh values that clients are to get.
+    wins: Vec<wins::Win>,
     flushes: Slab<flush_all::FlushAll>,
     monitors: Slab<monitors::Monitor>,
     /// What came of those that operators asked for.

@@ -45,6 +45,7 @@ impl<S: Socket> Pools<S> {
             given_up: Slab::default(),
             losses: VecDeque::new(),
             flows: flows::Flows::default(),
+            wins: Vec::new(),
             flushes: Slab::<flush_all::FlushAll>::default(),
             monitors: Slab::default(),
             reports: Vec::new(),

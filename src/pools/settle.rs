@@ -12,6 +12,9 @@ use crate::protocol::{Reply, Status, Traits, forms, text};
 use crate::time::Time;
 use crate::work::{REQUEST, Work};
 
+/// The line of an answer to `mg` is never longer, in bytes.
+const MAX_LINE: usize = 2048;
+
 impl<S: Socket> Pools<S> {
     /// The oldest request of a link got its reply. `is_kept`: its values are there.
     #[inline]
@@ -54,7 +57,7 @@ impl<S: Socket> Pools<S> {
         match p.to {
             To::Client(ticket) if is_kept => self.settle_client(&answered, ticket, clients),
             To::Client(ticket) => self.settle_discarded(&answered, ticket, clients),
-            To::Nobody | To::Probe => {}
+            To::Nobody | To::Probe => self.settle_nobodys(&answered),
             To::Mirror(number) => self.settle_mirror(&answered, number),
             To::Delete(stamp) => {
                 let key = self.key_at(&answered);
@@ -73,6 +76,7 @@ impl<S: Socket> Pools<S> {
             To::LateFlush => self.late_flush_over(server),
             To::Monitor(op) => self.monitor_answered(op, is_kept.then_some(reply), clients),
         }
+        self.settle_wins(id);
         if clients.slow.is_open() {
             self.explain_answered(&answered, token, clients);
         }
@@ -117,15 +121,38 @@ impl<S: Socket> Pools<S> {
         if self.warm_up(answered, ticket, clients) {
             return;
         }
+        match self.answer_with_win(answered, ticket, clients) {
+            Some(won) => {
+                let source = Source::Queue(&won, won.start());
+                let line = text::find_newline(source.slice(0..won.len().min(MAX_LINE)));
+                let reply = Reply {
+                    source,
+                    at: 0,
+                    len: won.len(),
+                    line: line.map_or(won.len(), |n| n + 1),
+                    ..*answered.reply
+                };
+                let won = Answered {
+                    reply: &reply,
+                    ..*answered
+                };
+                self.answer_client(&won, ticket, clients);
+            }
+            None => self.answer_client(answered, ticket, clients),
+        }
+        if answered.request.writes() {
+            self.mirror_or_invalidate(answered);
+        }
+    }
+
+    #[inline]
+    fn answer_client(&mut self, answered: &Answered<'_>, ticket: Ticket, clients: &mut Clients<S>) {
         let p = answered.request;
         if p.attempt == Attempt::Backup && p.traits.has(Traits::RETURNS_CAS) {
             self.answer_marked(answered, ticket, clients);
         } else if let Some(link) = self.links.get(answered.link) {
             let line = link.line_at(answered.at, p.line);
             clients.answer(ticket, p.verb, line, answered.reply);
-        }
-        if p.writes() {
-            self.mirror_or_invalidate(answered);
         }
     }
 

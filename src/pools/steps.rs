@@ -228,14 +228,6 @@ impl<S: Socket> Pools<S> {
         self.release(flow);
     }
 
-    /// Gives the right to refresh a stale value back: the fetch took it, and no client had it.
-    pub(super) fn give_back(&mut self, source: ServerId, key: &[u8], hash: u64, fetched: &Fetched) {
-        let mut line = Vec::new();
-        let verb = forms::write_give_back(key, fetched, &mut line);
-        let pending = self.own(To::Nobody, verb, Traits::WRITES, hash);
-        self.send(source, pending, &Ask::line(verb, Traits::WRITES, &line));
-    }
-
     /// Serves what waited without a copy: a read gets the fetched value, a write the primary's
     /// first answer. A request that would create the key is told that it exists if that can be
     /// said, else it is sent as it is.

@@ -484,8 +484,8 @@ impl Store {
             let due = item.expires != u64::MAX && renew.is_some_and(|r| (left as i64) < r);
             state = match (item.won, item.stale) {
                 (true, false) => b" Z",
-                (true, true) => b" X Z",
-                (false, true) => b" W X",
+                (true, true) => b" Z X",
+                (false, true) => b" X W",
                 (false, false) if due => b" W",
                 _ => b"",
             };
