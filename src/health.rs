@@ -138,6 +138,8 @@ pub struct Health {
     since: Time,
     wait: u64,
     warming_until: Time,
+    /// What it lacks is being copied to it.
+    refilled: bool,
     failures: u32,
     counted_at: Option<Time>,
     /// Bytes that came since its last whole answer, and how many of them there were when a timeout
@@ -173,6 +175,7 @@ impl Health {
             since: now,
             wait: policy.retry,
             warming_until: Time(0),
+            refilled: false,
             failures: 0,
             counted_at: None,
             bytes: 0,
@@ -234,7 +237,12 @@ impl Health {
     /// True while a key that it lacks may be missing only because it restarted.
     #[inline]
     pub fn is_warming(&self, now: Time) -> bool {
-        now < self.warming_until
+        now < self.warming_until || self.refilled
+    }
+
+    /// What it lacks is copied to it from now on, or not any more: until then absent does not mean gone.
+    pub fn refill(&mut self, goes_on: bool) {
+        self.refilled = goes_on && self.policy.warm > 0;
     }
 
     /// Something was written elsewhere and deleted here: absent does not mean gone.
@@ -731,9 +739,14 @@ mod tests {
         assert!(h.is_warming(at(64.9)) && !h.is_warming(at(65.1)));
         h.warm(at(70.0));
         assert!(h.is_warming(at(169.0)) && !h.is_warming(at(171.0)));
+        h.refill(true);
+        assert!(h.is_warming(at(171.0)));
+        h.refill(false);
+        assert!(!h.is_warming(at(171.0)));
         let mut never = Health::new(Policy { warm: 0, ..POLICY }, at(0.0), 1);
         never.told_uptime(0, at(0.0));
         never.warm(at(0.0));
+        never.refill(true);
         assert!(!never.is_warming(at(0.0)));
     }
 }

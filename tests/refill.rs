@@ -125,6 +125,29 @@ fn a_primary_that_restarted_holds_what_its_backups_hold_though_nobody_asks() {
     }
 }
 
+/// A refill may take longer than `--warm`: what is not copied yet is no miss all the same.
+#[test]
+fn a_primary_is_warming_until_its_refill_is_done() {
+    let (mut world, peer) = farm(1, 1, &["--warm", "4", "--refill", "20k"]);
+    let all = || (0..200).map(|i| format!("k{i}"));
+    for key in all() {
+        set(&mut world, &peer, &key, &"v".repeat(500));
+    }
+    restart(&mut world, PRIMARY, SECOND);
+    until(&mut world, &peer, PRIMARY, "running");
+    world.advance(5 * SECOND);
+    assert_eq!(field(&mut world, &peer, PRIMARY, "refill"), "running");
+    let lacks = |world: &World| all().filter(|k| holds(world, PRIMARY, k).is_none()).count();
+    assert!(lacks(&world) > 20, "{} are not copied yet", lacks(&world));
+    assert_eq!(field(&mut world, &peer, PRIMARY, "state"), "warming");
+    for key in all() {
+        let said = world.ask(&peer, format!("get {key}\r\n"));
+        assert!(said.starts_with("VALUE "), "{key}: {said}");
+    }
+    until(&mut world, &peer, PRIMARY, "done");
+    assert_eq!(field(&mut world, &peer, PRIMARY, "state"), "up");
+}
+
 #[test]
 fn a_key_that_was_deleted_because_a_mirror_was_lost_is_copied_again() {
     let (mut world, peer) = farm(1, 1, &[]);

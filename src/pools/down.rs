@@ -222,7 +222,7 @@ impl<S: Socket> Pools<S> {
             server.stats.restarts += 1;
             server.no_metadump = false;
         }
-        self.wants_refill(id);
+        self.lost_keys(id);
     }
 
     /// A link that could not be opened is opened at its server's next address, if it has another.

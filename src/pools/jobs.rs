@@ -100,6 +100,10 @@ impl<S: Socket> Pools<S> {
     /// A refill or a comparison is over, or given up: tells what came of it.
     pub(super) fn end_job(&mut self, mut refill: Refill, failure: Option<&'static str>) {
         self.budget.recharge(&mut refill.charged, 0);
+        let server = self.servers.get_mut(refill.target);
+        if let Some(server) = server.filter(|_| refill.verify.is_none()) {
+            server.health.refill(false);
+        }
         if !refill.lists || (refill.verify.is_none() && failure.is_some()) {
             return;
         }

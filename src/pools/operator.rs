@@ -61,7 +61,7 @@ impl<S: Socket> Pools<S> {
             () if self.is_too_old(id) => "is older than memcached 1.6",
             () if self.refills.of(id).is_some_and(|r| r.lists) => "is being refilled already",
             () => {
-                self.wants_refill(id);
+                self.lost_keys(id);
                 return Ok(());
             }
         };

@@ -1,7 +1,7 @@
 //! Who holds the other copy of a key, and which servers are to be refilled from there.
 
 use super::refill::Refill;
-use super::server::{Pool, distinct};
+use super::server::{Pool, Server, distinct};
 use super::{NOBODY, Pools, ServerId};
 use crate::net::Socket;
 use crate::placement::Farm;
@@ -196,6 +196,16 @@ impl<S: Socket> Pools<S> {
         self.list_anew(id, false);
         // What was found of it is not true any more.
         self.list_anew(id, true);
+    }
+
+    /// A server lost what it held: until it is refilled absent does not mean gone there.
+    pub(super) fn lost_keys(&mut self, id: ServerId) {
+        self.wants_refill(id);
+        let is_primary = |s: &&mut Server| !s.primary_of.is_empty();
+        let is_refilled = self.refills.of(id).is_some_and(|r| r.lists);
+        if let Some(server) = self.servers.get_mut(id).filter(is_primary) {
+            server.health.refill(is_refilled);
+        }
     }
 
     /// A server is to be compared with its partners.

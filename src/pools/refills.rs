@@ -2,7 +2,7 @@
 //! the other and each key by itself.
 //!
 //! ```text
-//!  restarted, flushed ─▶ wants_refill ─┐                 ┌─▶ Look ─▶ Fetch ─▶ Add
+//!  restarted, flushed ─▶ lost_keys ────┐                 ┌─▶ Look ─▶ Fetch ─▶ Add
 //!  one key deleted ────▶ wants_key ────┼─▶ jobs, spool ──┤   target   source   target
 //!  an operator asks ───▶ wants_verify ─┘                 └─▶ Here ─▶ There
 //! ```

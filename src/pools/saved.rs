@@ -276,6 +276,13 @@ impl<S: Socket> Pools<S> {
             }
             refill.keys.iter().for_each(|key| self.wants_key(id, key));
         }
+        // Other options may want no refill.
+        for id in self.servers.keys().collect::<Vec<_>>() {
+            let lists = self.refills.of(id).is_some_and(|r| r.lists);
+            if let Some(server) = self.servers.get_mut(id).filter(|_| !lists) {
+                server.health.refill(false);
+            }
+        }
         Ok(())
     }
 

@@ -261,7 +261,7 @@ impl<S: Socket> Pools<S> {
         server.journal.flushed(stamp);
         self.list_server(id);
         if stamp > 0 {
-            self.wants_refill(id);
+            self.lost_keys(id);
         }
     }
 
