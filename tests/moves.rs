@@ -5,6 +5,8 @@ mod common;
 
 #[path = "moves/real.rs"]
 mod real;
+#[path = "moves/rolling.rs"]
+mod rolling;
 
 use common::world::{Peer, State, World, file, file_with};
 use std::collections::BTreeMap;

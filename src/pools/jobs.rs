@@ -49,6 +49,7 @@ impl<S: Socket> Pools<S> {
             if self.pools[at].before.is_none() {
                 continue;
             }
+            self.watch_rolling(at);
             let is_of_pool = |r: &Refill| {
                 let server = self.servers.get(r.target);
                 let mut pools = server

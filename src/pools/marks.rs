@@ -96,7 +96,7 @@ impl<S: Socket> Pools<S> {
         }
     }
 
-    fn renew_marks(&mut self, id: ServerId) {
+    pub(super) fn renew_marks(&mut self, id: ServerId) {
         let me = self.me.id;
         let now = self.now;
         let Some(server) = self.servers.get(id) else {
@@ -385,7 +385,7 @@ impl<S: Socket> Pools<S> {
 
     /// A number that magents have in common whose pools put the same keys to the same servers, as far
     /// as this server is concerned. FNV-1a of the settings of its pools that decide on that.
-    fn rings_of(&self, server: &Server) -> u64 {
+    pub(super) fn rings_of(&self, server: &Server) -> u64 {
         let all = server.primary_of.iter().chain(&server.backup_of);
         let mut texts: Vec<String> = all
             .map(|p| {

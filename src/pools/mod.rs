@@ -25,7 +25,7 @@
 //!  flush_all monitors steps warm     requests with several steps or servers
 //!  wins                              the right to refresh what a fetch found stale
 //!  failover mirror                   the other farm
-//!  moves                             rings that a reload changes
+//!  moves rolling                     rings that a reload changes, and other magents'
 //!  lookup                            names of servers
 //!  again                             copies that others may have overtaken
 //!  sync                              journals: what servers missed
@@ -36,7 +36,7 @@
 //!  flows link server recent totals   data
 //!  figures refill                    what is shown of refills, one of them
 //!  copies pace spool verify          its parts
-//!  pending name board outages watched lacking  one request, one server's host, the marks on it, when it was away, copies
+//!  pending name board outages watched lacking awaited  one request, one server's host, the marks on it, when it was away, copies
 //! ```
 //!
 //! A request that cannot be asked where it should be, or whose link is lost, becomes a *loss*: it
@@ -44,6 +44,7 @@
 
 mod again;
 mod ask;
+mod awaited;
 mod board;
 mod comparing;
 mod connect;
@@ -78,6 +79,7 @@ mod refills;
 mod reload;
 mod replies;
 mod report;
+mod rolling;
 mod saved;
 mod send;
 mod server;

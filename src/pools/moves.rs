@@ -189,7 +189,7 @@ impl<S: Socket> Pools<S> {
         let pools = server.primary_of.iter().chain(&server.backup_of);
         let before = pools.filter_map(|p| self.pools[*p as usize].before.as_ref());
         before
-            .map(|b| b.ordered_at)
+            .map(|b| b.copied_at())
             .filter(|at| *at > self.now)
             .max()
     }
@@ -263,14 +263,18 @@ impl<S: Socket> Pools<S> {
         );
         let (fetched, deleted, copied) = (before.fetched, before.deleted, before.copied);
         let state = if before.copying { ", copying" } else { "" };
+        let waits = before.rolling.shown();
         Some(format!(
-            "{since} of {of} s, {fetched} keys fetched, {deleted} changed, {copied} copied{state}"
+            "{waits}{since} of {of} s, {fetched} keys fetched, {deleted} changed, {copied} copied{state}"
         ))
     }
 
     /// When the next move ends.
     pub(super) fn next_move_ends(&self) -> Time {
-        let moving = |p: &Pool| Some(p.before.as_ref()?.ends_at(p.config.warm));
+        let moving = |p: &Pool| {
+            let before = p.before.as_ref()?;
+            Some(before.ends_at(p.config.warm).min(before.rolling.next_at()))
+        };
         let ends = self.pools.iter().filter_map(moving);
         ends.min().unwrap_or(Time::NEVER)
     }

@@ -139,6 +139,11 @@ impl Pending {
             .min(self.sent.plus(u64::from(self.timeout) * MILLISECOND))
     }
 
+    /// True if it changes its key, or may create it.
+    pub fn changes(&self) -> bool {
+        self.writes() || self.traits.has(Traits::CREATES)
+    }
+
     /// True if it may change its key.
     pub fn writes(&self) -> bool {
         self.traits.has(Traits::WRITES)

@@ -83,6 +83,7 @@ impl<S: Socket> Pools<S> {
         };
         self.resolve = nanos(config.resolve);
         self.break_moves();
+        let rings = self.all_rings();
         let mut moving = Vec::new();
         for (pool, farms) in config.pools.iter().zip(farms) {
             match self.pool_named(&pool.name) {
@@ -108,6 +109,7 @@ impl<S: Socket> Pools<S> {
         self.staff();
         for at in &moving {
             self.begin_move(*at);
+            self.begin_rolling(*at, &rings);
             self.widen_flushes(*at);
         }
         self.restart_refills(config.refill as u64);

@@ -316,7 +316,7 @@ impl<S: Socket> Pools<S> {
             refill: self.refill_figures(id, s),
             verify: self.verify_figures(id, s),
             marks: self.unmarked(s).unwrap_or("on"),
-            others: s.board.others().map(|o| o.to_string()).collect(),
+            others: self.others_of(s),
             stats: s.stats.clone(),
             latency: s.latency.total(),
             recent: s.latency.recent(self.now),

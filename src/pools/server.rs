@@ -1,5 +1,6 @@
 //! One server, whatever pools name it: its address with its links, its health and its journal.
 
+use super::awaited::Awaited;
 use super::board::Board;
 use super::figures::Verified;
 use super::name::Name;
@@ -254,6 +255,8 @@ pub struct Before {
     pub listable: Vec<(ServerId, Vec<u32>)>,
     /// Keys that were deleted there, since they were changed.
     pub deleted: u64,
+    /// Other magents that have this ring.
+    pub rolling: Awaited,
 }
 
 impl Before {
@@ -270,8 +273,13 @@ impl Before {
     pub fn ends_at(&self, warm: Duration) -> Time {
         match self.copying {
             true => Time::NEVER,
-            false => self.since.plus(nanos(warm)).max(self.ordered_at),
+            false => self.since.plus(nanos(warm)).max(self.copied_at()),
         }
+    }
+
+    /// When keys may be copied: all has its answer that this magent asked before, and that others did.
+    pub fn copied_at(&self) -> Time {
+        self.ordered_at.max(self.rolling.begins_at)
     }
 
     /// True if keys of this pool have other primaries since, and other backups.
@@ -372,6 +380,7 @@ impl Pool {
             copying: false,
             listable: Vec::new(),
             deleted: 0,
+            rolling: Awaited::default(),
         }));
         true
     }

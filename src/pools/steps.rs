@@ -199,7 +199,9 @@ impl<S: Socket> Pools<S> {
         clients: &mut Clients<S>,
     ) {
         self.count_fetched(&flow);
-        let may_copy = !self.is_outdated(&flow) && !self.is_flushing(flow.primary);
+        let may_copy = !self.is_outdated(&flow)
+            && !self.is_flushing(flow.primary)
+            && !self.is_not_to_move(&flow);
         if !may_copy {
             self.counters.repairs_dropped += 1;
         }
