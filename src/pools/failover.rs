@@ -89,7 +89,10 @@ impl<S: Socket> Pools<S> {
     /// Nobody knows whether a write was done.
     pub(super) fn leave_lost(&mut self, lost: &Lost<'_>) {
         let p = lost.request;
-        forms::each_key(p.verb, lost.ask.line_bytes(), |key| self.leave(p, key));
+        forms::each_key(p.verb, lost.ask.line_bytes(), |key| {
+            self.leave(p, key);
+            self.leave_behind(lost.server, p, key);
+        });
     }
 
     /// A request with several keys was lost: each key is asked for by itself.

@@ -122,6 +122,16 @@ impl<S: Socket> Pools<S> {
         }
     }
 
+    /// A server may still run a write that was asked before a reload gave its key to others.
+    pub(super) fn leave_behind(&mut self, server: ServerId, p: &Pending, key: &[u8]) {
+        let pool = &self.pools[p.home.pool as usize];
+        let now = pool.place(key, 0);
+        let stays = self.is_same(server, now.primary) || self.is_same(server, now.backup);
+        if p.home.ring != pool.ring_number && !stays {
+            self.invalidate(server, key, now.hash);
+        }
+    }
+
     /// [`Pools::leave`] where no request is at hand.
     pub(super) fn leave_key(&mut self, pool: usize, key: &[u8]) {
         let Some(before) = &self.pools[pool].before else {
