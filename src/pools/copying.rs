@@ -43,13 +43,6 @@ pub(super) enum Outcome {
 }
 
 impl<S: Socket> Pools<S> {
-    /// True if a server is there and too old to be asked for keys, or to take them.
-    pub(super) fn is_too_old(&self, id: ServerId) -> bool {
-        self.servers
-            .get(id)
-            .is_some_and(|s| s.health.is_up() && !s.meta)
-    }
-
     /// True if a server can be asked for keys, or to take them.
     pub(super) fn is_usable(&self, id: ServerId) -> bool {
         self.servers

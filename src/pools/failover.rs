@@ -7,7 +7,7 @@ use crate::buffer::Source;
 use crate::clients::{Clients, Ticket};
 use crate::health::Cause;
 use crate::net::Socket;
-use crate::protocol::forms;
+use crate::protocol::{Verb, forms};
 
 impl<S: Socket> Pools<S> {
     /// A client's request was lost at its primary: it goes to its backup, or once more to the
@@ -21,7 +21,8 @@ impl<S: Socket> Pools<S> {
         if backup == NOBODY {
             return self.retry_or_fail(lost, ticket, clients);
         }
-        let goes_on = self.is_up(backup);
+        let is_understood = p.verb != Verb::MetaSet || !self.is_too_old(backup);
+        let goes_on = self.is_up(backup) && is_understood;
         // On a link that lives it may still run here, and the backup may not learn of it.
         if p.writes() && (goes_on || self.is_up(lost.server)) {
             self.missed(lost);

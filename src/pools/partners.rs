@@ -42,6 +42,14 @@ impl Way {
 }
 
 impl<S: Socket> Pools<S> {
+    /// True if a server is there and older than meta commands (1.6): it is not asked for keys, takes none, and is sent
+    /// no value by them, since that would be a line to it, with an answer of its own.
+    pub fn is_too_old(&self, id: ServerId) -> bool {
+        self.servers
+            .get(id)
+            .is_some_and(|s| s.health.is_up() && !s.meta)
+    }
+
     /// The pools that name a server.
     fn pools_naming(&self, id: ServerId) -> impl Iterator<Item = u32> {
         let all = self.servers.get(id);
@@ -192,10 +200,23 @@ impl<S: Socket> Pools<S> {
         if self.sources_of(id).is_empty() {
             return;
         }
+        if self.is_too_old(id) {
+            return self.tell_no_refill(id, "is not refilled: it is older than memcached 1.6");
+        }
         self.refill_of(id);
         self.list_anew(id, false);
         // What was found of it is not true any more.
         self.list_anew(id, true);
+    }
+
+    /// Says once of a server why nothing is copied to it, or from it.
+    pub(super) fn tell_no_refill(&mut self, id: ServerId, why: &str) {
+        let Some(server) = self.servers.get_mut(id) else {
+            return;
+        };
+        if !std::mem::replace(&mut server.is_told, true) {
+            log::warn!("{}: {why}", server.title);
+        }
     }
 
     /// A server lost what it held: until it is refilled absent does not mean gone there.

@@ -157,16 +157,17 @@ impl<S: Socket> Pools<S> {
         if let (Some(verify), Some(source)) = (&mut refill.verify, source) {
             verify.untold.push(source);
         }
-        let Some(server) = source.and_then(|id| self.servers.get_mut(id)) else {
+        let Some(source) = source else {
             return;
         };
-        if !std::mem::replace(&mut server.no_metadump, true) {
-            log::warn!(
-                "{}: no server is refilled from it: it does not list its keys (lru_crawler metadump), or \
-                 is older than memcached 1.6",
-                server.title
-            );
+        if let Some(server) = self.servers.get_mut(source) {
+            server.no_metadump = true;
         }
+        self.tell_no_refill(
+            source,
+            "no server is refilled from it: it does not list its keys (lru_crawler metadump), or is older \
+             than memcached 1.6",
+        );
     }
 
     /// Servers that answer later than before are asked for less.

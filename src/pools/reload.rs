@@ -253,6 +253,7 @@ impl<S: Socket> Pools<S> {
             quiet: Quiet::default(),
             same_partners: false,
             no_metadump: false,
+            is_told: false,
             refilled: None,
             verified: None,
             listed: false,

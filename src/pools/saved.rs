@@ -190,6 +190,7 @@ impl<S: Socket> Pools<S> {
         server.missed.save(to);
         server.quiet.save(to);
         server.no_metadump.save(to);
+        server.is_told.save(to);
         server.refilled.save(to);
         server.meta.save(to);
         server.holds_marks.save(to);
@@ -308,6 +309,7 @@ impl<S: Socket> Pools<S> {
         server.missed = Saved::load(from)?;
         server.quiet = Saved::load(from)?;
         server.no_metadump = Saved::load(from)?;
+        server.is_told = Saved::load(from)?;
         server.refilled = Saved::load(from)?;
         server.meta = Saved::load(from)?;
         server.holds_marks = Saved::load(from)?;

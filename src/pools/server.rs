@@ -51,6 +51,8 @@ pub struct Server {
     pub same_partners: bool,
     /// It does not tell its keys.
     pub no_metadump: bool,
+    /// The log says that it is not refilled, or nobody from it.
+    pub is_told: bool,
     /// What came of its last refill.
     pub refilled: Option<Progress>,
     /// What came of its last comparison with its partners.

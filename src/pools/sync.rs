@@ -24,6 +24,10 @@ impl<S: Socket> Pools<S> {
         let Some(server) = self.servers.get_mut(id) else {
             return;
         };
+        if !server.meta && forms::needs_base64(key) {
+            // It cannot hold it.
+            return;
+        }
         let before = server.journal.overflows();
         server.journal.add(key);
         self.note_overflow(id, before);

@@ -206,7 +206,7 @@ fn is_odd(b: u8) -> bool {
 
 /// Keys with such bytes might come from a binary client; they never travel as they are. A
 /// longer one has no base64 that a server takes, and can only have come as text.
-fn needs_base64(raw_key: &[u8]) -> bool {
+pub fn needs_base64(raw_key: &[u8]) -> bool {
     raw_key.len() <= MAX_BINARY_KEY && raw_key.iter().any(|&b| is_odd(b))
 }
 

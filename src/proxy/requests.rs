@@ -2,10 +2,10 @@
 
 use super::Proxy;
 use crate::buffer::Source;
-use crate::clients::{Next, Portions, needs_line_end};
+use crate::clients::{Clients, Next, Portions, Ticket, line_reply, needs_line_end};
 use crate::net::Socket;
 use crate::pools::{Ask, Split};
-use crate::protocol::{Request, forms};
+use crate::protocol::{Request, Status, Verb, forms};
 use crate::work::{REQUEST, Work};
 
 /// Reads of one client in one turn, so that a fast one does not hold up the others.
@@ -133,8 +133,12 @@ impl<S: Socket> Proxy<S> {
             .clients
             .owe(key, request.format, verb, traits, ask.bytes());
         if let Some(ticket) = ticket {
-            self.pools.count_key(pool, name, place.hash);
-            self.pools.ask(ticket, pool, &place, name, &ask);
+            if verb == Verb::MetaSet && self.pools.is_too_old(place.primary) {
+                answer_unknown(ticket, &ask, &mut self.clients);
+            } else {
+                self.pools.count_key(pool, name, place.hash);
+                self.pools.ask(ticket, pool, &place, name, &ask);
+            }
         }
         self.input.consume(total);
         true
@@ -150,6 +154,9 @@ impl<S: Socket> Proxy<S> {
             .clients
             .owe(key, request.format, verb, traits, ask.bytes());
         if let Some(ticket) = ticket {
+            if verb == Verb::MetaSet && self.pools.is_too_old(place.primary) {
+                return answer_unknown(ticket, ask, &mut self.clients);
+            }
             self.pools.count_key(pool, name, place.hash);
             self.pools.ask(ticket, pool, &place, name, ask);
         }
@@ -269,6 +276,12 @@ impl<S: Socket> Proxy<S> {
         multi.put_back(keys.into_iter().skip(asked));
         self.clients.give_multi(ticket, multi, bytes);
     }
+}
+
+/// Answers a request as a server that does not know it.
+fn answer_unknown<S: Socket>(ticket: Ticket, ask: &Ask<'_>, clients: &mut Clients<S>) {
+    let reply = line_reply(b"ERROR\r\n", Status::Unknown);
+    clients.answer(ticket, ask.verb, ask.line_bytes(), &reply);
 }
 
 /// Where the key after the first `count` of `keys` begins, or their end.

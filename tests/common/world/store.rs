@@ -237,7 +237,9 @@ impl Store {
         let w = &wire.words;
         match w[0] {
             b"version" if self.is_old => line(out, b"VERSION 1.4.15"),
-            b"lru_crawler" | b"mg" | b"me" if self.is_old => line(out, b"ERROR"),
+            // The value of a line that it does not know is another one.
+            b"ms" if self.is_old => out.extend_from_slice(b"ERROR\r\nERROR\r\n"),
+            b"lru_crawler" | b"mg" | b"me" | b"md" | b"ma" if self.is_old => line(out, b"ERROR"),
             b"version" => line(out, b"VERSION 1.6.18"),
             b"stats" if w.len() > 1 => {
                 let keys = self.items.len();
