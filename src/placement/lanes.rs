@@ -92,12 +92,26 @@ const START: [u32; 4] = [0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476];
 /// The first little-endian number of the MD5 of each key. None may be longer than [`LONGEST`].
 pub fn md5_first(keys: &[&[u8]; LANES]) -> Lanes {
     let block = load(keys);
-    let mut state = START.map(|n| [n; LANES]);
-    round::<7, 12, 17, 22>(&mut state, &block, 0, (0, 1), |x, y, z| z ^ (x & (y ^ z)));
-    round::<5, 9, 14, 20>(&mut state, &block, 1, (1, 5), |x, y, z| y ^ (z & (x ^ y)));
-    round::<4, 11, 16, 23>(&mut state, &block, 2, (5, 3), |x, y, z| x ^ y ^ z);
-    round::<6, 10, 15, 21>(&mut state, &block, 3, (0, 7), |x, y, z| y ^ (x | !z));
-    state[0].map(|n| n.wrapping_add(START[0]))
+    let mut first = [0; LANES];
+    // One loop over whole digests: the compiler does each step for all lanes by one instruction.
+    for (lane, first) in first.iter_mut().enumerate() {
+        let mut state = START;
+        let word = |i: usize| block[i][lane];
+        round(&mut state, word, (0, [7, 12, 17, 22]), (0, 1), |x, y, z| {
+            z ^ (x & (y ^ z))
+        });
+        round(&mut state, word, (1, [5, 9, 14, 20]), (1, 5), |x, y, z| {
+            (x & z) | (y & !z)
+        });
+        round(&mut state, word, (2, [4, 11, 16, 23]), (5, 3), |x, y, z| {
+            x ^ (y ^ z)
+        });
+        round(&mut state, word, (3, [6, 10, 15, 21]), (0, 7), |x, y, z| {
+            y ^ (x | !z)
+        });
+        *first = state[0].wrapping_add(START[0]);
+    }
+    first
 }
 
 /// The one block of each key, by words.
@@ -115,40 +129,29 @@ fn load(keys: &[&[u8]; LANES]) -> [Lanes; 16] {
     words
 }
 
-/// One of the four rounds, of 16 steps. `A` to `D` are what it rotates by; `order` is the first word
+/// One of the four rounds, of 16 steps: its number and what it rotates by. `order` is the first word
 /// that it takes and how far on the next one is.
 #[inline(always)]
-fn round<const A: u32, const B: u32, const C: u32, const D: u32>(
-    state: &mut [Lanes; 4],
-    block: &[Lanes; 16],
-    number: usize,
+fn round(
+    state: &mut [u32; 4],
+    word: impl Fn(usize) -> u32,
+    (number, bits): (usize, [u32; 4]),
     order: (usize, usize),
-    mix: impl Fn(u32, u32, u32) -> u32 + Copy,
+    mix: impl Fn(u32, u32, u32) -> u32,
 ) {
     let [mut a, mut b, mut c, mut d] = *state;
-    let given = |i: usize| (block[(order.0 + order.1 * i) % 16], TABLE[number][i]);
+    let step = |bits: u32, [a, b, c, d]: [u32; 4], i: usize| {
+        let given = word((order.0 + order.1 * i) % 16).wrapping_add(TABLE[number][i]);
+        let sum = a.wrapping_add(given).wrapping_add(mix(b, c, d));
+        sum.rotate_left(bits).wrapping_add(b)
+    };
     for i in (0..16).step_by(4) {
-        a = step::<A>([a, b, c, d], given(i), mix);
-        d = step::<B>([d, a, b, c], given(i + 1), mix);
-        c = step::<C>([c, d, a, b], given(i + 2), mix);
-        b = step::<D>([b, c, d, a], given(i + 3), mix);
+        a = step(bits[0], [a, b, c, d], i);
+        d = step(bits[1], [d, a, b, c], i + 1);
+        c = step(bits[2], [c, d, a, b], i + 2);
+        b = step(bits[3], [b, c, d, a], i + 3);
     }
     *state = [a, b, c, d];
-}
-
-#[inline(always)]
-fn step<const BITS: u32>(
-    [a, b, c, d]: [Lanes; 4],
-    (word, add): (Lanes, u32),
-    mix: impl Fn(u32, u32, u32) -> u32,
-) -> Lanes {
-    let mut next = [0; LANES];
-    for i in 0..LANES {
-        let sum = a[i].wrapping_add(mix(b[i], c[i], d[i]));
-        let sum = sum.wrapping_add(word[i]).wrapping_add(add);
-        next[i] = sum.rotate_left(BITS).wrapping_add(b[i]);
-    }
-    next
 }
 
 #[cfg(test)]
