@@ -4,6 +4,7 @@
 //! as a negative number. Every placement in the field was made that way, so it stays.
 
 use super::Hash;
+use super::lanes::{self, LONGEST};
 
 /// The number that `hash` makes of `key`. For [`Hash::Magent`] the 31-bit DJB hash.
 pub fn hash(hash: Hash, key: &[u8]) -> u32 {
@@ -44,7 +45,10 @@ pub fn md5_points(text: &[u8]) -> [u32; 4] {
 
 /// The first little-endian number of the key's MD5.
 pub fn md5_first(key: &[u8]) -> u32 {
-    md5_points(key)[0]
+    match key.len() {
+        0..=LONGEST => lanes::md5_first(&[key])[0],
+        _ => md5_points(key)[0],
+    }
 }
 
 /// Bob Jenkins' one-at-a-time.

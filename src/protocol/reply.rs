@@ -9,6 +9,7 @@
 //! are whole; data is counted and not touched. A line that the request cannot be answered with
 //! means that server and proxy are out of step: then nothing on that link can be trusted.
 
+use super::text::scan::word_end;
 use super::{Item, Status, Verb};
 use std::io::BufRead;
 
@@ -168,6 +169,13 @@ impl Scan {
                         line: len,
                         value,
                     });
+                    // The last value of nearly all answers is here with what ends them.
+                    let end = used + len + value;
+                    let behind = buf.get(end..).and_then(|rest| rest.first_chunk());
+                    if behind == Some(b"\r\nEND\r\n") {
+                        self.seen += len + value + 7;
+                        return self.whole(end + 7, Status::Done);
+                    }
                     self.missing = value + 2;
                 }
                 Line::Data(value) => {
@@ -266,7 +274,7 @@ impl Scan {
     /// upstream request line than those before.
     fn value_line(&self, verb: Verb, request_line: &[u8], buf: &[u8]) -> Option<(usize, Line)> {
         let rest = buf.strip_prefix(b"VALUE ")?;
-        let key = &rest[..find(b' ', &rest[..rest.len().min(MAX_LINE)])?];
+        let key = &rest[..space(&rest[..rest.len().min(MAX_LINE)])?];
         let (flags, rest) = number(&rest[key.len() + 1..])?;
         let (value, mut rest) = number(rest.strip_prefix(b" ")?)?;
         if matches!(verb, Verb::Gets | Verb::Gats) {
@@ -288,13 +296,9 @@ impl Scan {
     fn find_key(&self, verb: Verb, request_line: &[u8], key: &[u8]) -> Option<usize> {
         let mut at = self.cursor;
         if at == 0 {
-            let skip = if matches!(verb, Verb::Gat | Verb::Gats) {
-                2
-            } else {
-                1
-            };
-            for _ in 0..skip {
-                at += find(b' ', &request_line[at..])? + 1;
+            at = space(request_line)? + 1;
+            if matches!(verb, Verb::Gat | Verb::Gats) {
+                at += space(&request_line[at..])? + 1;
             }
         }
         loop {
@@ -303,7 +307,7 @@ impl Scan {
             if behind.is_some_and(|b| b.starts_with(b" ") || b == b"\r\n") {
                 return Some(at + key.len() + 1);
             }
-            at += find(b' ', rest)? + 1;
+            at += space(rest)? + 1;
         }
     }
 }
@@ -325,6 +329,16 @@ fn unfinished(used: usize, buf: &[u8]) -> Progress {
         Progress::Bad("a line without end")
     } else {
         Progress::More { used }
+    }
+}
+
+/// Offset of the first space, which few control bytes come before.
+#[inline]
+fn space(within: &[u8]) -> Option<usize> {
+    let end = word_end(within, 0)?;
+    match within[end] {
+        b' ' => Some(end),
+        _ => find(b' ', within),
     }
 }
 

@@ -36,7 +36,7 @@ pub fn find_newline(bytes: &[u8]) -> Option<usize> {
 
 /// The offset from `at` on of the first space or control byte; `None` without one.
 #[inline]
-pub(super) fn word_end(bytes: &[u8], mut at: usize) -> Option<usize> {
+pub(in crate::protocol) fn word_end(bytes: &[u8], mut at: usize) -> Option<usize> {
     while let Some(word) = word_at(bytes, at) {
         let hit = less_than(word, b' ' + 1);
         if hit != 0 {
