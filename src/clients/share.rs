@@ -31,6 +31,13 @@ const MAX_EXPECTED: usize = 4 * 1024 * 1024;
 /// Keys of one request that are asked at once, at most.
 const PORTION: usize = 1024;
 
+/// True if what was answered or has gone out may change whether this client is paused.
+#[inline]
+fn may_pause_or_go_on<S>(client: &Client<S>) -> bool {
+    let active = client.active.as_ref();
+    !client.pause.is_empty() || active.is_some_and(|a| a.owed() > MUCH)
+}
+
 impl<S: Socket> Clients<S> {
     /// How many bytes may be read from a client now: what is left of its share. If that is none it
     /// is paused: until it is answered if it is owed something, else until there is memory.
@@ -76,25 +83,26 @@ impl<S: Socket> Clients<S> {
     /// A client's answers changed: lists it to be written, and accounts for it anew.
     #[inline]
     pub(super) fn changed(&mut self, key: usize) {
-        if let Some(client) = self.table.get_mut(key) {
-            self.dirty.add(key, &mut client.dirty);
-            if client.active.as_ref().is_some_and(|a| a.out.is_empty()) {
-                client.was_answered();
-            }
-            if let Some((copied, charged)) = client.account() {
-                self.budget.recharge(charged, copied);
-            }
+        let Some(client) = self.table.get_mut(key) else {
+            return;
+        };
+        self.dirty.add(key, &mut client.dirty);
+        if client.active.as_ref().is_some_and(|a| a.out.is_empty()) {
+            client.was_answered();
         }
-        self.check_changed(key);
+        if let Some((copied, charged)) = client.account() {
+            self.budget.recharge(charged, copied);
+        }
+        if may_pause_or_go_on(client) {
+            self.check_owed(key);
+        }
     }
 
     /// Something was answered or has gone out: a paused client may go on, and one that is owed much
     /// may have to pause. The others are looked at when they ask for more.
     #[inline]
     pub(super) fn check_changed(&mut self, key: usize) {
-        let owed_much = |c: &Client<S>| c.active.as_ref().is_some_and(|a| a.owed() > MUCH);
-        let client = self.table.get(key);
-        if client.is_some_and(|c| !c.pause.is_empty() || owed_much(c)) {
+        if self.table.get(key).is_some_and(may_pause_or_go_on) {
             self.check_owed(key);
         }
     }
@@ -125,6 +133,9 @@ impl<S: Socket> Clients<S> {
         let most_slots = MAX_SLOTS.min(FIRST_SLOTS << client.answered.min(16));
         let is_full =
             slots >= most_slots || owed >= MAX_OWED || (slots > 0 && owed + expected >= most);
+        if !is_full && client.pause.is_empty() {
+            return;
+        }
         let has_room = slots <= most_slots / 2
             && owed <= MAX_OWED / 2
             && (slots == 0 || owed + expected <= most / 2);
@@ -157,19 +168,19 @@ impl<S: Socket> Clients<S> {
     /// True if so many more bytes of a reply with values may be kept for a client; `earlier` bytes
     /// of the same reply are kept already.
     pub fn has_room_for(&mut self, ticket: Ticket, earlier: usize, more: usize) -> bool {
-        let share = self.budget.share();
         let Some(client) = self.table.get(ticket.client) else {
             return false;
         };
-        let (owed, is_next) = client.active.as_ref().map_or((0, true), |a| {
-            (a.owed() + earlier, a.is_next_out(ticket.slot))
-        });
+        let active = client.active.as_ref();
+        let owed = active.map_or(0, |a| a.owed() + earlier);
         if client.ending == Ending::Dead || !self.budget.admits(owed, more) {
             return false;
         }
-        if owed + more <= share.max(self.budget.little()) {
+        let share = self.budget.share();
+        if owed + more <= self.budget.little() || owed + more <= share {
             return true;
         }
+        let is_next = active.is_none_or(|a| a.is_next_out(ticket.slot));
         // A value that is larger than a share is for one client at a time.
         let max_value = self.pools[client.pool as usize].max_value;
         let is_taken = self.large.is_some_and(|other| {

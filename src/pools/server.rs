@@ -211,6 +211,8 @@ pub fn distinct(ids: &[ServerId]) -> Vec<ServerId> {
 pub struct Pool {
     /// As configured.
     pub config: PoolConfig,
+    /// See [`Pool::span`] and [`Pool::timeout_ms`]: each request needs them.
+    times: (u64, u32),
     /// Its primaries, all of them.
     pub primaries: Farm,
     /// Their servers, in the farm's order.
@@ -347,6 +349,7 @@ impl Pool {
             removed: false,
             fragments: 0,
             ejections: 0,
+            times: times(&config),
             config,
         }
     }
@@ -356,13 +359,12 @@ impl Pool {
     pub fn configure(&mut self, config: PoolConfig, farms: Farms, now: Time) -> bool {
         let moves = !self.has_ring_of(&config) && self.moves_to(&config);
         let timeout = self.timeout_ms();
-        let spans = self
-            .span()
-            .max(nanos(config.connect_timeout) + nanos(config.timeout));
+        let spans = self.span().max(times(&config).0);
         let farms = Farms {
             primaries: std::mem::replace(&mut self.primaries, farms.primaries),
             backups: std::mem::replace(&mut self.backups, farms.backups),
         };
+        self.times = times(&config);
         self.config = config;
         self.ring_is_stale = true;
         if !moves {
@@ -410,13 +412,13 @@ impl Pool {
     /// What a request may take at one server, in nanoseconds.
     #[inline]
     pub fn span(&self) -> u64 {
-        nanos(self.config.connect_timeout) + nanos(self.config.timeout)
+        self.times.0
     }
 
     /// What one answer may take, in milliseconds.
     #[inline]
     pub fn timeout_ms(&self) -> u32 {
-        self.config.timeout.as_millis() as u32
+        self.times.1
     }
 
     /// Where a key goes; `draw` is what `random` draws from.
@@ -476,6 +478,12 @@ impl Pool {
         }
         (now, home)
     }
+}
+
+/// What [`Pool::span`] and [`Pool::timeout_ms`] say of such a pool.
+fn times(config: &PoolConfig) -> (u64, u32) {
+    let span = nanos(config.connect_timeout) + nanos(config.timeout);
+    (span, config.timeout.as_millis() as u32)
 }
 
 /// The backup of a key with this primary; `place` says where the key goes in a farm.
