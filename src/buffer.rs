@@ -298,10 +298,13 @@ impl Queue {
     /// Appends `len` bytes of `chunk` from `from` on: shared if there are many, else copied.
     #[inline]
     fn push_chunk(&mut self, chunk: &Rc<Chunk>, from: usize, len: usize) {
-        if len < SHARE {
-            self.push_slice(&chunk.data[from..from + len]);
-            return;
+        match len {
+            0..SHARE => self.push_slice(&chunk.data[from..from + len]),
+            _ => self.share(chunk, from, len),
         }
+    }
+
+    fn share(&mut self, chunk: &Rc<Chunk>, from: usize, len: usize) {
         self.shared.push_back(Shared {
             at: self.end,
             own_before: self.own_gone + self.own.len() as u64,
@@ -319,32 +322,40 @@ impl Queue {
             Source::Slice(s) => self.push_slice(&s[range]),
             Source::Chunk(c) => self.push_chunk(c, range.start, range.len()),
             Source::Queue(q, base) => {
-                let (mut at, end) = (base + range.start as u64, base + range.end as u64);
-                while at < end {
-                    match q.shared_at(at) {
-                        Some(s) => {
-                            let skip = (at - s.at) as usize;
-                            let n = (s.len - skip).min((end - at) as usize);
-                            self.push_chunk(&s.chunk.0, s.from + skip, n);
-                            at += n as u64;
-                        }
-                        None => {
-                            let run = q.contiguous(at);
-                            let n = run.len().min((end - at) as usize);
-                            if n == 0 {
-                                break;
-                            }
-                            self.push_slice(&run[..n]);
-                            at += n as u64;
-                        }
-                    }
-                }
+                self.push_queue(q, base + range.start as u64, base + range.end as u64);
             }
         }
     }
 
+    fn push_queue(&mut self, q: &Queue, mut at: u64, end: u64) {
+        while at < end {
+            let n = match q.shared_at(at) {
+                Some(s) => {
+                    let skip = (at - s.at) as usize;
+                    let n = (s.len - skip).min((end - at) as usize);
+                    self.push_chunk(&s.chunk.0, s.from + skip, n);
+                    n
+                }
+                None => {
+                    let run = q.contiguous(at);
+                    let n = run.len().min((end - at) as usize);
+                    self.push_slice(&run[..n]);
+                    n
+                }
+            };
+            if n == 0 {
+                break;
+            }
+            at += n as u64;
+        }
+    }
+
     /// Index of the last shared run that starts at or before `at`.
+    #[inline]
     fn shared_before(&self, at: u64) -> Option<&Shared> {
+        if self.shared.is_empty() {
+            return None;
+        }
         let i = self.shared.partition_point(|s| s.at <= at);
         i.checked_sub(1).and_then(|i| self.shared.get(i))
     }
@@ -354,12 +365,18 @@ impl Queue {
     }
 
     /// The bytes from stream offset `at` on that stand in one piece.
+    #[inline]
     fn contiguous(&self, at: u64) -> &[u8] {
+        match self.shared.is_empty() {
+            true => &self.own[self.own.len() - self.end.saturating_sub(at) as usize..],
+            false => self.piece(at),
+        }
+    }
+
+    /// The same where shared runs are in between.
+    fn piece(&self, at: u64) -> &[u8] {
         if at >= self.end {
             return &[];
-        }
-        if self.shared.is_empty() {
-            return &self.own[(self.own.len() as u64 - (self.end - at)) as usize..];
         }
         let i = self.shared.partition_point(|s| s.at <= at);
         let own_at = match i.checked_sub(1).and_then(|i| self.shared.get(i)) {
@@ -434,6 +451,9 @@ impl Queue {
             return;
         }
         // Move the rest to the front only when that costs less than what was dropped.
+        if self.own.len() <= RELEASED {
+            return;
+        }
         let dropped = (self.own_position(to) - self.own_gone) as usize;
         if dropped > RELEASED && dropped > self.own.len() / 2 {
             self.own.drain(..dropped);

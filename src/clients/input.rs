@@ -1,7 +1,8 @@
 //! The bytes of one client that are being parsed.
 
 use crate::buffer::{Chunk, Source};
-use crate::protocol::{Request, Scratch};
+use crate::placement::LANES;
+use crate::protocol::{Request, Scratch, text};
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -12,6 +13,15 @@ pub enum Origin {
     Chunk,
     /// In a buffer of their own.
     Own,
+}
+
+/// Keys that were hashed together: that of one request, and those of requests that seemed to stand behind it.
+#[derive(Default, Debug)]
+struct Hashed {
+    /// Where each stands, and its hash.
+    keys: [((usize, usize), u32); LANES],
+    /// Which is the next one's.
+    next: usize,
 }
 
 /// Bytes of one client that are being parsed. They are kept apart from the client, so that they can
@@ -31,6 +41,7 @@ pub struct Input {
     pub(super) len: usize,
     /// Parsing stopped before the end: a whole request may be left.
     pub(super) stopped: bool,
+    hashed: Hashed,
 }
 
 impl Input {
@@ -45,7 +56,15 @@ impl Input {
             at: 0,
             len: 0,
             stopped: false,
+            hashed: Hashed::default(),
         }
+    }
+
+    /// Other bytes are there, of which those before `at` are done with.
+    pub(super) fn begin(&mut self, origin: Origin, at: usize, len: usize) {
+        (self.origin, self.at, self.len) = (origin, at, len);
+        self.stopped = false;
+        self.hashed.next = LANES;
     }
 
     /// The bytes.
@@ -76,6 +95,52 @@ impl Input {
             Some((from, to)) => &self.head(request)[from as usize..to as usize],
             None => &self.scratch.key,
         }
+    }
+
+    /// The hash of the key of the request at the front, if it was noted.
+    #[inline]
+    pub fn hash(&mut self, request: &Request) -> Option<u32> {
+        let (from, to) = request.key?;
+        let key = (self.at + from as usize, self.at + to as usize);
+        let (noted, hash) = *self.hashed.keys.get(self.hashed.next)?;
+        self.hashed.next += 1;
+        (noted == key).then_some(hash)
+    }
+
+    /// Where the key of the request at the front stands, and those of the next ones, if these look like a
+    /// command with a key and nothing else.
+    #[inline]
+    pub fn keys_ahead(&self, request: &Request) -> Option<[(usize, usize); LANES]> {
+        let (from, to) = request.key?;
+        let next = self.at + request.head;
+        if request.data > 0 || next == self.len {
+            return None;
+        }
+        let own = (self.at + from as usize, self.at + to as usize);
+        self.glance([own, (0, 0), (0, 0), (0, 0)], next)
+    }
+
+    #[inline(never)]
+    fn glance(
+        &self,
+        mut keys: [(usize, usize); LANES],
+        mut at: usize,
+    ) -> Option<[(usize, usize); LANES]> {
+        let all = self.source().slice(0..self.len);
+        for key in &mut keys[1..] {
+            let Some((from, to, len)) = text::glance(&all[at..]) else {
+                break;
+            };
+            *key = (at + from, at + to);
+            at += len;
+        }
+        (keys[1] != (0, 0)).then_some(keys)
+    }
+
+    /// The key of the request at the front, and those of the next ones, have such hashes.
+    pub fn note_hashes(&mut self, keys: [(usize, usize); LANES], hashes: [u32; LANES]) {
+        self.hashed.keys = std::array::from_fn(|i| (keys[i], hashes[i]));
+        self.hashed.next = 1;
     }
 
     /// The line for the server, of the request at the front.

@@ -94,14 +94,13 @@ impl<S: Socket> Clients<S> {
 
     /// Makes the client's unparsed bytes the input.
     fn take_partial(&mut self, key: usize, input: &mut Input) {
-        input.origin = Origin::Own;
         input.own.clear();
-        input.at = 0;
+        let mut at = 0;
         if let Some(active) = self.table.get_mut(key).and_then(|c| c.active.as_mut()) {
             std::mem::swap(&mut active.partial, &mut input.own);
-            input.at = std::mem::take(&mut active.parsed);
+            at = std::mem::take(&mut active.parsed);
         }
-        (input.len, input.stopped) = (input.own.len(), false);
+        input.begin(Origin::Own, at, input.own.len());
     }
 
     /// Reads once, so many bytes at most. False if nothing came.
@@ -156,8 +155,7 @@ impl<S: Socket> Clients<S> {
                 if let Some(a) = active {
                     a.partial.clear();
                 }
-                input.origin = Origin::Chunk;
-                (input.at, input.len, input.stopped) = (0, left + n, false);
+                input.begin(Origin::Chunk, 0, left + n);
             }
         }
         true

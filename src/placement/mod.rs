@@ -252,8 +252,17 @@ impl Farm {
         }
     }
 
-    /// [`Farm::hash`] of several keys, which takes less time than of one after the other.
+    /// True if [`Farm::hash_all`] takes less time than to hash keys one after the other.
+    #[inline]
+    pub fn hashes_together(&self) -> bool {
+        self.needs_hash() && self.rule() == Hash::Md5
+    }
+
+    /// [`Farm::hash`] of several keys; those at the end may be empty.
     pub fn hash_all(&self, keys: &[&[u8]; LANES]) -> [u32; LANES] {
+        if keys[1].is_empty() {
+            return [self.hash(keys[0]), 0, 0, 0];
+        }
         let parts = keys.map(|key| self.tagged(key));
         let is_short = parts.iter().all(|part| part.len() <= lanes::LONGEST);
         match self.rule() {

@@ -45,8 +45,32 @@ impl<S: Socket> Pools<S> {
     /// Where a key of this pool goes.
     #[inline]
     pub fn place(&mut self, pool: usize, key: &[u8]) -> Place {
+        self.place_hashed(pool, key, self.hash(pool, key))
+    }
+
+    /// What [`Pools::place_hashed`] is told of a key.
+    #[inline]
+    pub fn hash(&self, pool: usize, key: &[u8]) -> u32 {
+        self.pools[pool].hash(key)
+    }
+
+    /// [`Pools::place`] of a key that was hashed.
+    #[inline]
+    pub fn place_hashed(&mut self, pool: usize, key: &[u8], hash: u32) -> Place {
         self.draw = self.draw.wrapping_add(1);
-        self.pools[pool].place(key, self.draw)
+        self.pools[pool].place_hashed(key, hash, self.draw)
+    }
+
+    /// True if [`Pools::hash_all`] takes less time than to hash keys one after the other.
+    #[inline]
+    pub fn hashes_together(&self, pool: usize) -> bool {
+        self.pools[pool].primaries.hashes_together()
+    }
+
+    /// [`Pools::hash`] of several keys; those at the end may be empty.
+    #[inline]
+    pub fn hash_all(&self, pool: usize, keys: &[&[u8]; LANES]) -> [u32; LANES] {
+        self.pools[pool].hash_all(keys)
     }
 
     /// True if the link on which a key would be asked has room; else the client waits for it. This
@@ -174,8 +198,7 @@ impl<S: Socket> Pools<S> {
             }
             let hashes = self.pools[split.pool].hash_all(&some.map(|(_, key)| key));
             for ((number, key), hash) in some.into_iter().zip(hashes).take(count) {
-                self.draw = self.draw.wrapping_add(1);
-                let place = self.pools[split.pool].place_hashed(key, hash, self.draw);
+                let place = self.place_hashed(split.pool, key, hash);
                 let part = match self.add_to_line(split, &place, key) {
                     Some(part) => part,
                     None if !self.has_room_for(&place, split.ticket.client, clients) => break 'all,

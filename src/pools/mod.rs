@@ -100,6 +100,7 @@ pub use marks::Me;
 pub use monitors::Asker;
 pub use pending::Ask;
 pub use report::{Lines, ServerFigures, line};
+pub use server::Place;
 pub use totals::{Merged, Names, Totals, Value};
 pub use turn::Connect;
 

@@ -4,7 +4,7 @@ use super::Pools;
 use super::link::{Arriving, LinkState};
 use super::pending::To;
 use crate::buffer::{Chunk, Source};
-use crate::clients::{Clients, Ticket, has_values, is_error};
+use crate::clients::{Clients, has_values, is_error};
 use crate::health::Cause;
 use crate::net::Socket;
 use crate::protocol::reply::Progress;
@@ -22,9 +22,17 @@ const WOKEN: usize = 16;
 /// An answer of the handshake that is longer, in bytes, is given up; memcached's are below 4 KB.
 const MAX_GREETING: usize = 64 * 1024;
 
+/// Of the request that a reply belongs to: what was asked, who gets the reply, and whether it writes.
+#[derive(Clone, Copy)]
+struct Asked {
+    verb: Verb,
+    to: To,
+    writes: bool,
+}
+
 /// What the scan of a whole reply came to.
 struct Whole {
-    verb: Verb,
+    asked: Asked,
     line: usize,
     status: Status,
     /// In the handshake: whether `version` was answered before.
@@ -211,16 +219,23 @@ impl<S: Socket> Pools<S> {
                 LinkState::Up(_) => None,
                 _ => return Ok(len),
             };
-            let (verb, line) = match (greeting, link.pending.front()) {
-                (Some(false), _) => (Verb::Version, &b"version\r\n"[..]),
-                (Some(true), _) => (Verb::Stats, &b"stats\r\n"[..]),
-                (None, Some(p)) => (
-                    p.verb,
-                    Source::Queue(&link.queue, link.settled).slice(0..p.line as usize),
-                ),
+            let own = |verb| Asked {
+                verb,
+                to: To::Probe,
+                writes: false,
+            };
+            let (asked, line) = match (greeting, link.pending.front()) {
+                (Some(false), _) => (own(Verb::Version), &b"version\r\n"[..]),
+                (Some(true), _) => (own(Verb::Stats), &b"stats\r\n"[..]),
+                (None, Some(p)) => {
+                    let (verb, to, writes) = (p.verb, p.to, p.writes());
+                    let line = link.line_at(link.settled, p.line);
+                    (Asked { verb, to, writes }, line)
+                }
                 (None, None) => return Err("sent what nobody asked for"),
             };
-            match arriving.scan.feed(verb, line, &chunk.bytes()[at..len]) {
+            let feed = (arriving.scan).feed(asked.verb, line, &chunk.bytes()[at..len]);
+            match feed {
                 Progress::Bad(why) => return Err(why),
                 Progress::More { .. }
                     if greeting.is_some() && arriving.message.len() > MAX_GREETING =>
@@ -228,18 +243,18 @@ impl<S: Socket> Pools<S> {
                     return Err("the handshake has no end");
                 }
                 Progress::More { used } => {
-                    self.gather(id, arriving, verb, chunk, at..at + used, clients);
+                    self.gather(arriving, &asked, chunk, at..at + used, clients);
                     return Ok(at + used);
                 }
                 Progress::Whole { used, line, status } => {
                     let whole = Whole {
-                        verb,
+                        asked,
                         line,
                         status,
                         greeting,
                     };
                     work.count(REQUEST + arriving.scan.items.len() / 4);
-                    if verb == Verb::Stats && greeting.is_none() {
+                    if asked.verb == Verb::Stats && greeting.is_none() {
                         work.count(arriving.scan.seen() / REPORT_BYTES);
                     }
                     self.take_whole(id, arriving, chunk, at..at + used, whole, clients);
@@ -306,7 +321,7 @@ impl<S: Socket> Pools<S> {
             }
             // A lone line (a miss, the answer to a look) is small.
             let is_kept = reply.len == reply.line
-                || self.has_room(id, whole.verb, earlier, range.len(), clients);
+                || self.has_room(&whole.asked, earlier, range.len(), clients);
             self.settle(id, &reply, is_kept, clients);
         }
         scan.reset();
@@ -318,16 +333,15 @@ impl<S: Socket> Pools<S> {
     /// What became of a write is always kept: it is small, and others depend on it.
     fn gather(
         &mut self,
-        id: usize,
         arriving: &mut Arriving,
-        verb: Verb,
+        asked: &Asked,
         chunk: &Rc<Chunk>,
         range: Range<usize>,
         clients: &mut Clients<S>,
     ) {
         if !arriving.discarding {
             let (earlier, more) = (arriving.message.len(), range.len());
-            arriving.discarding = !self.has_room(id, verb, earlier, more, clients);
+            arriving.discarding = !self.has_room(asked, earlier, more, clients);
         }
         if arriving.discarding {
             arriving.message.free();
@@ -341,42 +355,21 @@ impl<S: Socket> Pools<S> {
     #[inline]
     fn has_room(
         &mut self,
-        id: usize,
-        verb: Verb,
+        asked: &Asked,
         earlier: usize,
         more: usize,
         clients: &mut Clients<S>,
     ) -> bool {
-        if verb == Verb::Stats {
-            return self.has_room_for_stats(id, earlier, more);
-        }
-        if more == 0 || !has_values(verb) {
-            return true;
-        }
-        let Some((ticket, writes)) = self.waits_for(id) else {
-            return true;
-        };
-        // A discarded read that is a write too (gat) must reach the backup, whoever has left.
-        (writes && !clients.is_here(ticket.client)) || clients.has_room_for(ticket, earlier, more)
-    }
-
-    /// The same of an answer to `stats`, but for that of the handshake, which has a bound of its own.
-    fn has_room_for_stats(&self, id: usize, earlier: usize, more: usize) -> bool {
-        let Some(link) = self.links.get(id).filter(|l| l.is_up()) else {
-            return true;
-        };
-        match link.pending.front().map(|p| p.to) {
-            Some(To::Monitor(op)) => self.has_room_for_part(op, earlier, more),
-            _ => false,
-        }
-    }
-
-    /// The ticket of the oldest request of a link, if it is a client's, and whether it writes.
-    fn waits_for(&self, id: usize) -> Option<(Ticket, bool)> {
-        let p = self.links.get(id)?.pending.front()?;
-        match p.to {
-            To::Client(ticket) => Some((ticket, p.writes())),
-            _ => None,
+        match asked.to {
+            To::Monitor(op) => self.has_room_for_part(op, earlier, more),
+            // The monitor has gone.
+            To::Nobody if asked.verb == Verb::Stats => false,
+            // A discarded read that is a write too (gat) must reach the backup, whoever has left.
+            To::Client(ticket) if more > 0 && has_values(asked.verb) => {
+                (asked.writes && !clients.is_here(ticket.client))
+                    || clients.has_room_for(ticket, earlier, more)
+            }
+            _ => true,
         }
     }
 }

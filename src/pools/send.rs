@@ -59,19 +59,22 @@ impl<S: Socket> Pools<S> {
     }
 
     /// [`Pools::send`] for a request that is no key's, or not of the key's own link.
-    #[inline]
-    pub(super) fn send_on(&mut self, id: usize, mut pending: Pending, ask: &Ask<'_>) {
-        if let Some(link) = self.links.get_mut(id) {
-            (pending.line, pending.len) = ask.push_to(&mut link.queue);
-            self.send_pushed(id, pending);
-        }
+    pub(super) fn send_on(&mut self, id: usize, pending: Pending, ask: &Ask<'_>) {
+        self.owe(id, pending, Some(ask));
     }
 
     /// The rest of [`Pools::send`], for bytes that are already in the link's queue.
-    pub(super) fn send_pushed(&mut self, id: usize, mut pending: Pending) {
+    pub(super) fn send_pushed(&mut self, id: usize, pending: Pending) {
+        self.owe(id, pending, None);
+    }
+
+    fn owe(&mut self, id: usize, mut pending: Pending, ask: Option<&Ask<'_>>) {
         let Some(link) = self.links.get_mut(id) else {
             return;
         };
+        if let Some(ask) = ask {
+            (pending.line, pending.len) = ask.push_to(&mut link.queue);
+        }
         let Some(server) = self.servers.get_mut(link.server) else {
             return;
         };

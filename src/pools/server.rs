@@ -421,28 +421,32 @@ impl Pool {
         self.times.1
     }
 
-    /// Where a key goes; `draw` is what `random` draws from.
+    /// What [`Pool::place_hashed`] is told of a key: both farms hash it in the same way.
     #[inline]
-    pub fn place(&self, key: &[u8], draw: u32) -> Place {
-        let hash = match self.needs_hash() {
-            true => self.primaries.hash(key),
-            false => 0,
-        };
-        self.place_hashed(key, hash, draw)
+    pub fn hash(&self, key: &[u8]) -> u32 {
+        if self.needs_hash() {
+            self.primaries.hash(key)
+        } else {
+            0
+        }
     }
 
-    /// Both farms hash a key in the same way.
     #[inline]
     fn needs_hash(&self) -> bool {
         self.primaries.needs_hash() || self.backups.as_ref().is_some_and(Farm::needs_hash)
     }
 
-    /// What [`Pool::place_hashed`] is told of each of these keys.
+    /// [`Pool::hash`] of several keys; those at the end may be empty.
     pub fn hash_all(&self, keys: &[&[u8]; LANES]) -> [u32; LANES] {
         match self.needs_hash() {
             true => self.primaries.hash_all(keys),
             false => [0; LANES],
         }
+    }
+
+    /// Where a key goes; `draw` is what `random` draws from.
+    pub fn place(&self, key: &[u8], draw: u32) -> Place {
+        self.place_hashed(key, self.hash(key), draw)
     }
 
     /// [`Pool::place`] of a key that was hashed.

@@ -18,6 +18,7 @@ pub(in crate::protocol) mod tests;
 
 use super::{Format, Limits, Parsed, Request, Scratch, Traits, Verb, meta};
 pub use answer::answer;
+pub use fast::glance;
 pub use scan::find_newline;
 use scan::{Words, parse_i32, parse_u32, parse_u64, push_i32, push_u64};
 

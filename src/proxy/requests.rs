@@ -4,7 +4,7 @@ use super::Proxy;
 use crate::buffer::Source;
 use crate::clients::{Clients, Next, Portions, Ticket, line_reply, needs_line_end};
 use crate::net::Socket;
-use crate::pools::{Ask, Split};
+use crate::pools::{Ask, Place, Split};
 use crate::protocol::{Request, Status, Verb, forms};
 use crate::work::{REQUEST, Work};
 
@@ -113,12 +113,12 @@ impl<S: Socket> Proxy<S> {
         let Some(pool) = self.clients.pool_of(key) else {
             return false;
         };
-        let name = self.input.key(request);
-        let place = self.pools.place(pool, name);
+        let place = self.place(pool, request);
         if !self.pools.has_room_for(&place, key, &mut self.clients) {
             self.input.stop();
             return false;
         }
+        let name = self.input.key(request);
         let at = self.input.at();
         let total = request.head + request.data;
         let ask = Ask {
@@ -142,6 +142,32 @@ impl<S: Socket> Proxy<S> {
         }
         self.input.consume(total);
         true
+    }
+
+    /// Where the key of the request at the front goes.
+    #[inline]
+    fn place(&mut self, pool: usize, request: &Request) -> Place {
+        let hash = match self.input.hash(request) {
+            Some(hash) => hash,
+            None => self.hash(pool, request),
+        };
+        let name = self.input.key(request);
+        self.pools.place_hashed(pool, name, hash)
+    }
+
+    /// The hash of that key. Keys of the next requests are hashed with it where that takes less time.
+    fn hash(&mut self, pool: usize, request: &Request) -> u32 {
+        let ahead = match self.pools.hashes_together(pool) {
+            true => self.input.keys_ahead(request),
+            false => None,
+        };
+        let Some(keys) = ahead else {
+            return self.pools.hash(pool, self.input.key(request));
+        };
+        let names = keys.map(|(from, to)| self.input.source().slice(from..to));
+        let hashes = self.pools.hash_all(pool, &names);
+        self.input.note_hashes(keys, hashes);
+        hashes[0]
     }
 
     fn ask(&mut self, key: usize, request: &Request, name: &[u8], ask: &Ask<'_>) {
