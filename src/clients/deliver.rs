@@ -12,24 +12,17 @@ use crate::time::Time;
 impl<S: Socket> Clients<S> {
     /// Adds a slot for the answer to a request of so many bytes.
     #[inline]
-    pub fn owe(
-        &mut self,
-        key: usize,
-        format: Format,
-        verb: Verb,
-        traits: Traits,
-        bytes: usize,
-    ) -> Option<Ticket> {
+    pub fn owe(&mut self, key: usize, request: &Request, bytes: usize) -> Option<Ticket> {
         self.counters.requests += 1;
         let client = self.table.get_mut(key)?;
         client.requests += 1;
         let counts = &mut self.pools[client.pool as usize].counts;
-        counts.count_command(verb, traits, 1);
+        counts.count_command(request.verb, request.traits, 1);
         let slot = Slot {
-            traits,
+            traits: request.traits,
             asked: bytes as u32,
             since: self.now,
-            ..Slot::new(format, verb)
+            ..Slot::new(request.format, request.verb)
         };
         let slot = client.owe(&mut self.spares, slot);
         client.active(&mut self.spares).asked += bytes;

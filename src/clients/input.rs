@@ -2,7 +2,7 @@
 
 use crate::buffer::{Chunk, Source};
 use crate::placement::LANES;
-use crate::protocol::{Request, Scratch, text};
+use crate::protocol::{Format, Request, Scratch, Traits, Verb, text};
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -32,6 +32,9 @@ pub struct Input {
     pub chunk: Rc<Chunk>,
     /// What the parser produces.
     pub scratch: Scratch,
+    /// The request that was parsed last, which stands at the front; of one that magent answers itself, only
+    /// the format.
+    pub request: Request,
     /// The key of a large value that is complete.
     pub name: Vec<u8>,
     pub(super) own: Vec<u8>,
@@ -50,6 +53,16 @@ impl Input {
         Input {
             chunk,
             scratch: Scratch::default(),
+            request: Request {
+                verb: Verb::Get,
+                traits: Traits::default(),
+                head: 0,
+                data: 0,
+                value: None,
+                raw: false,
+                key: None,
+                format: Format::Text,
+            },
             name: Vec::new(),
             own: Vec::new(),
             origin: Origin::Chunk,
@@ -76,48 +89,54 @@ impl Input {
         }
     }
 
-    /// Where the request starts that was parsed last.
-    #[inline]
-    pub fn at(&self) -> usize {
-        self.at
-    }
-
     /// The head of the request at the front.
     #[inline]
-    pub fn head(&self, request: &Request) -> &[u8] {
-        self.source().slice(self.at..self.at + request.head)
+    pub fn head(&self) -> &[u8] {
+        self.source().slice(self.at..self.at + self.request.head)
     }
 
-    /// The key of the request at the front.
+    /// Where its key stands, if it stands there as it is.
     #[inline]
-    pub fn key(&self, request: &Request) -> &[u8] {
-        match request.key {
-            Some((from, to)) => &self.head(request)[from as usize..to as usize],
+    fn key_range(&self) -> Option<(usize, usize)> {
+        let (from, to) = self.request.key?;
+        Some((self.at + from as usize, self.at + to as usize))
+    }
+
+    /// Its key.
+    #[inline]
+    pub fn key(&self) -> &[u8] {
+        match self.key_range() {
+            Some((from, to)) => self.source().slice(from..to),
             None => &self.scratch.key,
         }
     }
 
-    /// The hash of the key of the request at the front, if it was noted.
+    /// What follows its head.
     #[inline]
-    pub fn hash(&mut self, request: &Request) -> Option<u32> {
-        let (from, to) = request.key?;
-        let key = (self.at + from as usize, self.at + to as usize);
+    pub fn data(&self) -> (Source<'_>, Range<usize>) {
+        let at = self.at + self.request.head;
+        (self.source(), at..at + self.request.data)
+    }
+
+    /// The hash of its key, if it was noted.
+    #[inline]
+    pub fn hash(&mut self) -> Option<u32> {
+        let key = self.key_range()?;
         let (noted, hash) = *self.hashed.keys.get(self.hashed.next)?;
         self.hashed.next += 1;
         (noted == key).then_some(hash)
     }
 
-    /// Where the key of the request at the front stands, and those of the next ones, if these look like a
-    /// command with a key and nothing else.
+    /// Where its key stands, and those of the next requests, if these look like a command with a key and
+    /// nothing else.
     #[inline]
-    pub fn keys_ahead(&self, request: &Request) -> Option<[(usize, usize); LANES]> {
-        let (from, to) = request.key?;
-        let next = self.at + request.head;
-        if request.data > 0 || next == self.len {
+    pub fn keys_ahead(&self) -> Option<[(usize, usize); LANES]> {
+        let key = self.key_range()?;
+        let next = self.at + self.request.head;
+        if self.request.data > 0 || next == self.len {
             return None;
         }
-        let own = (self.at + from as usize, self.at + to as usize);
-        self.glance([own, (0, 0), (0, 0), (0, 0)], next)
+        self.glance([key, (0, 0), (0, 0), (0, 0)], next)
     }
 
     #[inline(never)]
@@ -128,16 +147,15 @@ impl Input {
     ) -> Option<[(usize, usize); LANES]> {
         let all = self.source().slice(0..self.len);
         for key in &mut keys[1..] {
-            let Some((from, to, len)) = text::glance(&all[at..]) else {
+            let Some((from, to, next)) = text::glance(all, at) else {
                 break;
             };
-            *key = (at + from, at + to);
-            at += len;
+            (*key, at) = ((from, to), next);
         }
         (keys[1] != (0, 0)).then_some(keys)
     }
 
-    /// The key of the request at the front, and those of the next ones, have such hashes.
+    /// Keys that stand there have such hashes.
     pub fn note_hashes(&mut self, keys: [(usize, usize); LANES], hashes: [u32; LANES]) {
         self.hashed.keys = std::array::from_fn(|i| (keys[i], hashes[i]));
         self.hashed.next = 1;
@@ -145,19 +163,19 @@ impl Input {
 
     /// The line for the server, of the request at the front.
     #[inline]
-    pub fn line(&self, request: &Request) -> (Source<'_>, Range<usize>) {
-        if request.raw {
-            (self.source(), self.at..self.at + request.head)
+    pub fn line(&self) -> (Source<'_>, Range<usize>) {
+        if self.request.raw {
+            (self.source(), self.at..self.at + self.request.head)
         } else {
             let line = &self.scratch.line[..];
             (Source::Slice(line), 0..line.len())
         }
     }
 
-    /// Skips so many bytes of the front.
+    /// The request at the front is done with.
     #[inline]
-    pub fn consume(&mut self, bytes: usize) {
-        self.at += bytes;
+    pub fn consume(&mut self) {
+        self.at += self.request.head + self.request.data;
     }
 
     /// Stops parsing: what is left stays with the client.

@@ -13,7 +13,7 @@ use super::spares::KEEP_PARTIAL;
 use super::value::has_bad_end;
 use crate::buffer::{CHUNK, Chunk};
 use crate::net::Socket;
-use crate::protocol::{self, Dialect, Format, Limits, Local, Parsed, Request};
+use crate::protocol::{self, Dialect, Format, Limits, Local, Parsed};
 use crate::work::Work;
 
 /// A request with its value up to this size, in bytes, waits whole among the unparsed bytes; a
@@ -32,20 +32,20 @@ pub(super) const LINE: usize = 2048;
 pub enum Next {
     /// More bytes are needed, or the client is paused.
     Nothing,
-    /// A whole request with one key stands at the front of the input.
-    Request(Request),
+    /// A whole request with one key stands at the front of the input: [`Input::request`].
+    Request,
     /// A whole request with several keys stands there.
-    Keys(Request),
+    Keys,
     /// The head of a request stands there, and its value is still on its way.
-    Head(Request),
+    Head,
     /// Such a value is complete.
     Value(Box<Arriving>),
     /// More keys of a request with very many are to be asked.
     Portion(Box<Portions>),
     /// Some keys of the request in this slot are to be asked once more.
     Again(u32),
-    /// A request that magent answers.
-    Local(Local, Format),
+    /// A request that magent answers, in the format of [`Input::request`].
+    Local(Local),
     /// Nothing: it is answered already.
     Done,
     /// The key of the line in `Input::scratch` is to be deleted: its new value was too large.
@@ -325,14 +325,20 @@ impl<S: Socket> Clients<S> {
                 client.requests += 1;
                 log_own(input, used);
                 input.at += used;
-                Some(Next::Local(what, format))
+                input.request.format = format;
+                Some(Next::Local(what))
             }
-            Parsed::Request(request) => self.take_request(key, request, input),
+            Parsed::Request(request) => {
+                input.request = request;
+                self.take_request(key, input)
+            }
         }
     }
 
     /// A request for a server.
-    fn take_request(&mut self, key: usize, request: Request, input: &mut Input) -> Option<Next> {
+    #[inline]
+    fn take_request(&mut self, key: usize, input: &mut Input) -> Option<Next> {
+        let request = &input.request;
         let total = request.head + request.data;
         let here = input.len - input.at;
         if here < total {
@@ -341,18 +347,18 @@ impl<S: Socket> Clients<S> {
                 client.active(&mut self.spares).wants = total - here;
                 return Some(Next::Nothing);
             }
-            return Some(Next::Head(request));
+            return Some(Next::Head);
         }
-        if request.value.is_some() && has_bad_end(&request, input.source(), input.at + total) {
+        if request.value.is_some() && has_bad_end(request, input.source(), input.at + total) {
             self.count_request(key);
+            self.bad_data_chunk(key, request);
             input.at += total;
-            self.bad_data_chunk(key, &request);
             return None;
         }
         if request.key.is_none() && !input.scratch.keys.is_empty() {
-            return Some(Next::Keys(request));
+            return Some(Next::Keys);
         }
-        Some(Next::Request(request))
+        Some(Next::Request)
     }
 }
 

@@ -13,6 +13,7 @@ use std::ops::Range;
 const GATHER_SHARE: usize = CHUNK / 2;
 
 /// A binary value has no line end of its own; the server needs one.
+#[inline]
 pub fn needs_line_end(request: &Request) -> bool {
     request.value.is_some() && request.value == Some(request.data)
 }
@@ -33,9 +34,10 @@ fn gather(value: &mut Queue, source: Source<'_>, piece: Range<usize>) {
 
 impl<S: Socket> Clients<S> {
     /// A large value starts to arrive: it gathers behind its upstream request line.
-    pub fn begin_value(&mut self, key: usize, request: &Request, input: &mut Input) {
+    pub fn begin_value(&mut self, key: usize, input: &mut Input) {
+        let request = &input.request;
         let start = input.at + request.head..input.len;
-        let (source, line) = input.line(request);
+        let (source, line) = input.line();
         let missing = request.data - start.len();
         let mut value = self.spares.arriving(request, line.len(), missing);
         value.bytes.push_slice(source.slice(line));

@@ -16,7 +16,8 @@ use crate::work::{REQUEST, Work};
 const MAX_LINE: usize = 2048;
 
 impl<S: Socket> Pools<S> {
-    /// The oldest request of a link got its reply. `is_kept`: its values are there.
+    /// The oldest request of a link got its reply. `is_kept`: its values are there. The request's bytes stay until
+    /// [`Link::release`](super::link::Link::release).
     #[inline]
     pub(super) fn settle(
         &mut self,
@@ -79,12 +80,6 @@ impl<S: Socket> Pools<S> {
         self.settle_wins(id);
         if clients.slow.is_open() {
             self.explain_answered(&answered, token, clients);
-        }
-        if let Some(link) = self.links.get_mut(id) {
-            // If the reply took the server down, its link is gone.
-            if link.token == token && link.is_up() {
-                link.release();
-            }
         }
     }
 

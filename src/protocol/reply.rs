@@ -296,7 +296,10 @@ impl Scan {
     fn find_key(&self, verb: Verb, request_line: &[u8], key: &[u8]) -> Option<usize> {
         let mut at = self.cursor;
         if at == 0 {
-            at = space(request_line)? + 1;
+            at = match request_line.starts_with(b"get ") {
+                true => 4,
+                false => space(request_line)? + 1,
+            };
             if matches!(verb, Verb::Gat | Verb::Gats) {
                 at += space(&request_line[at..])? + 1;
             }
@@ -370,9 +373,11 @@ fn number(buf: &[u8]) -> Option<(u64, &[u8])> {
     let mut value = 0u64;
     let mut n = 0;
     while let Some(digit @ b'0'..=b'9') = buf.get(n) {
-        value = value
-            .checked_mul(10)?
-            .checked_add(u64::from(digit - b'0'))?;
+        let digit = u64::from(digit - b'0');
+        value = match n {
+            0..19 => value * 10 + digit,
+            _ => value.checked_mul(10)?.checked_add(digit)?,
+        };
         n += 1;
     }
     (n > 0).then(|| (value, &buf[n..]))

@@ -62,13 +62,13 @@ impl<S: Socket> Proxy<S> {
             match self.clients.next_request(key, &mut self.input) {
                 Next::Nothing => break,
                 Next::Done => {}
-                Next::Request(request) => {
-                    if !self.take_request(key, &request) {
+                Next::Request => {
+                    if !self.take_request(key) {
                         break;
                     }
                 }
-                Next::Head(request) => {
-                    if !self.take_head(key, &request) {
+                Next::Head => {
+                    if !self.take_head(key) {
                         break;
                     }
                 }
@@ -92,10 +92,10 @@ impl<S: Socket> Proxy<S> {
                     self.input.name = name;
                     self.clients.value_taken(value);
                 }
-                Next::Keys(request) => self.take_keys(key, &request, work),
+                Next::Keys => self.take_keys(key, work),
                 Next::Portion(portions) => self.take_portion(key, portions, work),
                 Next::Again(slot) => self.ask_again(key, slot, work),
-                Next::Local(what, format) => self.local(key, what, format, work),
+                Next::Local(what) => self.local(key, what, self.input.request.format, work),
                 Next::Drop => {
                     if let Some(pool) = self.clients.pool_of(key) {
                         self.pools.drop_key(pool, &self.input.scratch.line);
@@ -109,60 +109,53 @@ impl<S: Socket> Proxy<S> {
     /// A request with one key at the front of the input. False if its server has no room: the
     /// client waits.
     #[inline]
-    fn take_request(&mut self, key: usize, request: &Request) -> bool {
+    fn take_request(&mut self, key: usize) -> bool {
         let Some(pool) = self.clients.pool_of(key) else {
             return false;
         };
-        let place = self.place(pool, request);
+        let place = self.place(pool);
         if !self.pools.has_room_for(&place, key, &mut self.clients) {
             self.input.stop();
             return false;
         }
-        let name = self.input.key(request);
-        let at = self.input.at();
-        let total = request.head + request.data;
+        let (request, name) = (&self.input.request, self.input.key());
         let ask = Ask {
             verb: request.verb,
             traits: request.traits,
-            line: self.input.line(request),
-            data: (self.input.source(), at + request.head..at + total),
+            line: self.input.line(),
+            data: self.input.data(),
             end_line: needs_line_end(request),
         };
-        let (verb, traits) = (request.verb, request.traits);
-        let ticket = self
-            .clients
-            .owe(key, request.format, verb, traits, ask.bytes());
-        if let Some(ticket) = ticket {
-            if verb == Verb::MetaSet && self.pools.is_too_old(place.primary) {
+        if let Some(ticket) = self.clients.owe(key, request, ask.bytes()) {
+            if request.verb == Verb::MetaSet && self.pools.is_too_old(place.primary) {
                 answer_unknown(ticket, &ask, &mut self.clients);
             } else {
                 self.pools.count_key(pool, name, place.hash);
                 self.pools.ask(ticket, pool, &place, name, &ask);
             }
         }
-        self.input.consume(total);
+        self.input.consume();
         true
     }
 
     /// Where the key of the request at the front goes.
     #[inline]
-    fn place(&mut self, pool: usize, request: &Request) -> Place {
-        let hash = match self.input.hash(request) {
+    fn place(&mut self, pool: usize) -> Place {
+        let hash = match self.input.hash() {
             Some(hash) => hash,
-            None => self.hash(pool, request),
+            None => self.hash(pool),
         };
-        let name = self.input.key(request);
-        self.pools.place_hashed(pool, name, hash)
+        self.pools.place_hashed(pool, self.input.key(), hash)
     }
 
     /// The hash of that key. Keys of the next requests are hashed with it where that takes less time.
-    fn hash(&mut self, pool: usize, request: &Request) -> u32 {
+    fn hash(&mut self, pool: usize) -> u32 {
         let ahead = match self.pools.hashes_together(pool) {
-            true => self.input.keys_ahead(request),
+            true => self.input.keys_ahead(),
             false => None,
         };
         let Some(keys) = ahead else {
-            return self.pools.hash(pool, self.input.key(request));
+            return self.pools.hash(pool, self.input.key());
         };
         let names = keys.map(|(from, to)| self.input.source().slice(from..to));
         let hashes = self.pools.hash_all(pool, &names);
@@ -175,12 +168,8 @@ impl<S: Socket> Proxy<S> {
             return;
         };
         let place = self.pools.place(pool, name);
-        let (verb, traits) = (request.verb, request.traits);
-        let ticket = self
-            .clients
-            .owe(key, request.format, verb, traits, ask.bytes());
-        if let Some(ticket) = ticket {
-            if verb == Verb::MetaSet && self.pools.is_too_old(place.primary) {
+        if let Some(ticket) = self.clients.owe(key, request, ask.bytes()) {
+            if request.verb == Verb::MetaSet && self.pools.is_too_old(place.primary) {
                 return answer_unknown(ticket, ask, &mut self.clients);
             }
             self.pools.count_key(pool, name, place.hash);
@@ -189,22 +178,23 @@ impl<S: Socket> Proxy<S> {
     }
 
     /// The head of a request whose value is still on its way. False if its server has no room.
-    fn take_head(&mut self, key: usize, request: &Request) -> bool {
+    fn take_head(&mut self, key: usize) -> bool {
         let Some(pool) = self.clients.pool_of(key) else {
             return false;
         };
-        let place = self.pools.place(pool, self.input.key(request));
+        let place = self.pools.place(pool, self.input.key());
         if !self.pools.has_room_for(&place, key, &mut self.clients) {
             self.input.stop();
             return false;
         }
-        self.clients.begin_value(key, request, &mut self.input);
+        self.clients.begin_value(key, &mut self.input);
         true
     }
 
     /// A request with several keys at the front of the input: as many of them as may be are asked
     /// at once.
-    fn take_keys(&mut self, key: usize, request: &Request, work: &mut Work) {
+    fn take_keys(&mut self, key: usize, work: &mut Work) {
+        let request = &self.input.request;
         let (Some(pool), keys) = (self.clients.pool_of(key), self.input.scratch.keys.len()) else {
             return;
         };
@@ -216,7 +206,7 @@ impl<S: Socket> Proxy<S> {
             return;
         };
         multi.begin_portion(portion < keys);
-        let head = self.input.head(request);
+        let head = self.input.head();
         let scratch = &self.input.scratch;
         let split = Split::new(ticket, pool, request, &scratch.line);
         let names = scratch.keys[..portion].iter();
@@ -238,7 +228,7 @@ impl<S: Socket> Proxy<S> {
         });
         multi.set_more(portions.is_some());
         self.clients.give_multi(ticket, multi, bytes);
-        self.input.consume(request.head + request.data);
+        self.input.consume();
         if let Some(portions) = portions {
             self.clients.keep_portions(key, portions);
         }

@@ -50,14 +50,14 @@ pub(super) fn parse(buf: &[u8], limits: &Limits, s: &mut Scratch) -> Option<Pars
     Some(Parsed::Request(all))
 }
 
-/// Where the key starts and ends in the request at the start of `buf`, and how long that request is, if it
-/// looks like a command with a key and nothing else. A guess, for those who gain by knowing early what is
-/// asked soon.
+/// Where the key starts and ends in the request at offset `at`, and where the next one begins, if it looks like
+/// a command with a key and nothing else. A guess, for those who gain by knowing early what is asked soon.
 #[inline]
-pub fn glance(buf: &[u8]) -> Option<(usize, usize, usize)> {
-    let from = word_end(buf, 0).filter(|&at| buf[at] == b' ')? + 1;
+pub fn glance(buf: &[u8], at: usize) -> Option<(usize, usize, usize)> {
+    let from = word_end(buf, at).filter(|&at| buf[at] == b' ')? + 1;
     let to = word_end(buf, from)?;
-    buf[to..].starts_with(b"\r\n").then_some((from, to, to + 2))
+    let is_end = buf.get(to..to + 2) == Some(b"\r\n");
+    is_end.then_some((from, to, to + 2))
 }
 
 /// The command and where its first argument stands.
