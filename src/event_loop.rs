@@ -252,7 +252,7 @@ impl EventLoop {
                 self.accept(most, now);
             }
             tick.0 = Instant::now();
-            self.proxy.tick(now, Work::timed());
+            self.proxy.tick(now, Work::timed(tick.0));
             tick.1 = Instant::now();
             if !self.is_resting() {
                 self.open_door(now);

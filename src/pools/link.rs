@@ -161,8 +161,9 @@ const ANSWERS: u64 = SECOND;
 /// An empty list of what is owed keeps room for so many.
 const KEEP_PENDING: usize = 16 * 1024;
 
-/// Written to one server in one turn, in bytes: more waits for the next one.
-const MAX_WRITE: usize = 128 * 1024;
+/// Written to one server in one turn, in bytes: more waits for the next one. What many clients ask
+/// at once goes through here.
+const MAX_WRITE: usize = 1024 * 1024;
 
 impl<S: Socket> Link<S> {
     /// When its oldest request went out, if it has.

@@ -62,6 +62,10 @@ impl<S: Socket> Pools<S> {
     /// Takes over a client's request that cannot simply be sent to its primary. False if it can.
     #[inline]
     pub(super) fn takes_steps(&mut self, p: &Pending, key: &[u8], ask: &Ask<'_>) -> bool {
+        let is_plain = self.flows.len() == 0 && !p.traits.has(Traits::CREATES);
+        if is_plain && !self.is_moving(p.home.pool as usize) {
+            return false;
+        }
         if self.is_held(p.home.primary, p.hash) {
             return self.joins_or_looks(p, key, ask);
         }
