@@ -60,6 +60,8 @@ pub enum Cause {
     Moved,
     /// An operator took it out of use.
     Drained,
+    /// Another magent may have written elsewhere what belongs there, or this one has not looked.
+    KeptAway,
 }
 
 impl Cause {
@@ -78,6 +80,7 @@ impl Cause {
             Cause::UnknownHost => "unknown host",
             Cause::Moved => "its address changed",
             Cause::Drained => "drained",
+            Cause::KeptAway => "kept away by a magent",
         }
     }
 }
@@ -310,6 +313,11 @@ impl Health {
             self.flaps = 0;
             self.wait = self.policy.retry;
         }
+    }
+
+    /// True if it has answered something after this time.
+    pub fn has_answered_since(&self, at: Time) -> bool {
+        self.last_answer.is_some_and(|last| last > at)
     }
 
     /// True if single failures of it are borne until they are too many.

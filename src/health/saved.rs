@@ -17,6 +17,7 @@ saved_names!(Cause {
     UnknownHost = 9,
     Moved = 10,
     Drained = 11,
+    KeptAway = 12,
 });
 
 impl Health {

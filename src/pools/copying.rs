@@ -261,6 +261,8 @@ impl<S: Socket> Pools<S> {
             ..self.own(To::Refill(id), verb, Traits::default(), hash)
         };
         self.sync_first(server, &key, hash);
+        // Nobody else may have used it for a while.
+        self.may_ask(server);
         self.send(server, asked, &Ask::line(verb, Traits::default(), line));
     }
 
@@ -306,6 +308,7 @@ impl<S: Socket> Pools<S> {
             copy.watch = watch;
         }
         let pending = self.own(To::Refill(id), verb, Traits::WRITES, hash);
+        self.may_ask(target);
         self.send(target, pending, &ask);
     }
 

@@ -102,6 +102,8 @@ impl<S: Socket> Pools<S> {
         for link in links {
             self.give_up_link(link, cause);
         }
+        self.primary_lost(id);
+        self.partner_changed(id);
     }
 
     /// Closes a link; what it owes is lost. A socket that still works and has writes unanswered is

@@ -116,7 +116,7 @@ impl<S: Socket> Pools<S> {
     /// Nobody can answer: the client gets an error that names server and cause.
     pub(super) fn fail(&mut self, lost: &Lost<'_>, ticket: Ticket, clients: &mut Clients<S>) {
         // What was not sent has changed nothing.
-        if lost.request.writes() && lost.cause != Cause::Down {
+        if lost.request.writes() && lost.was_asked() {
             self.leave_lost(lost);
         }
         let line = self.failure(lost.server, lost.cause);

@@ -18,16 +18,12 @@ impl<S: Socket> Pools<S> {
     /// A line that says why not.
     pub fn verify(&mut self, name: &str) -> Result<(), String> {
         let id = self.server_named(name)?;
-        let why = match () {
-            () if !self.refills.pace.is_on() => {
-                "is not compared: refills are switched off (--refill 0)"
-            }
-            () if !self.has_same_partners(id) => "has other partners in another pool",
-            () if self.partners_of(id).is_empty() => "has no partner",
-            () if !self.is_up(id) => "is down",
-            () if self.is_too_old(id) => "is older than memcached 1.6",
-            () if self.refills.job(id, true).is_some() => "is being compared already",
-            () => {
+        let why = match self.not_compared(id) {
+            Some(why) => why,
+            None if !self.is_up(id) => "is down",
+            None if self.is_too_old(id) => "is older than memcached 1.6",
+            None if self.refills.job(id, true).is_some() => "is being compared already",
+            None => {
                 self.wants_verify(id);
                 return Ok(());
             }

@@ -15,11 +15,13 @@
 //! ```text
 //!  saved                             another program goes on with them
 //!  turn reload findings report operator    what the proxy calls
+//!  drive                             what follows for pairs
 //!  expire                            what time does
 //!  eject                             rings that servers leave
 //!  ask                               requests of clients
 //!  replies connect                   bytes of servers, links that open
 //!  settle                            what becomes of a request, by a reply or by its loss
+//!  parked                            what waits until its pair is known
 //!  refills jobs                      servers that lack keys are filled, or compared
 //!  comparing copying listing         one key that is compared or copied, what a server holds
 //!  flush_all monitors steps warm     requests with several steps or servers
@@ -30,13 +32,14 @@
 //!  again                             copies that others may have overtaken
 //!  sync                              journals: what servers missed
 //!  down                              links and servers that go
-//!  marks                             what other magents on the same servers are told
+//!  marks uses looks life lines       what other magents on the same servers tell and are told
+//!  repair                            what a magent that died has left undone
 //!  partners                          who holds the other copy, who lacks one
 //!  send slow                         requests onto links; what slow ones waited for
-//!  flows link server recent totals   data
+//!  flows link server recent totals pairs   data
 //!  figures refill                    what is shown of refills, one of them
 //!  copies pace spool verify          its parts
-//!  pending name board outages watched lacking awaited  one request, one server's host, the marks on it, when it was away, copies
+//!  pending name board outages watched lacking awaited me quiet  one request, one server's host, the marks on it, when it was away, copies
 //! ```
 //!
 //! A request that cannot be asked where it should be, or whose link is lost, becomes a *loss*: it
@@ -51,6 +54,7 @@ mod connect;
 mod copies;
 mod copying;
 mod down;
+mod drive;
 mod eject;
 mod expire;
 mod failover;
@@ -60,10 +64,14 @@ mod flows;
 mod flush_all;
 mod jobs;
 mod lacking;
+mod life;
+mod lines;
 mod link;
 mod listing;
+mod looks;
 mod lookup;
 mod marks;
+mod me;
 mod mirror;
 mod monitors;
 mod moves;
@@ -71,12 +79,16 @@ mod name;
 mod operator;
 mod outages;
 mod pace;
+mod pairs;
+mod parked;
 mod partners;
 mod pending;
+mod quiet;
 mod recent;
 mod refill;
 mod refills;
 mod reload;
+mod repair;
 mod replies;
 mod report;
 mod rolling;
@@ -90,13 +102,14 @@ mod steps;
 mod sync;
 mod totals;
 mod turn;
+mod uses;
 mod verify;
 mod warm;
 mod watched;
 mod wins;
 
 pub use ask::Split;
-pub use marks::Me;
+pub use me::Me;
 pub use monitors::Asker;
 pub use pending::Ask;
 pub use report::{Lines, ServerFigures, line};
@@ -148,6 +161,13 @@ struct Losses {
     charged: usize,
 }
 
+impl Losses {
+    /// True if they went out: a write among them may have been done.
+    fn was_asked(&self) -> bool {
+        pending::was_asked(self.cause)
+    }
+}
+
 /// All pools and servers.
 #[derive(Debug)]
 pub struct Pools<S> {
@@ -155,7 +175,7 @@ pub struct Pools<S> {
     unix: u64,
     start_unix: u64,
     /// What this run is to other magents.
-    me: marks::Me,
+    me: Me,
     budget: Rc<Budget>,
     probing: Probing,
     /// Names are looked up so often, in nanoseconds; 0: only at a reconnect.
@@ -185,6 +205,10 @@ pub struct Pools<S> {
     dirty: WorkList<usize>,
     /// Links that got nothing but mirrors: nobody waits for them.
     mirrored: WorkList<usize>,
+    /// Primaries and the backups that may stand in for them.
+    pairs: pairs::Pairs,
+    /// Those that are to be looked after.
+    to_advance: WorkList<usize>,
     /// Servers whose journal is to be sent, or whose state is to be checked.
     to_sync: WorkList<ServerId>,
     connects: Vec<usize>,

@@ -205,6 +205,7 @@ impl<S: Socket> Pools<S> {
         }
         self.refill_of(id);
         self.list_anew(id, false);
+        self.keep_missing(id);
         // What was found of it is not true any more.
         self.list_anew(id, true);
     }
@@ -235,6 +236,26 @@ impl<S: Socket> Pools<S> {
         job.verify = Some(Box::default());
         self.refills.jobs.push_back(job);
         self.list_anew(id, true);
+    }
+
+    /// A server may lack what it should hold: a repair under way deletes nothing any more.
+    pub(super) fn keep_missing(&mut self, id: ServerId) {
+        let job = self.refills.job(id, true).and_then(|r| r.verify.as_mut());
+        if let Some(repair) = job.and_then(|v| v.repair.as_mut()) {
+            repair.deletes = false;
+        }
+    }
+
+    /// Why a server is not compared, if its state is no reason.
+    pub(super) fn not_compared(&self, id: ServerId) -> Option<&'static str> {
+        match () {
+            () if !self.refills.pace.is_on() => {
+                Some("is not compared: refills are switched off (--refill 0)")
+            }
+            () if !self.has_same_partners(id) => Some("has other partners in another pool"),
+            () if self.partners_of(id).is_empty() => Some("has no partner"),
+            () => None,
+        }
     }
 
     /// The refill of a server, or its comparison, begins from its beginning, if there is one.

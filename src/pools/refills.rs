@@ -292,7 +292,8 @@ impl<S: Socket> Pools<S> {
             && refill.stage == Stage::Copying
             && refill.sources.is_empty()
             && refill.to_go() == 0
-            && copies.is_over(refill.target, refill.verify.is_some());
+            && copies.is_over(refill.target, refill.verify.is_some())
+            && !self.awaits_copies(refill);
         if !is_over {
             return;
         }

@@ -7,10 +7,11 @@
 
 use super::board::Board;
 use super::link::{Link, LinkState};
-use super::marks::Me;
+use super::me::Me;
 use super::name::Name;
 use super::outages::Outages;
-use super::server::{Pool, Quiet, Server, policy};
+use super::quiet::Quiet;
+use super::server::{Pool, Server, policy};
 use super::watched::Watched;
 use super::{Pools, ServerId, flows, flush_all, recent, refill};
 use crate::budget::Budget;
@@ -57,6 +58,8 @@ impl<S: Socket> Pools<S> {
             readable: WorkList::default(),
             dirty: WorkList::default(),
             mirrored: WorkList::default(),
+            pairs: super::pairs::Pairs::default(),
+            to_advance: WorkList::default(),
             to_sync: WorkList::default(),
             connects: Vec::new(),
             lookups: Vec::new(),
@@ -197,6 +200,7 @@ impl<S: Socket> Pools<S> {
             }
         }
         self.release_servers();
+        self.pair_up();
         for id in self.servers.keys().collect::<Vec<_>>() {
             let agree = self.partners_agree(id);
             if let Some(server) = self.servers.get_mut(id) {
@@ -260,6 +264,9 @@ impl<S: Socket> Pools<S> {
             meta: true,
             holds_marks: true,
             board: Board::new(self.me.id),
+            free_until: Time::NEVER,
+            pairs: Vec::new(),
+            stands_in_for: Vec::new(),
             given_up: 0,
             losing: 0,
             keepalive: config.keepalive,

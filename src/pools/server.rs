@@ -5,15 +5,15 @@ use super::board::Board;
 use super::figures::Verified;
 use super::name::Name;
 use super::outages::Outages;
+use super::quiet::Quiet;
 use super::refill::Progress;
 use super::{NOBODY, ServerId};
 use crate::config::{Address, Endpoint, Farms, PoolConfig, ServerSpec};
 use crate::health::{Health, Policy, Probing};
 use crate::journal::Journal;
 use crate::placement::{Distribution, Farm, LANES};
-use crate::saved::{Loaded, Loader, Saved, Saver, load_all, save_all};
 use crate::stats::{Latency, ServerStats};
-use crate::time::{SECOND, Time, nanos};
+use crate::time::{Time, nanos};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -65,6 +65,11 @@ pub struct Server {
     pub holds_marks: bool,
     /// What is known of the marks on it.
     pub board: Board,
+    /// Until then it may be asked whatever its backups' lists say: they said so lately, or it has none.
+    pub free_until: Time,
+    /// Its pairs, as the primary and as the partner.
+    pub pairs: Vec<usize>,
+    pub stands_in_for: Vec<usize>,
     /// Links that were given up with writes unanswered and are not at their end.
     pub given_up: usize,
     /// Requests that were lost here and that `settle` has not decided on.
@@ -89,51 +94,6 @@ pub struct Server {
     pub outages: Outages,
     /// When it last left a ring, in seconds since the epoch; 0: never.
     pub ejected_at: u64,
-}
-
-/// Times about which delayed flushes take effect: nothing is copied then.
-#[derive(Default, Debug)]
-pub struct Quiet {
-    spans: Vec<(Time, Time)>,
-}
-
-/// Before and after a delayed flush, in nanoseconds: servers count whole seconds.
-const BEFORE: u64 = 2 * SECOND;
-const AFTER: u64 = 3 * SECOND;
-
-/// A server keeps the last delayed flush only; so many are kept here for those that are about to be
-/// replaced.
-const SPANS: usize = 8;
-
-impl Quiet {
-    /// A flush takes effect at this time.
-    pub fn note(&mut self, at: Time, now: Time) {
-        self.spans.retain(|(_, until)| *until > now);
-        if self.spans.len() == SPANS {
-            self.spans.pop();
-        }
-        let from = Time(at.0.saturating_sub(BEFORE));
-        self.spans.push((from, at.plus(AFTER)));
-    }
-
-    /// True if nothing is to be copied now.
-    #[inline]
-    pub fn is_at(&self, now: Time) -> bool {
-        let mut spans = self.spans.iter();
-        spans.any(|(from, until)| (*from..*until).contains(&now))
-    }
-}
-
-impl Saved for Quiet {
-    fn save(&self, to: &mut Saver<'_>) {
-        save_all(to, self.spans.iter());
-    }
-
-    fn load(from: &mut Loader<'_>) -> Loaded<Quiet> {
-        Ok(Quiet {
-            spans: load_all(from, <(Time, Time)>::load)?,
-        })
-    }
 }
 
 /// A server that is no longer configured finishes what it owes.

@@ -33,6 +33,7 @@ impl<S: Socket> Pools<S> {
         let Some(p) = link.pop() else {
             return;
         };
+        let asked_on = (id, link.first_seq - 1);
         if let Some(server) = self.servers.get_mut(server) {
             match p.to {
                 // Answers to the journal and to probes say nothing of how clients fare.
@@ -52,10 +53,12 @@ impl<S: Socket> Pools<S> {
         let answered = Answered {
             link: id,
             at,
+            asked_on,
             request: &p,
             reply,
         };
         match p.to {
+            To::Client(_) if is_kept && p.writes() && self.holds_back(&p) => self.hold(&answered),
             To::Client(ticket) if is_kept => self.settle_client(&answered, ticket, clients),
             To::Client(ticket) => self.settle_discarded(&answered, ticket, clients),
             To::Nobody | To::Probe => self.settle_nobodys(&answered),
@@ -111,8 +114,31 @@ impl<S: Socket> Pools<S> {
         }
     }
 
+    /// The answer to a write that others may have replaced since: its copy goes.
+    pub(super) fn settle_doubtful(
+        &mut self,
+        answered: &Answered<'_>,
+        ticket: Ticket,
+        clients: &mut Clients<S>,
+    ) {
+        let p = answered.request;
+        if let Some(link) = self.links.get(answered.link) {
+            let line = link.line_at(answered.at, p.line);
+            clients.answer(ticket, p.verb, line, answered.reply);
+        }
+        let key = self.key_at(answered);
+        let backup = self.mirror_to(&p.home, &key);
+        self.invalidate(backup, &key, p.hash);
+        self.key = key;
+    }
+
     #[inline]
-    fn settle_client(&mut self, answered: &Answered<'_>, ticket: Ticket, clients: &mut Clients<S>) {
+    pub(super) fn settle_client(
+        &mut self,
+        answered: &Answered<'_>,
+        ticket: Ticket,
+        clients: &mut Clients<S>,
+    ) {
         if self.warm_up(answered, ticket, clients) {
             return;
         }
@@ -264,7 +290,11 @@ impl<S: Socket> Pools<S> {
     fn lost(&mut self, lost: &Lost<'_>, clients: &mut Clients<S>) {
         let (server, p, ask, cause) = (lost.server, lost.request, lost.ask, lost.cause);
         if let Some(s) = self.servers.get_mut(server) {
-            s.stats.errors += u64::from(cause != Cause::Down && !p.to.is_question());
+            s.stats.errors += u64::from(lost.was_asked() && !p.to.is_question());
+        }
+        let is_own = !matches!(p.to, To::Client(_));
+        if cause == Cause::KeptAway && is_own && self.goes_on(server, p) {
+            return self.send_freely(server, p.again(p.attempt), ask);
         }
         match p.to {
             To::Client(ticket) => match p.attempt {
@@ -276,7 +306,7 @@ impl<S: Socket> Pools<S> {
                 }
                 Attempt::Backup => self.fail(lost, ticket, clients),
                 Attempt::Primary | Attempt::Retried | Attempt::Warmed => {
-                    self.fail_over(lost, ticket, clients);
+                    self.lost_at_primary(lost, ticket, clients);
                 }
             },
             To::Mirror(_) => {
@@ -312,7 +342,7 @@ impl<S: Socket> Pools<S> {
             To::LateFlush => self.late_flush_over(server),
             To::Monitor(op) => self.monitor_part_done(op, clients),
         }
-        if clients.slow.is_open() {
+        if clients.slow.is_open() && cause != Cause::KeptAway {
             self.explain_lost(lost, clients);
         }
     }

@@ -199,9 +199,11 @@ impl<S: Socket> Pools<S> {
         clients: &mut Clients<S>,
     ) {
         self.count_fetched(&flow);
+        let backup = self.pools[flow.pool as usize].place(&flow.key, 0).backup;
         let may_copy = !self.is_outdated(&flow)
             && !self.is_flushing(flow.primary)
-            && !self.is_not_to_move(&flow);
+            && !self.is_not_to_move(&flow)
+            && self.is_used(flow.primary, backup);
         if !may_copy {
             self.counters.repairs_dropped += 1;
         }
@@ -225,7 +227,8 @@ impl<S: Socket> Pools<S> {
         // elsewhere.
         let way = (flow.source, flow.primary);
         let copy = self.watch_fetched(way, true, flow.hash, fetched);
-        let pending = self.own(To::Copy(copy), verb, Traits::WRITES, flow.hash);
+        let mut pending = self.own(To::Copy(copy), verb, Traits::WRITES, flow.hash);
+        (pending.home.primary, pending.home.backup) = (flow.primary, backup);
         self.send(flow.primary, pending, &ask);
         self.release(flow);
     }

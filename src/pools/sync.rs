@@ -129,7 +129,10 @@ impl<S: Socket> Pools<S> {
                 self.sync_due(id, work);
                 self.end_sync(id);
             }
-            State::Up => self.sync_due(id, work),
+            State::Up => {
+                self.sync_due(id, work);
+                self.list_pairs_of(id);
+            }
             State::Down { .. } | State::Probing => {}
         }
     }
@@ -161,7 +164,7 @@ impl<S: Socket> Pools<S> {
     }
 
     /// Sends a server that returns the flush that it missed.
-    fn sync_flush(&mut self, id: ServerId) {
+    pub(super) fn sync_flush(&mut self, id: ServerId) {
         let unix = self.unix;
         let Some(server) = self.servers.get_mut(id).filter(|s| !s.flushing) else {
             return;
@@ -232,6 +235,8 @@ impl<S: Socket> Pools<S> {
                 server.health.warm(self.now);
             }
         }
+        self.primary_answers(id);
+        self.partner_changed(id);
     }
 
     /// A delete of a journaled key was answered.
@@ -288,7 +293,9 @@ impl<S: Socket> Pools<S> {
         };
         // A stand-in may keep what it holds until the ring changes.
         let stands_in = |p: &u32| self.pools[*p as usize].ring.is_some();
-        let waits = server.primary_of.iter().any(stands_in);
+        let mut pairs = server.pairs.iter().filter_map(|id| self.pairs.get(*id));
+        // Or its flush waits until its backup stops standing in.
+        let waits = server.primary_of.iter().any(stands_in) || pairs.any(|p| p.rules.has_line());
         if server.health.is_up() && server.journal.flush_due().is_some() && !waits {
             self.server_down(id, Cause::JournalFull, true);
         }

@@ -403,7 +403,10 @@ impl Store {
         match wire.words[0] {
             b"mg" => self.meta_get(&key, wire, out),
             b"me" => match self.item(&key) {
-                Some(_) => line(out, &[b"ME ", wire.words[1], b" exp=-1 la=1"].concat()),
+                Some(item) => {
+                    let told = format!(" exp=-1 la=1 cas={} fetch=no", item.cas);
+                    line(out, &[b"ME ", wire.words[1], told.as_bytes()].concat());
+                }
                 None => line(out, b"EN"),
             },
             b"md" => match self.item(&key) {
