@@ -321,32 +321,29 @@ impl Queue {
         match source {
             Source::Slice(s) => self.push_slice(&s[range]),
             Source::Chunk(c) => self.push_chunk(c, range.start, range.len()),
-            Source::Queue(q, base) => {
-                self.push_queue(q, base + range.start as u64, base + range.end as u64);
-            }
+            Source::Queue(q, base) => self.push_queue(q, base, range),
         }
     }
 
-    fn push_queue(&mut self, q: &Queue, mut at: u64, end: u64) {
+    fn push_queue(&mut self, q: &Queue, base: u64, range: Range<usize>) {
+        let (mut at, end) = (base + range.start as u64, base + range.end as u64);
         while at < end {
-            let n = match q.shared_at(at) {
+            let before = self.end;
+            match q.shared_at(at) {
                 Some(s) => {
                     let skip = (at - s.at) as usize;
                     let n = (s.len - skip).min((end - at) as usize);
                     self.push_chunk(&s.chunk.0, s.from + skip, n);
-                    n
                 }
                 None => {
                     let run = q.contiguous(at);
-                    let n = run.len().min((end - at) as usize);
-                    self.push_slice(&run[..n]);
-                    n
+                    self.push_slice(&run[..run.len().min((end - at) as usize)]);
                 }
-            };
-            if n == 0 {
+            }
+            if self.end == before {
                 break;
             }
-            at += n as u64;
+            at += self.end - before;
         }
     }
 
@@ -451,9 +448,6 @@ impl Queue {
             return;
         }
         // Move the rest to the front only when that costs less than what was dropped.
-        if self.own.len() <= RELEASED {
-            return;
-        }
         let dropped = (self.own_position(to) - self.own_gone) as usize;
         if dropped > RELEASED && dropped > self.own.len() / 2 {
             self.own.drain(..dropped);

@@ -283,10 +283,12 @@ impl<S: Socket> Link<S> {
         Some(p)
     }
 
-    /// Forgets the bytes of requests that were popped, as far as they went out.
-    #[inline]
+    /// Forgets the bytes of requests that were popped, as far as they went out. If a reply took the server
+    /// down, what was owed is elsewhere.
     pub fn release(&mut self) {
-        self.queue.release(self.settled.min(self.written));
+        if self.is_up() {
+            self.queue.release(self.settled.min(self.written));
+        }
     }
 
     /// The number of the request that was sent last.

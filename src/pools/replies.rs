@@ -147,11 +147,8 @@ impl<S: Socket> Pools<S> {
             return false;
         };
         if link.first_seq != answered {
+            link.release();
             link.note_lag(self.now);
-            // If a reply took the server down, what was owed is elsewhere.
-            if link.is_up() {
-                link.release();
-            }
             if let Some(server) = self.servers.get_mut(link.server) {
                 server.health.on_whole_answer();
             }
