@@ -305,6 +305,22 @@ fn the_rate_holds() {
     assert!((5_500..6_500).contains(&took), "{took} ms");
 }
 
+/// Small values must not be so many requests that clients feel them.
+#[test]
+fn a_key_counts_as_a_kilobyte_at_least() {
+    let (mut world, peer) = farm(1, 1, &["--refill", "100k"]);
+    for i in 0..500 {
+        set(&mut world, &peer, &format!("k{i}"), "v");
+    }
+    restart(&mut world, BACKUP, SECOND);
+    until(&mut world, &peer, BACKUP, "running");
+    let from = world.now;
+    until(&mut world, &peer, BACKUP, "done");
+    let took = (world.now - from) / 1_000_000;
+    // A second to measure, then 500 KB.
+    assert!((5_500..6_500).contains(&took), "{took} ms");
+}
+
 #[test]
 fn a_write_while_the_key_is_fetched_wins() {
     for (line, answer, want) in [

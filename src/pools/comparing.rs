@@ -69,7 +69,7 @@ impl<S: Socket> Pools<S> {
             self.end_copy(id, Outcome::Skipped);
             return None;
         };
-        self.refills.pace.spend(fetched.value, self.now);
+        self.spend_value(fetched.value);
         Some(Some(Seen {
             flags: fetched.flags,
             expires: u64::try_from(fetched.ttl).ok().map(|ttl| self.unix + ttl),

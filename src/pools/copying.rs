@@ -23,8 +23,12 @@ use crate::net::Socket;
 use crate::protocol::forms::{self, Fetched};
 use crate::protocol::{Reply, Status, Traits, Verb};
 
-/// What a key costs besides its value: the lines that ask for it, in bytes.
+/// What a key counts besides its value in bytes: the lines that ask for it.
 const LINES: usize = 256;
+
+/// A key counts as so many bytes at least: its servers and magent work for three requests, in whose way clients'
+/// requests are, however small the value is.
+const LEAST: usize = 1024;
 
 /// A key that is written all the time is copied at last without a pause of its writers: toward a backup the
 /// order of the requests is right all the same.
@@ -109,7 +113,7 @@ impl<S: Socket> Pools<S> {
             self.note_outcome(job, key.into(), listed, Outcome::Again);
             return None;
         }
-        self.refills.pace.spend(LINES, self.now);
+        self.refills.pace.spend(LEAST, self.now);
         Some(self.refills.copies.insert(Copy {
             source: sources.remove(0),
             further: sources,
@@ -266,9 +270,15 @@ impl<S: Socket> Pools<S> {
         self.send(server, asked, &Ask::line(verb, Traits::default(), line));
     }
 
+    /// A value was fetched, of which [`LEAST`] is paid.
+    pub(super) fn spend_value(&mut self, value: usize) {
+        let rest = (LINES + value).saturating_sub(LEAST);
+        self.refills.pace.spend(rest, self.now);
+    }
+
     /// The source has the key: stores it, unless anything newer may be there.
     fn store_copy(&mut self, id: usize, fetched: &Fetched, reply: &Reply<'_>) {
-        self.refills.pace.spend(fetched.value, self.now);
+        self.spend_value(fetched.value);
         let Some(copy) = self.refills.copies.table.get(id) else {
             return;
         };
