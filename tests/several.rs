@@ -315,3 +315,91 @@ fn a_magent_that_is_cut_off_from_a_primary_for_three_seconds() {
         &seen.old[..seen.old.len().min(5)]
     );
 }
+
+/// Two magents of which one has lost the backup, and has replaced `old` of `k` on the primary; the other one has
+/// heard of it.
+fn with_a_backup_behind() -> ([Magent; 2], Relay, Memcached, Memcached) {
+    let (primary, backup) = (Memcached::start(), Memcached::start());
+    let pids = Arc::new(Mutex::new(Vec::new()));
+    let relay = Relay::start(&backup, pids.clone());
+    let farm = || {
+        let options = [&OPTIONS[..], &["--timeout", "500", "--failure-limit", "1"]].concat();
+        Magent::farm(&[&primary.name], &[&relay.name], &options)
+    };
+    let magents = [farm(), farm()];
+    *pids.lock().expect("pids") = magents.iter().map(|m| m.pid()).collect();
+    let [one, other] = &magents;
+    wait_for("both to know each other", || {
+        let shared = |m: &Magent| {
+            m.client().get("k");
+            m.server(&relay.name).contains_key("other_magents")
+        };
+        magents.iter().all(shared).then_some(())
+    });
+    one.client().set("k", "old");
+    backup.wait_value("k", Some(b"old"));
+    relay.cut(one.pid() as usize);
+    one.wait_state(&relay.name, "down");
+    one.client().set("k", "new");
+    wait_for("the other one to hear of it", || {
+        other.client().get("k");
+        let keepers = other.server(&relay.name).get("kept_away_by").cloned();
+        keepers.filter(|k| k.ends_with(&format!(" {}", one.pid())))
+    });
+    (magents, relay, primary, backup)
+}
+
+/// What is read of `k` through a magent: what was replaced never is.
+#[track_caller]
+fn read_not_old(magent: &Magent) -> Option<String> {
+    let mut client = magent.client();
+    let line = client.ask_line("mg k v\r\n");
+    let value = line.starts_with("VA ").then(|| client.read_line());
+    let value = value.map(|v| String::from_utf8_lossy(&v).trim_end().to_string());
+    assert_ne!(value.as_deref(), Some("old"), "{}", magent.log());
+    value
+}
+
+#[test]
+fn a_backup_that_has_missed_what_one_magent_wrote_is_read_by_nobody() {
+    let ([one, other], relay, primary, backup) = with_a_backup_behind();
+    primary.stop();
+    other.wait_state(&primary.name, "down");
+    for _ in 0..20 {
+        assert_eq!(read_not_old(&other), None);
+        pause_of(Duration::from_millis(20));
+    }
+    primary.cont();
+    wait_for("the primary to be read", || read_not_old(&other));
+    // It is told when it is reached again, and read then.
+    relay.cut(0);
+    wait_for("the line to be out", || {
+        one.client().get("k");
+        other.client().get("k");
+        let is_out = |m: &Magent| !m.server(&relay.name).contains_key("kept_away_by");
+        (is_out(&one) && is_out(&other)).then_some(())
+    });
+    assert_eq!(primary.client().ask_line("mg AG1hZ2VudC9h b v\r\n"), "EN");
+    backup.wait_value("k", Some(b"new"));
+    primary.stop();
+    other.wait_state(&primary.name, "down");
+    let value = wait_for("the backup to stand in", || read_not_old(&other));
+    assert_eq!(value, "new");
+    primary.cont();
+}
+
+/// What one that has died owed a backup nobody knows: it is flushed, and filled.
+#[test]
+fn a_backup_that_has_missed_what_a_dead_magent_wrote_is_flushed_and_filled() {
+    let ([one, other], relay, _primary, backup) = with_a_backup_behind();
+    drop(one);
+    wait_for("the backup to be flushed", || {
+        assert_eq!(read_not_old(&other).as_deref(), Some("new"));
+        (backup.stat("cmd_flush") > 0).then_some(())
+    });
+    wait_for("the line to be out", || {
+        assert_eq!(read_not_old(&other).as_deref(), Some("new"));
+        (!other.server(&relay.name).contains_key("kept_away_by")).then_some(())
+    });
+    backup.wait_value("k", Some(b"new"));
+}

@@ -16,6 +16,7 @@
 //! or the write was sent after the look.
 
 use super::copies::{Changed, Copy, Job, Listed, Step};
+use super::partners::Way;
 use super::pending::{Ask, Pending, To};
 use super::{Pools, ServerId};
 use crate::buffer::Source;
@@ -91,7 +92,7 @@ impl<S: Socket> Pools<S> {
             return None;
         }
         let all = sources.len();
-        sources.retain(|source| self.is_usable(*source));
+        sources.retain(|source| self.is_usable(*source) && self.may_tell(job, &way, *source));
         let is_untold = sources.len() < all;
         let link = |id: ServerId| self.servers.get(id).map(|s| s.link_for(way.hash));
         let has_room = |id: ServerId| {
@@ -132,6 +133,12 @@ impl<S: Socket> Pools<S> {
             watch: None,
             again: false,
         }))
+    }
+
+    /// False of a backup that has missed mirrors of a primary that is filled.
+    fn may_tell(&self, job: Job, way: &Way, source: ServerId) -> bool {
+        let is_backup = way.primary == job.target && way.partner == source;
+        job.verifies || !is_backup || self.may_be_read(job.target, source)
     }
 
     /// A step of a copy was answered.

@@ -43,6 +43,10 @@ impl<S: Socket> Pools<S> {
 
     fn advance_pair(&mut self, id: usize, work: &mut Work, clients: &mut Clients<S>) {
         work.count(REQUEST);
+        if self.pairs.get(id).is_some_and(|p| p.backup.is_some()) {
+            self.advance_follower(id);
+            return self.drop_if_over(id);
+        }
         self.see_state(id);
         if self.has_partner(id) {
             self.go_away(id);
@@ -422,7 +426,7 @@ impl<S: Socket> Pools<S> {
         let Some(pair) = self.pairs.get_mut(id).filter(|p| p.is_over) else {
             return;
         };
-        let has_line = pair.rules.at(self.now, WAIT).has_line();
+        let has_line = pair.has_line();
         if !pair.is_awaited() && (is_gone || !has_line) {
             self.pairs.remove(id);
             self.note_pairs();

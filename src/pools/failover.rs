@@ -22,7 +22,8 @@ impl<S: Socket> Pools<S> {
             return self.retry_or_fail(lost, ticket, clients);
         }
         let is_understood = p.verb != Verb::MetaSet || !self.is_too_old(backup);
-        let goes_on = self.is_up(backup) && is_understood;
+        let may_be_read = self.may_be_read(p.home.primary, backup);
+        let goes_on = self.is_up(backup) && may_be_read && is_understood;
         // On a link that lives it may still run here, and the backup may not learn of it.
         if p.writes() && (goes_on || self.is_up(lost.server)) {
             self.missed(lost);

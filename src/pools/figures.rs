@@ -1,7 +1,9 @@
 //! What is shown of refills and comparisons.
 
+use super::Pools;
 use super::refill::Progress;
 use super::verify::{FINDINGS, Found};
+use crate::time::{SECOND, Time};
 
 /// How a server is filled with what it lacks, or was.
 #[derive(Clone, Debug)]
@@ -78,5 +80,12 @@ impl VerifyFigures {
         let to_go = [("to_go", self.to_go as u64)];
         let mended = self.result.mended.map(|n| ("mended", n));
         all.into_iter().chain(findings).chain(to_go).chain(mended)
+    }
+}
+
+impl<S> Pools<S> {
+    /// A time of the proxy's clock, in seconds since the epoch.
+    pub(super) fn unix_of(&self, time: Time) -> u64 {
+        self.start_unix + time.0 / SECOND
     }
 }

@@ -8,7 +8,7 @@ use super::server::Server;
 use super::{NOBODY, Pools, ServerId};
 use crate::buffer::Source;
 use crate::marks::bytes::{self, Hold};
-use crate::marks::times::{LOOK_PARKED, RENEW, WAIT};
+use crate::marks::times::{LOOK_PARKED, RENEW};
 use crate::marks::{Id, Line, Listed, push_line};
 use crate::net::Socket;
 use crate::protocol::{Traits, Verb};
@@ -19,6 +19,18 @@ impl<S: Socket> Pools<S> {
     pub(super) fn list_pair(&mut self, id: usize) {
         if let Some(pair) = self.pairs.get_mut(id) {
             self.to_advance.add(id, &mut pair.listed);
+        }
+    }
+
+    /// Lists the pairs in which a server is the backup that may miss mirrors.
+    pub(super) fn list_follower(&mut self, id: ServerId) {
+        let count = self.servers.get(id).map_or(0, |s| s.follows.len());
+        for at in 0..count {
+            let pair = self
+                .servers
+                .get(id)
+                .and_then(|s| s.follows.get(at).copied());
+            pair.into_iter().for_each(|pair| self.list_pair(pair));
         }
     }
 
@@ -83,10 +95,21 @@ impl<S: Socket> Pools<S> {
             let Some(pair) = self.pairs.get_mut(id) else {
                 continue;
             };
-            match pair.change.take() {
-                Some(Change::Leave(_)) => pair.rules.step(now, |r| r.left_or_not()),
-                Some(Change::TakeOver(_)) => pair.rules.step(now, |r| r.taken_over_or_not()),
-                Some(Change::Announce) | None => continue,
+            match (pair.change.take(), &mut pair.backup) {
+                // The next look tells whether it stands.
+                (Some(Change::Leave(_)), Some(_)) => {}
+                (Some(Change::TakeOver(_)), Some(backup)) => {
+                    backup.taken_over();
+                    pair.syncing_since = now;
+                    if let Some(server) = self.servers.get_mut(pair.primary) {
+                        server.journal.mark_flush();
+                    }
+                }
+                (Some(Change::Leave(_)), None) => pair.rules.step(now, |r| r.left_or_not()),
+                (Some(Change::TakeOver(_)), None) => {
+                    pair.rules.step(now, |r| r.taken_over_or_not());
+                }
+                (Some(Change::Announce) | None, _) => continue,
             }
             self.list_pair(id);
         }
@@ -183,13 +206,13 @@ impl<S: Socket> Pools<S> {
             .servers
             .get(id)
             .map_or(Vec::new(), |s| s.stands_in_for.clone());
-        let (me, now) = (self.me.id, self.now);
+        let me = self.me.id;
         for pair_id in pairs {
             let hold = self.hold_text(pair_id).1;
             let Some(pair) = self.pairs.get_mut(pair_id) else {
                 continue;
             };
-            if !pair.rules.at(now, WAIT).has_line() {
+            if !pair.has_line() {
                 continue;
             }
             let mut out = Vec::new();
@@ -212,12 +235,12 @@ impl<S: Socket> Pools<S> {
             .servers
             .get(id)
             .map_or(Vec::new(), |s| s.stands_in_for.clone());
-        let (me, now) = (self.me.id, self.now);
+        let me = self.me.id;
         for pair in pairs {
             let Some(pair) = self.pairs.get_mut(pair) else {
                 continue;
             };
-            if !pair.rules.at(now, WAIT).has_line() {
+            if !pair.has_line() {
                 continue;
             }
             let mut out = Vec::new();
@@ -242,7 +265,11 @@ impl<S: Socket> Pools<S> {
         let Some(pair) = self.pairs.get_mut(id) else {
             return false;
         };
-        if !pair.rules.step(now, |rules| rules.leave()) {
+        let may_go = match &pair.backup {
+            Some(backup) => backup.may_take_out(),
+            None => pair.rules.step(now, |rules| rules.leave()),
+        };
+        if !may_go {
             return false;
         }
         let mut out = Vec::new();
@@ -326,7 +353,10 @@ impl<S: Socket> Pools<S> {
             mine: false,
             others,
         };
-        pair.rules.left(listed, sent, now);
+        match &mut pair.backup {
+            Some(backup) => backup.taken_out(),
+            None => drop(pair.rules.left(listed, sent, now)),
+        }
         let hold = bytes::hold_key(me, &pair.about);
         let primary = pair.primary;
         if let Some(server) = self.servers.get(primary) {
@@ -359,8 +389,16 @@ impl<S: Socket> Pools<S> {
         };
         board.away.set(&list, cas);
         pair.see_others(board, me);
-        pair.rules.taken_over(sent, now);
-        pair.is_doubtful = true;
+        match &mut pair.backup {
+            Some(backup) => {
+                backup.taken_over();
+                pair.syncing_since = now;
+            }
+            None => {
+                pair.rules.taken_over(sent, now);
+                pair.is_doubtful = true;
+            }
+        }
         if let Some(server) = self.servers.get_mut(pair.primary) {
             log::warn!(
                 "{}: a magent that kept it away is gone; it will be flushed",

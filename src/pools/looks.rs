@@ -78,8 +78,12 @@ impl<S: Socket> Pools<S> {
             return;
         }
         let uses = |pair: &usize| {
-            let primary = self.servers.get(self.pairs.get(*pair)?.primary)?;
-            Some(primary.stats.requests.all())
+            let pair = self.pairs.get(*pair)?;
+            let user = match pair.backup {
+                Some(_) => pair.partner,
+                None => pair.primary,
+            };
+            Some(self.servers.get(user)?.stats.requests.all())
         };
         let uses: u64 = server.stands_in_for.iter().filter_map(uses).sum();
         let mut is_awaited = false;
@@ -92,8 +96,7 @@ impl<S: Socket> Pools<S> {
             let Some(pair) = self.pairs.get_mut(pair_id) else {
                 continue;
             };
-            let rules = pair.rules.at(now, WAIT);
-            let is_busy = rules.has_line() || rules.is_announcing() || rules.is_parked();
+            let is_busy = pair.is_busy(now);
             is_awaited |= pair.is_awaited() || pair.closes;
             rests &= !is_busy && !pair.is_awaited();
             if is_busy || pair.is_awaited() {
@@ -116,6 +119,7 @@ impl<S: Socket> Pools<S> {
         }
         away.look_at = now.plus(if is_awaited { LOOK_PARKED } else { LOOK });
         if server.health.is_up() && server.board.looks() < LOOKS && !is_paused {
+            self.wake_marks(id);
             self.look_at_list(id);
         }
     }
@@ -204,6 +208,18 @@ impl<S: Socket> Pools<S> {
             let had_others = !pair.others.is_empty();
             let (mine, others) = pair.see_others(&server.board, me);
             let listed = Listed { mine, others };
+            if let Some(backup) = &mut pair.backup {
+                if announced == Some(pair_id) {
+                    pair.change = None;
+                    backup.announced(listed);
+                } else {
+                    backup.looked(listed);
+                }
+                if pair.is_busy(now) {
+                    self.list_pair(pair_id);
+                }
+                continue;
+            }
             if announced == Some(pair_id) {
                 pair.change = None;
                 pair.rules.announced(listed, sent, now);
@@ -258,7 +274,9 @@ impl<S: Socket> Pools<S> {
         let now = self.now;
         if let Some(pair) = self.pairs.get_mut(id) {
             pair.change = None;
-            pair.rules.step(now, f);
+            if pair.backup.is_none() {
+                pair.rules.step(now, f);
+            }
         }
         self.list_pair(id);
     }

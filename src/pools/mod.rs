@@ -14,8 +14,8 @@
 //!
 //! ```text
 //!  saved                             another program goes on with them
-//!  turn reload findings report operator    what the proxy calls
-//!  drive                             what follows for pairs
+//!  turn reload report findings operator    what the proxy calls
+//!  drive missed                      what follows for pairs
 //!  expire                            what time does
 //!  eject                             rings that servers leave
 //!  ask                               requests of clients
@@ -73,6 +73,7 @@ mod lookup;
 mod marks;
 mod me;
 mod mirror;
+mod missed;
 mod monitors;
 mod moves;
 mod name;

@@ -59,7 +59,8 @@ impl<S: Socket> Pools<S> {
         for id in [home.backup, before[0], before[1]] {
             let is_another = |other: &ServerId| !self.is_same(id, *other);
             let is_known = !is_another(&home.primary) || !sources.iter().all(is_another);
-            if self.is_up(id) && is_its(id) && !is_known {
+            let is_whole = id != home.backup || self.may_be_read(home.primary, id);
+            if self.is_up(id) && is_whole && is_its(id) && !is_known {
                 sources.push(id);
             }
         }

@@ -3,8 +3,8 @@
 
 use super::board::Board;
 use super::{Losses, ServerId};
-use crate::marks::Id;
-use crate::marks::times::{RENEW, TimedPrimary};
+use crate::marks::times::{RENEW, TimedPrimary, WAIT};
+use crate::marks::{Backup, Id};
 use crate::protocol::{Item, Reply, Status};
 use crate::slab::Slab;
 use crate::time::{SECOND, Time};
@@ -118,7 +118,8 @@ impl Held {
     }
 }
 
-/// One magent towards one primary and one partner of it.
+/// One magent towards one primary and one partner of it. With the roles exchanged it is about a backup that may
+/// have missed mirrors: that is in the primary's place, and its primary has the list.
 #[derive(Debug)]
 pub struct Pair {
     pub primary: ServerId,
@@ -127,6 +128,8 @@ pub struct Pair {
     pub about: Vec<u8>,
     /// What may be done.
     pub rules: TimedPrimary,
+    /// The same where the roles are exchanged; then `rules` says nothing.
+    pub backup: Option<Backup>,
     /// Others that keep the primary away.
     pub others: Vec<Holder>,
     /// What is being done to the list.
@@ -163,6 +166,7 @@ impl Pair {
             partner,
             about: Vec::new(),
             rules: TimedPrimary::new(),
+            backup: None,
             others: Vec::new(),
             change: None,
             hold: None,
@@ -177,6 +181,31 @@ impl Pair {
             is_over: false,
             listed: false,
         }
+    }
+
+    /// One about a backup that may have missed mirrors of a primary.
+    pub fn of_backup(backup: ServerId, primary: ServerId) -> Pair {
+        Pair {
+            backup: Some(Backup::new()),
+            ..Pair::new(backup, primary)
+        }
+    }
+
+    /// True while a line of this magent stands, as far as it knows.
+    pub fn has_line(&self) -> bool {
+        match &self.backup {
+            Some(backup) => backup.has_line(),
+            None => self.rules.has_line(),
+        }
+    }
+
+    /// True while it may be away, or a line about it is written.
+    pub fn is_busy(&mut self, now: Time) -> bool {
+        if let Some(backup) = &self.backup {
+            return backup.has_line() || backup.is_announcing() || !self.others.is_empty();
+        }
+        let rules = self.rules.at(now, WAIT);
+        rules.has_line() || rules.is_announcing() || rules.is_parked()
     }
 
     /// True if something waits for what becomes of it.

@@ -267,6 +267,7 @@ impl<S: Socket> Pools<S> {
             free_until: Time::NEVER,
             pairs: Vec::new(),
             stands_in_for: Vec::new(),
+            follows: Vec::new(),
             given_up: 0,
             losing: 0,
             keepalive: config.keepalive,

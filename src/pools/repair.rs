@@ -28,7 +28,8 @@ impl<S: Socket> Pools<S> {
             self.repair(id, is_certain);
         }
         for pair in stands_in_for {
-            let Some(primary) = self.pairs.get(pair).map(|p| p.primary) else {
+            let pair = self.pairs.get(pair).filter(|p| p.backup.is_none());
+            let Some(primary) = pair.map(|p| p.primary) else {
                 continue;
             };
             if let Some(server) = self.servers.get_mut(primary) {

@@ -1,6 +1,6 @@
 //! What an operator can see of pools and servers.
 
-use super::figures::{RefillFigures, Verified, VerifyFigures};
+use super::figures::{RefillFigures, VerifyFigures};
 use super::link::LinkState;
 use super::outages::Outage;
 use super::refill::Refill;
@@ -11,7 +11,7 @@ use crate::config::{Address, PoolConfig, ServerSpec};
 use crate::health::State;
 use crate::net::Socket;
 use crate::stats::{Histogram, HotKey, ServerStats};
-use crate::time::{SECOND, Time, nanos};
+use crate::time::{Time, nanos};
 use std::collections::HashSet;
 
 /// The lines of one `stats`: names and values.
@@ -252,10 +252,6 @@ impl<S: Socket> Pools<S> {
         }
     }
 
-    fn unix_of(&self, time: Time) -> u64 {
-        self.start_unix + time.0 / SECOND
-    }
-
     /// `stats servers` of one pool or of all.
     pub fn stats_servers(&self, pool: Option<usize>) -> Lines {
         let mut lines = Lines::new();
@@ -355,38 +351,6 @@ impl<S: Socket> Pools<S> {
             to_go: under_way.map_or(0, |r| r.to_go()),
             since: progress.map_or(0, |p| self.unix_of(p.since)),
         }
-    }
-
-    /// How a server is compared with its partners, or was.
-    pub(super) fn verify_figures(&self, id: ServerId, server: &Server) -> Option<VerifyFigures> {
-        let mut jobs = self.refills.jobs.iter();
-        let job = jobs.find(|r| r.target == id && r.verify.is_some());
-        let under_way = job.and_then(|r| {
-            Some(Verified {
-                progress: r.progress,
-                found: r.verify.as_ref()?.found.clone(),
-                mended: r.repair().map(|r| r.mended),
-                failure: None,
-            })
-        });
-        let is_over = under_way.is_none();
-        let result = under_way.or_else(|| server.verified.as_deref().cloned())?;
-        let state = match (job, result.failure) {
-            (Some(job), _) if job.has_begun && result.mended.is_some() => "repairing",
-            (Some(job), _) if job.has_begun => "running",
-            (Some(_), _) => "waiting",
-            (None, Some(why)) => why,
-            (None, None) if result.progress.is_partial => "partial",
-            (None, None) => "done",
-        };
-        let since = result.progress.since;
-        let begun = is_over || since > Time(0);
-        Some(VerifyFigures {
-            state,
-            since: if begun { self.unix_of(since) } else { 0 },
-            to_go: job.map_or(0, |r| r.to_go()),
-            result,
-        })
     }
 
     /// The servers of a pool, each once, under the names that twemproxy would give them.

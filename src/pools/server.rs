@@ -67,9 +67,10 @@ pub struct Server {
     pub board: Board,
     /// Until then it may be asked whatever its backups' lists say: they said so lately, or it has none.
     pub free_until: Time,
-    /// Its pairs, as the primary and as the partner.
+    /// Its pairs: as the primary; those whose list it has; as a backup that may miss mirrors.
     pub pairs: Vec<usize>,
     pub stands_in_for: Vec<usize>,
+    pub follows: Vec<usize>,
     /// Links that were given up with writes unanswered and are not at their end.
     pub given_up: usize,
     /// Requests that were lost here and that `settle` has not decided on.

@@ -15,8 +15,8 @@ use super::pairs::Pair;
 use super::pending::{Pending, To};
 use super::server::{Place, Server};
 use super::{NOBODY, Pools, ServerId};
-use crate::marks::Use;
 use crate::marks::times::{LEASE, LOOK, LOOK_PARKED, WAIT};
+use crate::marks::{Backup, Debt, Use};
 use crate::net::Socket;
 use crate::time::Time;
 
@@ -35,7 +35,7 @@ impl<S: Socket> Pools<S> {
     /// Makes a pair of each primary with each backup of its pools; those that are over go when nothing is
     /// left of them.
     pub(super) fn pair_up(&mut self) {
-        let mut wanted: Vec<(ServerId, ServerId)> = Vec::new();
+        let mut wanted: Vec<(ServerId, ServerId, bool)> = Vec::new();
         let pools = self
             .pools
             .iter()
@@ -43,14 +43,26 @@ impl<S: Socket> Pools<S> {
         for pool in pools.filter(|p| !p.config.auto_eject) {
             for primary in &pool.primary_ids {
                 let others = pool.backup_ids.iter().filter(|b| *b != primary);
-                wanted.extend(others.map(|backup| (*primary, *backup)));
+                wanted.extend(others.map(|backup| (*primary, *backup, false)));
             }
         }
         wanted.sort_unstable();
         wanted.dedup();
+        // Of two that are each other's backups a line says that all of their keys are kept away.
+        let is_one_way = |(a, b, _): &&(ServerId, ServerId, bool)| {
+            wanted.binary_search(&(*b, *a, false)).is_err()
+        };
+        let follow: Vec<_> = wanted
+            .iter()
+            .filter(is_one_way)
+            .map(|(a, b, _)| (*b, *a, true))
+            .collect();
+        wanted.extend(follow);
+        wanted.sort_unstable();
         for id in self.pairs.keys().collect::<Vec<_>>() {
             if let Some(pair) = self.pairs.get_mut(id) {
-                let found = wanted.binary_search(&(pair.primary, pair.partner));
+                let name = (pair.primary, pair.partner, pair.backup.is_some());
+                let found = wanted.binary_search(&name);
                 pair.is_over = found.is_err();
                 if let Ok(at) = found {
                     wanted.remove(at);
@@ -58,8 +70,11 @@ impl<S: Socket> Pools<S> {
                 self.list_pair(id);
             }
         }
-        for (primary, partner) in wanted {
-            let id = self.pairs.insert(Pair::new(primary, partner));
+        for (primary, partner, follows) in wanted {
+            let id = self.pairs.insert(match follows {
+                true => Pair::of_backup(primary, partner),
+                false => Pair::new(primary, partner),
+            });
             self.list_pair(id);
         }
         self.note_pairs();
@@ -73,6 +88,7 @@ impl<S: Socket> Pools<S> {
         for server in self.servers.values_mut() {
             server.pairs.clear();
             server.stands_in_for.clear();
+            server.follows.clear();
             server.free_until = Time::NEVER;
         }
         for id in self.pairs.keys().collect::<Vec<_>>() {
@@ -80,9 +96,15 @@ impl<S: Socket> Pools<S> {
                 continue;
             };
             let (primary, partner) = (pair.primary, pair.partner);
+            let follows = pair.backup.is_some();
             if let Some(server) = self.servers.get_mut(primary) {
-                server.pairs.push(id);
-                server.free_until = Time(0);
+                match follows {
+                    true => server.follows.push(id),
+                    false => {
+                        server.pairs.push(id);
+                        server.free_until = Time(0);
+                    }
+                }
             }
             if let Some(server) = self.servers.get_mut(partner) {
                 server.stands_in_for.push(id);
@@ -98,7 +120,7 @@ impl<S: Socket> Pools<S> {
         let Some(server) = self.servers.get(pair.primary) else {
             return;
         };
-        if !pair.rules.at(self.now, 0).has_line() {
+        if !pair.has_line() {
             let address = server.address().map(|a| a.to_string());
             pair.about = address.unwrap_or_else(|| server.spec.name.clone()).into();
         }
@@ -224,9 +246,12 @@ impl<S: Socket> Pools<S> {
             let now = self.now;
             let pair = self.pairs.get_mut(id);
             let unseen = pair.and_then(|p| p.rules.at(now, WAIT).is_unseen().then_some(p.partner));
-            // Nobody has used the primary for a while. Not now: a line for several keys may be open.
-            if let Some(server) = unseen.and_then(|id| self.servers.get_mut(id)) {
-                (server.board.away.used_at, server.board.away.look_at) = (now, now);
+            // Nobody has used the primary for a while. Not now: a line for several keys may be open. What others say
+            // of the backup, on the primary, must be known when that is lost.
+            for id in unseen.into_iter().flat_map(|partner| [partner, primary]) {
+                if let Some(server) = self.servers.get_mut(id) {
+                    (server.board.away.used_at, server.board.away.look_at) = (now, now);
+                }
             }
         }
         if let Some(server) = self.servers.get_mut(primary) {
@@ -240,6 +265,7 @@ impl<S: Socket> Pools<S> {
     /// A primary is lost to this magent.
     pub(super) fn primary_lost(&mut self, primary: ServerId) {
         self.end_free(primary);
+        self.list_follower(primary);
         let pairs = self
             .servers
             .get(primary)
@@ -257,6 +283,14 @@ impl<S: Socket> Pools<S> {
     /// A primary answers, on a link that has just begun.
     pub(super) fn primary_answers(&mut self, primary: ServerId) {
         self.end_free(primary);
+        for id in self
+            .servers
+            .get(primary)
+            .map_or(Vec::new(), |s| s.follows.clone())
+        {
+            self.name_primary(id);
+            self.list_pair(id);
+        }
         let pairs = self
             .servers
             .get(primary)
@@ -291,6 +325,21 @@ impl<S: Socket> Pools<S> {
             self.open_if_idle(first);
         }
         self.want_look(partner);
+    }
+
+    /// True if a backup holds what its primary does, as far as this magent knows: nobody has missed mirrors.
+    pub(super) fn may_be_read(&self, primary: ServerId, backup: ServerId) -> bool {
+        let mut follows = self
+            .servers
+            .get(backup)
+            .map_or(&[][..], |s| &s.follows)
+            .iter();
+        let is_stale = |p: &Pair| {
+            let owes_flush = |b: &Backup| matches!(b.debt(), Debt::Flush { .. });
+            p.partner == primary
+                && (!p.others.is_empty() || p.backup.as_ref().is_some_and(owes_flush))
+        };
+        !follows.any(|id| self.pairs.get(*id).is_some_and(is_stale))
     }
 
     /// A server came or went: what it said of others is void.
@@ -330,10 +379,11 @@ impl<S: Socket> Pools<S> {
 
     /// Who keeps a primary away now.
     pub(super) fn keepers_of(&self, server: &Server) -> Vec<String> {
-        let pairs = server.pairs.iter().filter_map(|id| self.pairs.get(*id));
+        let pairs = server.pairs.iter().chain(&server.follows);
+        let pairs = pairs.filter_map(|id| self.pairs.get(*id));
         let mut all: Vec<String> = Vec::new();
         for pair in pairs {
-            all.extend(pair.rules.has_line().then(|| "this magent".to_string()));
+            all.extend(pair.has_line().then(|| "this magent".to_string()));
             all.extend(pair.keepers());
         }
         all.sort();
