@@ -12,7 +12,10 @@
 //! A server that is not up is asked nothing. It is *settling* while it may still execute what it
 //! got over links that were given up, and *syncing* while it is sent what it missed.
 
+mod cause;
 mod saved;
+
+pub use cause::Cause;
 
 use crate::time::{SECOND, Time};
 
@@ -32,58 +35,6 @@ const RESTARTED: u64 = 2 * SECOND;
 /// memcached begins to count its uptime at 2, and one that was stopped may tell an uptime of before that:
 /// it has not restarted if it answered more than this after its start.
 const UPTIME_AHEAD: u64 = 5 * SECOND;
-
-/// Why a request, a link or a server failed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Cause {
-    /// The connect was refused.
-    Refused,
-    /// The connect failed for another reason.
-    Unreachable,
-    /// No connect or no answer in time.
-    TimedOut,
-    /// The link closed, or spoke nonsense, before the answer.
-    ConnectionLost,
-    /// The server is known to be away.
-    Down,
-    /// It missed more keys than its journal holds and is flushed before it is used again.
-    JournalFull,
-    /// It refused to delete a key, which it must do before it is trusted.
-    DeleteRefused,
-    /// It refused `flush_all`, which it must run before it is trusted.
-    FlushRefused,
-    /// It failed, and there is no memory to ask another one.
-    NoMemory,
-    /// Name service does not know its host.
-    UnknownHost,
-    /// Its host has another address now.
-    Moved,
-    /// An operator took it out of use.
-    Drained,
-    /// Another magent may have written elsewhere what belongs there, or this one has not looked.
-    KeptAway,
-}
-
-impl Cause {
-    /// The words behind the server's name in `SERVER_ERROR`.
-    pub fn text(self) -> &'static str {
-        match self {
-            Cause::Refused => "connection refused",
-            Cause::Unreachable => "unreachable",
-            Cause::TimedOut => "timed out",
-            Cause::ConnectionLost => "connection lost",
-            Cause::Down => "down",
-            Cause::JournalFull => "its journal overflowed",
-            Cause::DeleteRefused => "refused delete",
-            Cause::FlushRefused => "refused flush_all",
-            Cause::NoMemory => "out of memory reading",
-            Cause::UnknownHost => "unknown host",
-            Cause::Moved => "its address changed",
-            Cause::Drained => "drained",
-            Cause::KeptAway => "kept away by a magent",
-        }
-    }
-}
 
 /// How servers are probed, in nanoseconds: the same for all of a process.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
