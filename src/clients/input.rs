@@ -183,3 +183,40 @@ impl Input {
         self.stopped = true;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::budget::Budget;
+
+    /// Parses what stands at the front, as far as hashes need it.
+    fn front(input: &mut Input, head: usize, key: (u32, u32), data: usize) {
+        (input.request.head, input.request.data) = (head, data);
+        input.request.key = Some(key);
+    }
+
+    #[test]
+    fn a_hash_is_that_of_the_key_that_is_asked_for_whatever_was_guessed() {
+        let mut input = Input::new(Budget::new(1 << 20).chunks().take());
+        input.own = b"get a\r\ngets bb\r\nget c d\r\nget e\r\n".to_vec();
+        input.begin(Origin::Own, 0, input.own.len());
+        front(&mut input, 7, (4, 5), 0);
+        assert_eq!(input.hash(), None);
+        let keys = input.keys_ahead().expect("one more");
+        // The third has two keys: nothing is guessed behind it.
+        assert_eq!(keys, [(4, 5), (12, 14), (0, 0), (0, 0)]);
+        input.note_hashes(keys, [1, 2, 3, 4]);
+        input.consume();
+        front(&mut input, 9, (5, 7), 0);
+        assert_eq!(input.key(), b"bb");
+        assert_eq!(input.hash(), Some(2));
+        input.consume();
+        front(&mut input, 9, (4, 5), 0);
+        assert_eq!(input.hash(), None);
+        // Other bytes have other hashes, though keys stand where others stood.
+        input.note_hashes(keys, [1, 2, 3, 4]);
+        input.begin(Origin::Own, 7, 16);
+        front(&mut input, 9, (5, 7), 0);
+        assert_eq!((input.hash(), input.keys_ahead()), (None, None));
+    }
+}
