@@ -14,7 +14,7 @@
 use super::board::Question;
 use super::{Pools, ServerId};
 use crate::marks::bytes::{self, Answer};
-use crate::marks::times::ALONE_AFTER;
+use crate::marks::times::{ALONE_AFTER, LOOK_PARKED};
 use crate::marks::{Id, Lines, Other, Presence, push_line};
 use crate::net::Socket;
 use crate::protocol::Reply;
@@ -118,7 +118,7 @@ impl<S: Socket> Pools<S> {
         let Some(server) = self.servers.get(id) else {
             return;
         };
-        let (me, text) = (self.me.id, self.presence(server).text());
+        let (me, now, text) = (self.me.id, self.now, self.presence(server).text());
         let Some(board) = self.servers.get_mut(id).map(|s| &mut s.board) else {
             return;
         };
@@ -127,6 +127,10 @@ impl<S: Socket> Pools<S> {
         }
         // It has restarted, or was flushed.
         let is_lost = board.beacon.lacks_line();
+        if is_lost && board.has_appended {
+            // Just after it was appended: nothing is used before it stands.
+            board.renew_at = board.renew_at.min(now.plus(LOOK_PARKED));
+        }
         let (mut out, mut asked) = (Vec::new(), Vec::new());
         let unmet = board.beacon.others().iter();
         for other in unmet.filter(|other| other.is_alive.is_none()) {
