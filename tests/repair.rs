@@ -253,7 +253,7 @@ fn one_of_those_that_are_left_repairs() {
 /// The death of one that has not repaired to the end is another one's to repair.
 #[test]
 fn who_dies_at_it_is_repaired_after() {
-    let (other, primary, backup) = left_undone(&["--warm", "0", "--refill", "1k"]);
+    let (other, primary, backup) = left_undone(&["--warm", "0", "--refill", "4k"]);
     wait_logged(&other, "and they are repaired");
     assert!(!other.log().contains("repaired in"), "{}", other.log());
     drop(other);
@@ -265,7 +265,7 @@ fn who_dies_at_it_is_repaired_after() {
 /// So is one that ends before it has done it.
 #[test]
 fn who_ends_at_it_leaves_it_to_another() {
-    let (mut other, primary, backup) = left_undone(&["--warm", "0", "--refill", "1k"]);
+    let (mut other, primary, backup) = left_undone(&["--warm", "0", "--refill", "4k"]);
     wait_logged(&other, "and they are repaired");
     assert!(other.terminate().success());
     assert!(!other.log().contains("repaired in"), "{}", other.log());
@@ -277,7 +277,7 @@ fn who_ends_at_it_leaves_it_to_another() {
 /// Another program goes on with it.
 #[test]
 fn another_program_repairs_to_the_end() {
-    let (other, primary, backup) = left_undone(&["--warm", "0", "--refill", "1k"]);
+    let (other, primary, backup) = left_undone(&["--warm", "0", "--refill", "4k"]);
     wait_logged(&other, "and they are repaired");
     assert!(other.upgrade(), "{}", other.log());
     wait_for("the repair", || {
