@@ -200,7 +200,10 @@ impl<S: Socket> Pools<S> {
             Changed::Written => outlasts,
             Changed::Void => false,
         };
+        let (source, target) = (copy.source, copy.job.target);
         stands
+            && !self.has_held(source, target)
+            && !self.has_held(target, source)
             && self.is_usable(copy.source)
             && self.is_usable(copy.job.target)
             && !self.servers.get(copy.job.target).is_none_or(is_to_go)

@@ -203,7 +203,8 @@ impl<S: Socket> Pools<S> {
         let may_copy = !self.is_outdated(&flow)
             && !self.is_flushing(flow.primary)
             && !self.is_not_to_move(&flow)
-            && self.is_used(flow.primary, backup);
+            && self.is_used(flow.primary, backup)
+            && !self.has_held(flow.primary, backup);
         if !may_copy {
             self.counters.repairs_dropped += 1;
         }

@@ -393,6 +393,13 @@ impl<S: Socket> Pools<S> {
 
     // ---- requests
 
+    /// True if answers to writes of keys that these two share wait: their mirrors are not sent yet.
+    pub(super) fn has_held(&self, primary: ServerId, backup: ServerId) -> bool {
+        let pair = self.pair_of(primary, backup);
+        let pair = pair.and_then(|id| self.pairs.get(id));
+        pair.is_some_and(|p| !p.held.is_empty())
+    }
+
     /// True if nothing needs to be looked up before this server is asked.
     #[inline]
     pub(super) fn is_free(&self, id: ServerId) -> bool {

@@ -339,6 +339,11 @@ impl<S: Socket> Pools<S> {
     /// Starts the fetch of a key that the primary lacks, or joins one that is under way and not out
     /// of date. `link` and `since` tell the request that missed. False if nobody else can have the key.
     fn fetch(&mut self, p: &Pending, key: &[u8], ask: &Ask<'_>, link: usize, since: u64) -> bool {
+        // The backup may hold what a write has replaced whose answer waits: asked again behind that.
+        if self.has_held(p.home.primary, p.home.backup) {
+            self.lose(p.home.primary, p.again(p.attempt), ask, Cause::KeptAway);
+            return true;
+        }
         let under_way = self.flows.find(p.home.primary, p.hash);
         let joins = under_way.filter(|f| {
             let flow = self.flows.table.get(*f);
