@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-const OPTIONS: [&str; 3] = [MARKS, "--retry", "300"];
+const OPTIONS: [&str; 4] = [MARKS, "--share", "--retry", "300"];
 
 /// What was read and written.
 #[derive(Debug, Default)]

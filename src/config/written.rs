@@ -53,6 +53,7 @@ impl Config {
         let switches = [
             ("--reuseport", self.reuseport),
             ("--alone", self.alone),
+            ("--share", self.share),
             ("--memcached-stats", self.memcached_stats),
         ];
         let on = switches.into_iter().filter(|(_, is_on)| *is_on);

@@ -10,13 +10,15 @@ pub struct Me {
     /// Its id.
     pub id: Id,
     host: String,
-    /// `--alone`: it leaves no marks, and heeds none.
+    /// `--alone`: it leaves no marks.
     pub is_alone: bool,
+    /// `--share`: it keeps servers away from others, and heeds what they keep away.
+    pub shares: bool,
 }
 
 impl Me {
     /// A new id.
-    pub fn new(is_alone: bool) -> Me {
+    pub fn new(is_alone: bool, shares: bool) -> Me {
         let random = RandomState::new().build_hasher().finish();
         let host = crate::sys::host_name();
         let is_odd = |c: char| c.is_whitespace() || c.is_control();
@@ -27,6 +29,7 @@ impl Me {
                 false => host,
             },
             is_alone,
+            shares: shares && !is_alone,
         }
     }
 

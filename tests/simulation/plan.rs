@@ -84,9 +84,11 @@ pub struct Plan {
     pub lists_all: bool,
     /// Other programs take over.
     pub upgrades: bool,
-    /// How many there are; they leave marks.
+    /// How many magents there are.
     pub magents: usize,
+    /// They leave marks, and act as one.
     pub marks: bool,
+    pub share: bool,
     /// What a server lacks is fetched, and it is refilled.
     pub copies: bool,
 }
@@ -157,6 +159,7 @@ impl Plan {
             upgrades: Rng::new(seed ^ 0x7570_6772_6164_6500).often(300),
             magents: 1,
             marks: false,
+            share: false,
             copies: true,
         };
         plan.add_trouble(Rng::new(seed ^ 0x0074_726f_7562_6c65));
@@ -167,10 +170,11 @@ impl Plan {
 
     /// Several magents before the same servers, or one that leaves its marks for the next one.
     fn add_magents(&mut self, mut r: Rng) {
-        self.marks = r.often(700);
-        // What other programs take over of marks is looked at some day.
-        self.upgrades &= !self.marks;
-        if !self.marks || !r.often(500) || self.backups == 0 || self.moves {
+        // What other programs take over of marks is not looked at yet.
+        self.marks = !self.upgrades && r.often(700);
+        // Nor do they act as one yet where the configuration changes.
+        self.share = self.marks && !self.moves && !self.reloads;
+        if !self.share || !r.often(500) || self.backups == 0 {
             return;
         }
         self.magents = 2;
@@ -279,6 +283,7 @@ impl Plan {
         }
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         match self.marks {
+            true if self.share => world::marking(&[&args[..], &["--share"]].concat()),
             true => world::marking(&args),
             false => world::options(&args),
         }
