@@ -308,7 +308,11 @@ fn a_primary_that_has_restarted_while_nobody_was_there_is_refilled() {
     drop(other);
     primary.restart();
     let third = farm(&primary, &backup, &["--warm", "0"]);
-    wait_logged(&third, "refilled in");
+    // Who uses a server sees who has died there.
+    wait_for("the refill", || {
+        third.client().get("k0");
+        third.log().contains("refilled in").then_some(())
+    });
     assert_eq!(differing(&primary, &backup, &names(51)), [""; 0]);
     assert_eq!(held(&primary, "k1"), Some((0, -1, b"old".to_vec())));
 }

@@ -39,9 +39,15 @@ impl<S: Socket> Pools<S> {
         match is_used {
             // The next request that is sent to it sets the time anew.
             false if board.is_resting => board.renew_at = Time::NEVER,
-            false if board.unused > UNUSED && !self.repairs(id) => self.rest(id),
+            false if board.unused > UNUSED && self.may_rest(id) => self.rest(id),
             _ => self.renew_marks(id),
         }
+    }
+
+    /// True if there is a line to take out, and nothing is mended that another one would go on with.
+    fn may_rest(&self, id: ServerId) -> bool {
+        let server = self.servers.get(id);
+        server.is_some_and(|s| self.unmarked(s).is_none()) && !self.repairs(id)
     }
 
     /// A server is not used any more: a line that nobody takes out would be a death.

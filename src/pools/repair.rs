@@ -11,6 +11,7 @@
 //! is another death. A list that still has the line shows more: the server has run without restart and flush
 //! since before the death.
 
+use super::server::distinct;
 use super::verify::Repair;
 use super::{Pools, ServerId};
 use crate::net::Socket;
@@ -23,15 +24,15 @@ impl<S: Socket> Pools<S> {
         let Some(server) = self.servers.get(id) else {
             return;
         };
-        let stands_in_for = server.stands_in_for.clone();
-        if !server.pairs.is_empty() {
+        let has_backups = |pool: &u32| !self.pools[*pool as usize].backup_ids.is_empty();
+        let is_primary = server.primary_of.iter().any(has_backups);
+        let pools = server.backup_of.iter();
+        let primaries = pools.flat_map(|pool| &self.pools[*pool as usize].primary_ids);
+        let primaries: Vec<ServerId> = primaries.copied().filter(|p| *p != id).collect();
+        if is_primary {
             self.repair(id, is_certain);
         }
-        for pair in stands_in_for {
-            let pair = self.pairs.get(pair).filter(|p| p.backup.is_none());
-            let Some(primary) = pair.map(|p| p.primary) else {
-                continue;
-            };
+        for primary in distinct(&primaries) {
             if let Some(server) = self.servers.get_mut(primary) {
                 server.board.is_bereft = true;
             }
