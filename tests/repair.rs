@@ -310,7 +310,7 @@ fn a_primary_that_has_restarted_while_nobody_was_there_is_refilled() {
     let third = farm(&primary, &backup, &["--warm", "0"]);
     // Who uses a server sees who has died there.
     wait_for("the refill", || {
-        third.client().get("k0");
+        third.client().set("another", "x");
         third.log().contains("refilled in").then_some(())
     });
     assert_eq!(differing(&primary, &backup, &names(51)), [""; 0]);
