@@ -16,7 +16,6 @@ use crate::marks::bytes;
 use crate::marks::times::{LOOK_PARKED, RENEW};
 use crate::net::Socket;
 use crate::time::Time;
-use std::fmt::Write as _;
 
 /// A sign of life is renewed so often after its server was last used; then the line is taken out.
 const UNUSED: u32 = 5;
@@ -198,23 +197,13 @@ impl<S: Socket> Pools<S> {
     }
 
     /// A number that magents have in common whose pools put the same keys to the same servers, as far
-    /// as this server is concerned. FNV-1a of the settings of its pools that decide on that.
+    /// as this server is concerned.
     pub(super) fn rings_of(&self, server: &Server) -> u64 {
         let all = server.primary_of.iter().chain(&server.backup_of);
-        let mut texts: Vec<String> = all
-            .map(|p| {
-                let config = &self.pools[*p as usize].config;
-                let (hash, how) = (config.hash.name(), config.distribution.name());
-                let mut text = format!("{hash} {how} {:?}", config.hash_tag);
-                for spec in config.primaries.iter().chain(&config.backups) {
-                    let _ = write!(text, " {} {}", spec.hash_name, spec.weight);
-                }
-                let _ = write!(text, " {}", config.primaries.len());
-                text
-            })
-            .collect();
-        texts.sort();
-        texts.dedup();
-        super::server::fnv(texts.join("\n").as_bytes())
+        let mut all: Vec<u64> = all.map(|p| self.pools[*p as usize].rings).collect();
+        all.sort_unstable();
+        all.dedup();
+        let bytes: Vec<u8> = all.iter().flat_map(|n| n.to_be_bytes()).collect();
+        super::server::fnv(&bytes)
     }
 }

@@ -174,6 +174,8 @@ pub struct Pool {
     pub config: PoolConfig,
     /// See [`Pool::span`] and [`Pool::timeout_ms`]: each request needs them.
     times: (u64, u32),
+    /// A number that pools have in common which put the same keys to the same servers.
+    pub rings: u64,
     /// Its primaries, all of them.
     pub primaries: Farm,
     /// Their servers, in the farm's order.
@@ -311,6 +313,7 @@ impl Pool {
             fragments: 0,
             ejections: 0,
             times: times(&config),
+            rings: rings(&config),
             config,
         }
     }
@@ -326,6 +329,7 @@ impl Pool {
             backups: std::mem::replace(&mut self.backups, farms.backups),
         };
         self.times = times(&config);
+        self.rings = rings(&config);
         self.config = config;
         self.ring_is_stale = true;
         if !moves {
@@ -443,6 +447,17 @@ impl Pool {
         }
         (now, home)
     }
+}
+
+/// FNV-1a of the settings that decide where keys go.
+fn rings(config: &PoolConfig) -> u64 {
+    let (hash, how) = (config.hash.name(), config.distribution.name());
+    let mut text = format!("{hash} {how} {:?}", config.hash_tag);
+    for spec in config.primaries.iter().chain(&config.backups) {
+        text += &format!(" {} {}", spec.hash_name, spec.weight);
+    }
+    text += &format!(" {}", config.primaries.len());
+    fnv(text.as_bytes())
 }
 
 /// What [`Pool::span`] and [`Pool::timeout_ms`] say of such a pool.
