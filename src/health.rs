@@ -12,7 +12,10 @@
 //! A server that is not up is asked nothing. It is *settling* while it may still execute what it
 //! got over links that were given up, and *syncing* while it is sent what it missed.
 
+mod cause;
 mod saved;
+
+pub use cause::Cause;
 
 use crate::time::{SECOND, Time};
 
@@ -32,55 +35,6 @@ const RESTARTED: u64 = 2 * SECOND;
 /// memcached begins to count its uptime at 2, and one that was stopped may tell an uptime of before that:
 /// it has not restarted if it answered more than this after its start.
 const UPTIME_AHEAD: u64 = 5 * SECOND;
-
-/// Why a request, a link or a server failed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Cause {
-    /// The connect was refused.
-    Refused,
-    /// The connect failed for another reason.
-    Unreachable,
-    /// No connect or no answer in time.
-    TimedOut,
-    /// The link closed, or spoke nonsense, before the answer.
-    ConnectionLost,
-    /// The server is known to be away.
-    Down,
-    /// It missed more keys than its journal holds and is flushed before it is used again.
-    JournalFull,
-    /// It refused to delete a key, which it must do before it is trusted.
-    DeleteRefused,
-    /// It refused `flush_all`, which it must run before it is trusted.
-    FlushRefused,
-    /// It failed, and there is no memory to ask another one.
-    NoMemory,
-    /// Name service does not know its host.
-    UnknownHost,
-    /// Its host has another address now.
-    Moved,
-    /// An operator took it out of use.
-    Drained,
-}
-
-impl Cause {
-    /// The words behind the server's name in `SERVER_ERROR`.
-    pub fn text(self) -> &'static str {
-        match self {
-            Cause::Refused => "connection refused",
-            Cause::Unreachable => "unreachable",
-            Cause::TimedOut => "timed out",
-            Cause::ConnectionLost => "connection lost",
-            Cause::Down => "down",
-            Cause::JournalFull => "its journal overflowed",
-            Cause::DeleteRefused => "refused delete",
-            Cause::FlushRefused => "refused flush_all",
-            Cause::NoMemory => "out of memory reading",
-            Cause::UnknownHost => "unknown host",
-            Cause::Moved => "its address changed",
-            Cause::Drained => "drained",
-        }
-    }
-}
 
 /// How servers are probed, in nanoseconds: the same for all of a process.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -138,6 +92,8 @@ pub struct Health {
     since: Time,
     wait: u64,
     warming_until: Time,
+    /// What it lacks is being copied to it.
+    refilled: bool,
     failures: u32,
     counted_at: Option<Time>,
     /// Bytes that came since its last whole answer, and how many of them there were when a timeout
@@ -173,6 +129,7 @@ impl Health {
             since: now,
             wait: policy.retry,
             warming_until: Time(0),
+            refilled: false,
             failures: 0,
             counted_at: None,
             bytes: 0,
@@ -234,7 +191,12 @@ impl Health {
     /// True while a key that it lacks may be missing only because it restarted.
     #[inline]
     pub fn is_warming(&self, now: Time) -> bool {
-        now < self.warming_until
+        now < self.warming_until || self.refilled
+    }
+
+    /// What it lacks is copied to it from now on, or not any more: until then absent does not mean gone.
+    pub fn refill(&mut self, goes_on: bool) {
+        self.refilled = goes_on && self.policy.warm > 0;
     }
 
     /// Something was written elsewhere and deleted here: absent does not mean gone.
@@ -302,6 +264,11 @@ impl Health {
             self.flaps = 0;
             self.wait = self.policy.retry;
         }
+    }
+
+    /// True if it has answered something after this time.
+    pub fn has_answered_since(&self, at: Time) -> bool {
+        self.last_answer.is_some_and(|last| last > at)
     }
 
     /// True if single failures of it are borne until they are too many.
@@ -731,9 +698,14 @@ mod tests {
         assert!(h.is_warming(at(64.9)) && !h.is_warming(at(65.1)));
         h.warm(at(70.0));
         assert!(h.is_warming(at(169.0)) && !h.is_warming(at(171.0)));
+        h.refill(true);
+        assert!(h.is_warming(at(171.0)));
+        h.refill(false);
+        assert!(!h.is_warming(at(171.0)));
         let mut never = Health::new(Policy { warm: 0, ..POLICY }, at(0.0), 1);
         never.told_uptime(0, at(0.0));
         never.warm(at(0.0));
+        never.refill(true);
         assert!(!never.is_warming(at(0.0)));
     }
 }

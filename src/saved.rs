@@ -12,7 +12,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 /// What is saved, and in which order.
-pub const FORMAT: u64 = 2;
+pub const FORMAT: u64 = 3;
 
 /// Bytes gathered before they are written.
 const PIECE: usize = 64 * 1024;

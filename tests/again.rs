@@ -4,14 +4,10 @@
 
 mod common;
 
-#[path = "again/relay.rs"]
-mod relay;
-
 use common::farm::held;
 use common::rng::Rng;
 use common::time::look_within;
-use common::{Client, DEADLINE, MARKS, Magent, Memcached, wait_for};
-use relay::Relay;
+use common::{Client, DEADLINE, MARKS, Magent, Memcached, Relay, wait_for};
 use std::time::{Duration, Instant};
 
 /// A primary and a backup; one magent reaches them through relays, the other one directly.

@@ -5,6 +5,8 @@ mod common;
 
 #[path = "moves/real.rs"]
 mod real;
+#[path = "moves/rolling.rs"]
+mod rolling;
 
 use common::world::{Peer, State, World, file, file_with};
 use std::collections::BTreeMap;
@@ -133,6 +135,41 @@ impl Farm {
     fn moving(&mut self) -> String {
         self.world.stat_for(&self.client, "pools", "a:moving")
     }
+}
+
+/// A write that a hung server may still run, of a key that went elsewhere meanwhile.
+#[test]
+fn a_write_that_was_lost_where_the_key_was_is_undone_there() {
+    let two = ["127.0.0.1:1001:1", "127.0.0.1:1002:1"];
+    let three = ["127.0.0.1:1001:1", "127.0.0.1:1002:1", "127.0.0.1:1003:1"];
+    let mut farm = Farm::new(&ring(&three, &[]));
+    let all: Vec<String> = (0..500).map(|i| format!("new{i}")).collect();
+    let is_there = |farm: &mut Farm, key: &String| farm.place(key).0 == 1003;
+    let late: Vec<String> = all.into_iter().filter(|k| is_there(&mut farm, k)).collect();
+    farm.reload(&ring(&two, &[]));
+    farm.world.advance(WARM + 10 * SECOND);
+    assert_eq!(farm.moving(), "no");
+    let key = late
+        .iter()
+        .find(|k| farm.place(k).0 == 1001)
+        .expect("one")
+        .clone();
+    farm.world.become_state(1001, State::Hung);
+    let set = |value: &str| format!("set {key} 7 0 3\r\n{value}\r\n");
+    let client = farm.client.clone();
+    farm.world.send(&client, set("old"));
+    farm.world.step();
+    farm.reload(&ring(&three, &[]));
+    farm.world.advance(SECOND);
+    let said = farm.world.take_text(&client);
+    assert_eq!(said, "SERVER_ERROR 127.0.0.1:1001 timed out\r\n");
+    farm.world.advance(WARM + 10 * SECOND);
+    assert_eq!(farm.ask(set("new")), "STORED\r\n");
+    farm.reload(&ring(&two, &[]));
+    farm.world.become_state(1001, State::Well);
+    farm.world.advance(20 * SECOND);
+    let said = farm.ask(format!("get {key}\r\n"));
+    assert_eq!(said, format!("VALUE {key} 7 3\r\nnew\r\nEND\r\n"));
 }
 
 /// All kinds of change, and back: by name, the servers and backups before and after.

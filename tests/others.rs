@@ -30,6 +30,22 @@ fn wait_field(magent: &Magent, server: &Memcached, field: &str, want: Option<&st
     });
 }
 
+/// Uses a server through both until they see each other, and returns both lines.
+#[track_caller]
+fn wait_met(one: &Magent, two: &Magent, server: &Memcached) -> Vec<String> {
+    let sees = |a: &Magent, b: &Magent| {
+        let title = format!("{} {}", host(), b.pid());
+        a.server(&server.name).get("other_magents") == Some(&title)
+    };
+    wait_for("both to see each other", || {
+        for magent in [one, two] {
+            magent.client().get("k");
+        }
+        let lines = beacon(server);
+        (sees(one, two) && sees(two, one) && lines.len() == 2).then_some(lines)
+    })
+}
+
 fn host() -> String {
     magent::sys::host_name()
 }
@@ -99,15 +115,9 @@ fn two_see_each_other_come_and_go() {
     let server = Memcached::start();
     let farm = || Magent::farm(&[&server.name], &[], &[MARKS]);
     let (one, mut two) = (farm(), farm());
-    let title = |m: &Magent| format!("{} {}", host(), m.pid());
-    one.client().get("k");
-    two.client().get("k");
-    wait_field(&one, &server, "other_magents", Some(&title(&two)));
-    wait_field(&two, &server, "other_magents", Some(&title(&one)));
-    assert_eq!(beacon(&server).len(), 2);
-    let (ones, twos) = (beacon(&server)[0].clone(), beacon(&server)[1].clone());
+    let lines = wait_met(&one, &two, &server);
     let rings = |line: &str| line.rsplit(' ').next().map(str::to_string);
-    assert_eq!(rings(&ones), rings(&twos));
+    assert_eq!(rings(&lines[0]), rings(&lines[1]));
 
     assert!(two.terminate().success());
     wait_field(&one, &server, "other_magents", None);
@@ -120,20 +130,45 @@ fn one_that_was_killed_is_gone_after_ten_seconds() {
     let server = Memcached::start();
     let farm = || Magent::farm(&[&server.name], &[], &[MARKS]);
     let (one, two) = (farm(), farm());
-    two.client().get("k");
-    let pid = two.pid();
-    wait_field(
-        &one,
-        &server,
-        "other_magents",
-        Some(&format!("{} {pid}", host())),
-    );
+    wait_met(&one, &two, &server);
     drop(two);
     wait_field(&one, &server, "other_magents", None);
     wait_for("its line to be taken out", || {
         one.client().get("k");
         (beacon(&server).len() == 1).then_some(())
     });
+}
+
+/// One that lives and does not use a server looks like no death.
+#[test]
+fn one_that_does_not_use_a_server_takes_its_line_out_until_it_does() {
+    let server = Memcached::start();
+    let farm = || Magent::farm(&[&server.name], &[], &["-v", MARKS]);
+    let (one, two) = (farm(), farm());
+    let lines = wait_met(&one, &two, &server);
+    wait_for("its line to be gone", || {
+        one.client().get("k");
+        (beacon(&server).len() == 1).then_some(())
+    });
+    let is_its = |line: &&String| line.contains(&format!(" {} ", two.pid()));
+    let its = lines.iter().find(is_its).expect("its line");
+    let gone = server
+        .client()
+        .ask_line(format!("mg {} b t\r\n", life(its)));
+    assert_eq!(gone, "EN");
+    assert!(
+        !one.log().contains("does not use it any more"),
+        "{}",
+        one.log()
+    );
+    two.client().get("k");
+    wait_for("its line and its sign of life", || {
+        let life = format!("mg {} b t\r\n", life(its));
+        let is_alive = server.client().ask_line(life).starts_with("HD");
+        (is_alive && beacon(&server).contains(its)).then_some(())
+    });
+    // Also where nobody has used it any more.
+    wait_for("no line", || beacon(&server).is_empty().then_some(()));
 }
 
 #[test]

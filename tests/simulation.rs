@@ -31,6 +31,8 @@ mod answers;
 mod clients;
 #[path = "simulation/history.rs"]
 mod history;
+#[path = "simulation/magents.rs"]
+mod magents;
 #[path = "simulation/plan.rs"]
 mod plan;
 #[path = "simulation/requests.rs"]

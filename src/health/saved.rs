@@ -17,6 +17,7 @@ saved_names!(Cause {
     UnknownHost = 9,
     Moved = 10,
     Drained = 11,
+    KeptAway = 12,
 });
 
 impl Health {
@@ -45,6 +46,7 @@ impl Health {
         self.since.save(to);
         self.wait.save(to);
         self.warming_until.save(to);
+        self.refilled.save(to);
         self.failures.save(to);
         self.counted_at.save(to);
         self.bytes.save(to);
@@ -82,6 +84,7 @@ impl Health {
             since: Saved::load(from)?,
             wait: Saved::load(from)?,
             warming_until: Saved::load(from)?,
+            refilled: Saved::load(from)?,
             failures: Saved::load(from)?,
             counted_at: Saved::load(from)?,
             bytes: Saved::load(from)?,

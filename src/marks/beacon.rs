@@ -90,16 +90,18 @@ impl Beacon {
         for line in Lines(list).iter() {
             if line.id == self.me {
                 self.has_line = true;
-            } else if let Some(known) = before.iter().find(|o| o.id == line.id) {
-                self.keep(known.clone());
-            } else {
-                self.seen = Some(now);
-                self.keep(Other {
-                    id: line.id,
-                    presence: Presence::parse(line.text),
-                    is_alive: None,
-                });
+                continue;
             }
+            let known = before.iter().find(|o| o.id == line.id);
+            if known.is_none() {
+                self.seen = Some(now);
+            }
+            // What it says of itself changes with its rings.
+            self.keep(Other {
+                id: line.id,
+                presence: Presence::parse(line.text),
+                is_alive: known.and_then(|o| o.is_alive),
+            });
         }
     }
 
@@ -143,12 +145,6 @@ impl Beacon {
     /// Those that died: listed, and without a sign of life.
     pub fn dead(&self) -> impl Iterator<Item = &Other> {
         self.others.iter().filter(|o| o.is_alive == Some(false))
-    }
-
-    /// True if somebody who lives has other rings: a reload that has not come everywhere.
-    pub fn rings_differ(&self, rings: u64) -> bool {
-        let mut living = self.others.iter().filter(|o| o.is_alive == Some(true));
-        living.any(|o| o.presence.as_ref().is_some_and(|p| p.rings != rings))
     }
 }
 
@@ -211,14 +207,16 @@ mod tests {
     }
 
     #[test]
-    fn rings_are_compared_with_those_who_live() {
+    fn a_line_that_changes_is_another_ring_of_the_same_magent() {
         let mut beacon = Beacon::new(ME);
         beacon.read(&list(&[ME, IT]), Time(0));
-        assert!(!beacon.rings_differ(0xabd));
         beacon.asked(IT, true, Time(0));
-        assert!(beacon.rings_differ(0xabd) && !beacon.rings_differ(0xabc));
-        beacon.asked(IT, false, Time(0));
-        assert!(!beacon.rings_differ(0xabd));
+        assert_eq!(beacon.others()[0].is_alive, Some(true));
+        let mut changed = Vec::new();
+        push_line(&mut changed, IT, presence(0xabd).text().as_bytes());
+        beacon.read(&changed, Time(1));
+        assert_eq!(beacon.others()[0].presence, Some(presence(0xabd)));
+        assert_eq!(beacon.others()[0].is_alive, Some(true));
     }
 
     #[test]

@@ -136,6 +136,11 @@ impl Primary {
         )
     }
 
+    /// True if it is used as soon as a look shows that nobody keeps it away.
+    pub fn is_unseen(&self) -> bool {
+        self.mode == Mode::InUse && !self.has_lease && self.answers
+    }
+
     /// True while others' lines are waited for.
     pub fn is_parked(&self) -> bool {
         self.mode == Mode::Parked
@@ -144,6 +149,31 @@ impl Primary {
     /// True if a line has to be written.
     pub fn is_announcing(&self) -> bool {
         self.mode == Mode::Announcing
+    }
+
+    /// True in the modes in which the partner stands in, or is about to.
+    pub fn stands_in(&self) -> bool {
+        matches!(self.mode, Mode::Announced | Mode::Replaced)
+    }
+
+    /// True while the partner stands in.
+    pub fn is_replaced(&self) -> bool {
+        self.mode == Mode::Replaced
+    }
+
+    /// True while it is told what is owed, before the own line goes.
+    pub fn is_syncing(&self) -> bool {
+        self.mode == Mode::Syncing
+    }
+
+    /// True if the primary has answered this magent, or that does not matter.
+    pub fn is_known(&self) -> bool {
+        self.is_known
+    }
+
+    /// True while a late write may be executed at the primary.
+    pub fn has_late_write(&self) -> bool {
+        self.late != Late::None
     }
 
     /// What it owes the primary.

@@ -76,6 +76,21 @@ impl TimedPrimary {
         &self.rules
     }
 
+    /// True while a line of this magent stands, as far as it knows; time changes nothing about that.
+    pub fn has_line(&self) -> bool {
+        self.rules.has_line()
+    }
+
+    /// When the lease of the last look ends.
+    pub fn lease_end(&self) -> Time {
+        self.looked.plus(LEASE)
+    }
+
+    /// Since when the line stands, or requests are parked.
+    pub fn since(&self) -> Time {
+        self.since
+    }
+
     /// Something happened at `now`.
     pub fn step<T>(&mut self, now: Time, event: impl FnOnce(&mut Primary) -> T) -> T {
         let before = (self.rules.is_parked(), self.rules.has_line());

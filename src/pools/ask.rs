@@ -6,6 +6,8 @@ use super::server::Place;
 use super::{NOBODY, Pools, ServerId};
 use crate::buffer::Source;
 use crate::clients::{Clients, Multi, Ticket};
+use crate::health::Cause;
+use crate::marks::Use;
 use crate::net::Socket;
 use crate::placement::LANES;
 use crate::protocol::{Request, Traits, Verb, forms};
@@ -78,8 +80,11 @@ impl<S: Socket> Pools<S> {
     #[inline]
     pub fn has_room_for(&mut self, place: &Place, client: usize, clients: &mut Clients<S>) -> bool {
         // What was lost at the primary in this turn is on its way to the backup.
+        let stands_in = |pools: &mut Self| pools.used_for(place) == Use::Partner;
+        let is_free = self.is_free(place.primary);
+        let is_there = is_free || !stands_in(self);
         let (server, coming) = match self.servers.get(place.primary) {
-            Some(primary) if primary.health.is_up() => (place.primary, 0),
+            Some(primary) if primary.health.is_up() && is_there => (place.primary, 0),
             Some(primary) => (place.backup, primary.losing),
             None => (place.backup, 0),
         };
@@ -169,7 +174,11 @@ impl<S: Socket> Pools<S> {
             sent: Time::NEVER,
             hash: place.hash,
         };
-        if !self.takes_steps(&pending, key, ask) {
+        let is_plain = self.is_plain(&pending);
+        let is_taken = !is_plain && self.awaits(&pending, key, ask);
+        if !is_taken && self.is_up(place.primary) && !self.may_ask(place.primary) {
+            self.lose(place.primary, pending, ask, Cause::KeptAway);
+        } else if !is_taken && (is_plain || !self.joins_or_looks(&pending, key, ask)) {
             self.sync_first(place.primary, key, place.hash);
             self.send(place.primary, pending, ask);
         }
@@ -231,6 +240,7 @@ impl<S: Socket> Pools<S> {
         let is_plain = open.attempt == Attempt::Primary
             && !split.traits.has(Traits::WRITES)
             && server.health.is_up()
+            && self.now < server.free_until
             && server.journal.is_empty()
             && self.flows.len() == 0;
         if !is_plain {
@@ -250,10 +260,10 @@ impl<S: Socket> Pools<S> {
         place: &Place,
         key: &[u8],
     ) -> u32 {
-        let (server, attempt) = match (self.is_up(place.primary), self.is_up(place.backup)) {
-            (true, _) => (place.primary, Attempt::Primary),
-            (false, true) => (place.backup, Attempt::Backup),
-            (false, false) => return self.ask_alone(split, multi, place, key),
+        let (server, attempt) = match (self.used_for(place), self.is_up(place.backup)) {
+            (Use::Primary, _) => (place.primary, Attempt::Primary),
+            (Use::Partner, true) => (place.backup, Attempt::Backup),
+            _ => return self.ask_alone(split, multi, place, key),
         };
         // What was lost at the primary goes first, so that nothing overtakes it.
         let is_behind = attempt == Attempt::Backup

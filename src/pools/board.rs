@@ -1,4 +1,5 @@
-//! What is known of the marks on one server: who else uses it, and what was asked about that.
+//! What is known of the marks on one server: who else uses it, whom it stands in for, and what was asked
+//! about that.
 
 use crate::marks::{Beacon, Id, Lines, Other};
 use crate::time::Time;
@@ -18,8 +19,115 @@ pub enum Question {
     Life(Id),
     /// The list was written back.
     WriteBack,
+    /// The same without the lines of magents that died.
+    DropDead,
     /// Nothing follows from its answer.
     Store,
+    /// Is the list of who is away the one that was read last? Asked at this time.
+    LookAway(Time),
+    /// That list, asked for at this time.
+    ReadAway(Time),
+    /// The same behind the line that is written for this pair.
+    Announced(usize, Time),
+    /// That list without the line of this pair.
+    Left(usize, Time),
+    /// That list with this pair's line for those of the dead.
+    TakenOver(usize, Time),
+    /// A magent's hold on its line about the primary of this pair.
+    Hold(usize, Id),
+}
+
+impl Question {
+    /// When a lease counts from that its answer grants.
+    fn asked_at(&self) -> Option<Time> {
+        match *self {
+            Question::LookAway(at) | Question::ReadAway(at) => Some(at),
+            Question::Announced(_, at) | Question::Left(_, at) | Question::TakenOver(_, at) => {
+                Some(at)
+            }
+            _ => None,
+        }
+    }
+
+    /// It is about the beacon.
+    fn is_of_beacon(&self) -> bool {
+        matches!(
+            self,
+            Question::Look
+                | Question::Read
+                | Question::Life(_)
+                | Question::WriteBack
+                | Question::DropDead
+        )
+    }
+}
+
+/// The list of the servers that a server stands in for, as last read.
+#[derive(Debug)]
+pub struct Away {
+    text: Vec<u8>,
+    /// Its cas, good on one link only; `None`: there is no list.
+    cas: Option<u64>,
+    /// It was read on this link.
+    is_read: bool,
+    /// When it is looked at next; never while nobody uses what it is about.
+    pub look_at: Time,
+    /// When it was last wanted.
+    pub used_at: Time,
+    /// Requests of the servers that it is about when that was last seen.
+    pub uses: u64,
+    /// Since when a link is being opened for the next look.
+    pub waits_since: Option<Time>,
+}
+
+impl Away {
+    fn new() -> Away {
+        Away {
+            text: Vec::new(),
+            cas: None,
+            is_read: false,
+            look_at: Time::NEVER,
+            used_at: Time(0),
+            uses: 0,
+            waits_since: None,
+        }
+    }
+
+    /// Its lines.
+    pub fn lines(&self) -> Lines<'_> {
+        Lines(&self.text)
+    }
+
+    /// True if nobody was away.
+    pub fn is_empty(&self) -> bool {
+        self.is_read && self.cas.is_none()
+    }
+
+    /// True if the list is the one that was read last.
+    pub fn is_known(&self, cas: u64) -> bool {
+        self.is_read && self.cas == Some(cas)
+    }
+
+    /// The cas to write it back with.
+    pub fn cas(&self) -> Option<u64> {
+        self.cas.filter(|_| self.is_read)
+    }
+
+    /// It is this now. False if magents alone did not write it.
+    pub fn set(&mut self, text: &[u8], cas: Option<u64>) -> bool {
+        if text.len() > LONGEST {
+            return false;
+        }
+        self.text.clear();
+        self.text.extend_from_slice(text);
+        (self.cas, self.is_read) = (cas, true);
+        true
+    }
+
+    /// It has changed, nobody knows how: it is read again before it is written back.
+    pub fn forget(&mut self) {
+        self.is_read = false;
+    }
 }
 
 /// The marks of one server.
@@ -31,6 +139,8 @@ pub struct Board {
     list: Vec<u8>,
     /// Its cas, good on one link only.
     cas: Option<u64>,
+    /// Whom it stands in for.
+    pub away: Away,
     /// What was asked and not answered, in order.
     pub asked: VecDeque<Question>,
     /// The socket's number of the link on which that was.
@@ -43,6 +153,19 @@ pub struct Board {
     pub has_appended: bool,
     /// The own line is taken out.
     pub is_leaving: bool,
+    /// So it is because the server is not used, until it is again.
+    pub is_resting: bool,
+    /// How often the sign of life was renewed since the server was last used.
+    pub unused: u32,
+    /// The list was read in this run; there was none the first time.
+    is_met: bool,
+    pub was_empty: bool,
+    /// Of a primary: a magent has died that used one of its backups.
+    pub is_bereft: bool,
+    /// A repair of what somebody owed did not come to its end: the own line is to stay when this magent ends.
+    pub is_unrepaired: bool,
+    /// Nobody knows whether lines of the dead were taken out: the link was lost.
+    pub may_have_dropped: bool,
     /// Why this server can hold no marks.
     pub refused: Option<&'static str>,
     /// The log says that copies cannot be looked after.
@@ -56,24 +179,59 @@ impl Board {
             beacon: Beacon::new(me),
             list: Vec::new(),
             cas: None,
+            away: Away::new(),
             asked: VecDeque::new(),
             token: 0,
             renew_at: Time::NEVER,
             requests: 0,
             has_appended: false,
             is_leaving: false,
+            is_resting: false,
+            unused: 0,
+            is_met: false,
+            was_empty: false,
+            is_bereft: false,
+            is_unrepaired: false,
+            may_have_dropped: false,
             refused: None,
             is_told: false,
         }
     }
 
-    /// What was asked on another link is never answered, and its cas are void.
-    pub fn begin(&mut self, token: usize) {
-        if self.token != token {
+    /// What was asked on another link is never answered, and its cas are void. True if it is another.
+    pub fn begin(&mut self, token: usize) -> bool {
+        let is_other = self.token != token;
+        if is_other {
+            self.may_have_dropped |= self.asked.contains(&Question::DropDead);
             self.asked.clear();
             self.cas = None;
+            self.away.forget();
             self.token = token;
         }
+        is_other
+    }
+
+    /// Since when an answer about who is away has been awaited on the link of this socket, if there is one.
+    pub fn waits_since(&self, token: Option<usize>) -> Option<Time> {
+        match token {
+            Some(token) if token == self.token => self.asked.iter().find_map(Question::asked_at),
+            _ => self.away.waits_since,
+        }
+    }
+
+    /// How many looks at who is away are not answered.
+    pub fn looks(&self) -> usize {
+        self.asked.iter().filter(|q| q.asked_at().is_some()).count()
+    }
+
+    /// True if the beacon was read on this link, and is not being looked at.
+    pub fn knows_others(&self) -> bool {
+        !self.beacon.lacks_line() && !self.asks_for_beacon()
+    }
+
+    /// True while an answer about the beacon is awaited.
+    pub fn asks_for_beacon(&self) -> bool {
+        self.asked.iter().any(Question::is_of_beacon)
     }
 
     /// The list is read again when it is looked at next.
@@ -95,6 +253,9 @@ impl Board {
         self.list.clear();
         self.list.extend_from_slice(list);
         self.cas = cas;
+        if !std::mem::replace(&mut self.is_met, true) {
+            self.was_empty = list.is_empty();
+        }
         self.beacon.read(list, now);
     }
 

@@ -119,6 +119,10 @@ impl<S: Socket> Pools<S> {
             self.list_server(server_id);
         }
         self.look_for_others(id);
+        if self.is_up(server_id) {
+            self.primary_answers(server_id);
+            self.partner_changed(server_id);
+        }
         if let Some(link) = self.links.get_mut(id) {
             self.dirty.add(id, &mut link.dirty);
         }

@@ -28,6 +28,8 @@ pub enum Step {
     Here,
     /// And then the source.
     There,
+    /// What the source holds is deleted there, since its primary lacks it or holds something else.
+    Mend,
 }
 
 /// Whose a key on its way is.

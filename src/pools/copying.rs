@@ -16,6 +16,7 @@
 //! or the write was sent after the look.
 
 use super::copies::{Changed, Copy, Job, Listed, Step};
+use super::partners::Way;
 use super::pending::{Ask, Pending, To};
 use super::{Pools, ServerId};
 use crate::buffer::Source;
@@ -23,8 +24,12 @@ use crate::net::Socket;
 use crate::protocol::forms::{self, Fetched};
 use crate::protocol::{Reply, Status, Traits, Verb};
 
-/// What a key costs besides its value: the lines that ask for it, in bytes.
+/// What a key counts besides its value in bytes: the lines that ask for it.
 const LINES: usize = 256;
+
+/// A key counts as so many bytes at least: its servers and magent work for three requests, in whose way clients'
+/// requests are, however small the value is.
+const LEAST: usize = 1024;
 
 /// A key that is written all the time is copied at last without a pause of its writers: toward a backup the
 /// order of the requests is right all the same.
@@ -43,13 +48,6 @@ pub(super) enum Outcome {
 }
 
 impl<S: Socket> Pools<S> {
-    /// True if a server is there and too old to be asked for keys, or to take them.
-    pub(super) fn is_too_old(&self, id: ServerId) -> bool {
-        self.servers
-            .get(id)
-            .is_some_and(|s| s.health.is_up() && !s.meta)
-    }
-
     /// True if a server can be asked for keys, or to take them.
     pub(super) fn is_usable(&self, id: ServerId) -> bool {
         self.servers
@@ -94,7 +92,7 @@ impl<S: Socket> Pools<S> {
             return None;
         }
         let all = sources.len();
-        sources.retain(|source| self.is_usable(*source));
+        sources.retain(|source| self.is_usable(*source) && self.may_tell(job, &way, *source));
         let is_untold = sources.len() < all;
         let link = |id: ServerId| self.servers.get(id).map(|s| s.link_for(way.hash));
         let has_room = |id: ServerId| {
@@ -116,7 +114,7 @@ impl<S: Socket> Pools<S> {
             self.note_outcome(job, key.into(), listed, Outcome::Again);
             return None;
         }
-        self.refills.pace.spend(LINES, self.now);
+        self.refills.pace.spend(LEAST, self.now);
         Some(self.refills.copies.insert(Copy {
             source: sources.remove(0),
             further: sources,
@@ -135,6 +133,12 @@ impl<S: Socket> Pools<S> {
             watch: None,
             again: false,
         }))
+    }
+
+    /// False of a backup that has missed mirrors of a primary that is filled.
+    fn may_tell(&self, job: Job, way: &Way, source: ServerId) -> bool {
+        let is_backup = way.primary == job.target && way.partner == source;
+        job.verifies || !is_backup || self.may_be_read(job.target, source)
     }
 
     /// A step of a copy was answered.
@@ -196,7 +200,10 @@ impl<S: Socket> Pools<S> {
             Changed::Written => outlasts,
             Changed::Void => false,
         };
+        let (source, target) = (copy.source, copy.job.target);
         stands
+            && !self.has_held(source, target)
+            && !self.has_held(target, source)
             && self.is_usable(copy.source)
             && self.is_usable(copy.job.target)
             && !self.servers.get(copy.job.target).is_none_or(is_to_go)
@@ -268,12 +275,20 @@ impl<S: Socket> Pools<S> {
             ..self.own(To::Refill(id), verb, Traits::default(), hash)
         };
         self.sync_first(server, &key, hash);
+        // Nobody else may have used it for a while.
+        self.may_ask(server);
         self.send(server, asked, &Ask::line(verb, Traits::default(), line));
+    }
+
+    /// A value was fetched, of which [`LEAST`] is paid.
+    pub(super) fn spend_value(&mut self, value: usize) {
+        let rest = (LINES + value).saturating_sub(LEAST);
+        self.refills.pace.spend(rest, self.now);
     }
 
     /// The source has the key: stores it, unless anything newer may be there.
     fn store_copy(&mut self, id: usize, fetched: &Fetched, reply: &Reply<'_>) {
-        self.refills.pace.spend(fetched.value, self.now);
+        self.spend_value(fetched.value);
         let Some(copy) = self.refills.copies.table.get(id) else {
             return;
         };
@@ -313,6 +328,7 @@ impl<S: Socket> Pools<S> {
             copy.watch = watch;
         }
         let pending = self.own(To::Refill(id), verb, Traits::WRITES, hash);
+        self.may_ask(target);
         self.send(target, pending, &ask);
     }
 

@@ -102,6 +102,8 @@ impl<S: Socket> Pools<S> {
         for link in links {
             self.give_up_link(link, cause);
         }
+        self.primary_lost(id);
+        self.partner_changed(id);
     }
 
     /// Closes a link; what it owes is lost. A socket that still works and has writes unanswered is
@@ -222,7 +224,7 @@ impl<S: Socket> Pools<S> {
             server.stats.restarts += 1;
             server.no_metadump = false;
         }
-        self.wants_refill(id);
+        self.lost_keys(id);
     }
 
     /// A link that could not be opened is opened at its server's next address, if it has another.

@@ -42,10 +42,10 @@ impl<S: Socket> Pools<S> {
     pub(super) fn next_alarm(&self) -> Time {
         let links = self.links.values().map(|l| l.alarm);
         let servers = self.servers.values().filter_map(|s| match s.removed {
-            None if self.paused => None,
+            None if self.paused => Some(s.board.away.look_at).filter(|_| s.health.is_up()),
             None if s.health.is_up() => {
                 let probe_at = s.health.probe_at().unwrap_or(Time::NEVER);
-                Some(probe_at.min(s.board.renew_at))
+                Some(probe_at.min(s.board.renew_at).min(s.board.away.look_at))
             }
             None => s.health.probe_at(),
             Some(removal) if removal.keep > self.now => Some(removal.keep),
@@ -94,9 +94,15 @@ impl<S: Socket> Pools<S> {
         if server.removed.is_some() {
             return self.wind_down(id);
         }
+        if server.health.is_up() {
+            self.look_due(id);
+        }
         if self.paused {
             return;
         }
+        let Some(server) = self.servers.get(id) else {
+            return;
+        };
         match server.health.state() {
             State::Down { probe_at } if probe_at <= self.now => self.probe_down(id),
             State::Settling { .. } => {

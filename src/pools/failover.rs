@@ -7,7 +7,7 @@ use crate::buffer::Source;
 use crate::clients::{Clients, Ticket};
 use crate::health::Cause;
 use crate::net::Socket;
-use crate::protocol::forms;
+use crate::protocol::{Verb, forms};
 
 impl<S: Socket> Pools<S> {
     /// A client's request was lost at its primary: it goes to its backup, or once more to the
@@ -21,7 +21,9 @@ impl<S: Socket> Pools<S> {
         if backup == NOBODY {
             return self.retry_or_fail(lost, ticket, clients);
         }
-        let goes_on = self.is_up(backup);
+        let is_understood = p.verb != Verb::MetaSet || !self.is_too_old(backup);
+        let may_be_read = self.may_be_read(p.home.primary, backup);
+        let goes_on = self.is_up(backup) && may_be_read && is_understood;
         // On a link that lives it may still run here, and the backup may not learn of it.
         if p.writes() && (goes_on || self.is_up(lost.server)) {
             self.missed(lost);
@@ -89,7 +91,10 @@ impl<S: Socket> Pools<S> {
     /// Nobody knows whether a write was done.
     pub(super) fn leave_lost(&mut self, lost: &Lost<'_>) {
         let p = lost.request;
-        forms::each_key(p.verb, lost.ask.line_bytes(), |key| self.leave(p, key));
+        forms::each_key(p.verb, lost.ask.line_bytes(), |key| {
+            self.leave(p, key);
+            self.leave_behind(lost.server, p, key);
+        });
     }
 
     /// A request with several keys was lost: each key is asked for by itself.
@@ -112,7 +117,7 @@ impl<S: Socket> Pools<S> {
     /// Nobody can answer: the client gets an error that names server and cause.
     pub(super) fn fail(&mut self, lost: &Lost<'_>, ticket: Ticket, clients: &mut Clients<S>) {
         // What was not sent has changed nothing.
-        if lost.request.writes() && lost.cause != Cause::Down {
+        if lost.request.writes() && lost.was_asked() {
             self.leave_lost(lost);
         }
         let line = self.failure(lost.server, lost.cause);

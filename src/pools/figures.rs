@@ -1,7 +1,9 @@
 //! What is shown of refills and comparisons.
 
+use super::Pools;
 use super::refill::Progress;
 use super::verify::{FINDINGS, Found};
+use crate::time::{SECOND, Time};
 
 /// How a server is filled with what it lacks, or was.
 #[derive(Clone, Debug)]
@@ -49,6 +51,8 @@ pub struct Verified {
     pub progress: Progress,
     /// What was found.
     pub found: Found,
+    /// How many keys it changed, if it repairs.
+    pub mended: Option<u64>,
     /// Why it did not come to its end.
     pub failure: Option<&'static str>,
 }
@@ -56,7 +60,7 @@ pub struct Verified {
 /// How a server is compared with its partners, or was.
 #[derive(Clone, Debug)]
 pub struct VerifyFigures {
-    /// `running`, `waiting`, `done`, `partial`, or why it did not come to its end.
+    /// `running`, `repairing`, `waiting`, `done`, `partial`, or why it did not come to its end.
     pub state: &'static str,
     /// When it began, or was over: seconds since the epoch.
     pub since: u64,
@@ -74,6 +78,14 @@ impl VerifyFigures {
         let listed = self.result.progress.listed;
         let all = [("since", self.since), ("listed", listed)];
         let to_go = [("to_go", self.to_go as u64)];
-        all.into_iter().chain(findings).chain(to_go)
+        let mended = self.result.mended.map(|n| ("mended", n));
+        all.into_iter().chain(findings).chain(to_go).chain(mended)
+    }
+}
+
+impl<S> Pools<S> {
+    /// A time of the proxy's clock, in seconds since the epoch.
+    pub(super) fn unix_of(&self, time: Time) -> u64 {
+        self.start_unix + time.0 / SECOND
     }
 }

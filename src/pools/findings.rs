@@ -1,12 +1,12 @@
 //! What operators see of a comparison of a server with its partners, and how they begin one.
 
-use super::Pools;
-use super::figures::VerifyFigures;
+use super::figures::{Verified, VerifyFigures};
 use super::server::Server;
 use super::verify::{FINDINGS, Finding};
+use super::{Pools, ServerId};
 use crate::net::Socket;
 use crate::protocol::metadump;
-use crate::time::SECOND;
+use crate::time::{SECOND, Time};
 
 /// A result is shown for so long, in nanoseconds; whoever asks later begins another comparison.
 const SHOWN: u64 = 60 * SECOND;
@@ -18,16 +18,12 @@ impl<S: Socket> Pools<S> {
     /// A line that says why not.
     pub fn verify(&mut self, name: &str) -> Result<(), String> {
         let id = self.server_named(name)?;
-        let why = match () {
-            () if !self.refills.pace.is_on() => {
-                "is not compared: refills are switched off (--refill 0)"
-            }
-            () if !self.has_same_partners(id) => "has other partners in another pool",
-            () if self.partners_of(id).is_empty() => "has no partner",
-            () if !self.is_up(id) => "is down",
-            () if self.is_too_old(id) => "is older than memcached 1.6",
-            () if self.refills.job(id, true).is_some() => "is being compared already",
-            () => {
+        let why = match self.not_compared(id) {
+            Some(why) => why,
+            None if !self.is_up(id) => "is down",
+            None if self.is_too_old(id) => "is older than memcached 1.6",
+            None if self.refills.job(id, true).is_some() => "is being compared already",
+            None => {
                 self.wants_verify(id);
                 return Ok(());
             }
@@ -62,6 +58,38 @@ impl<S: Socket> Pools<S> {
             .get(id)
             .and_then(|s| self.verify_figures(id, s));
         Ok(figures.map_or_else(Vec::new, |f| shown(&f)))
+    }
+
+    /// How a server is compared with its partners, or was.
+    pub(super) fn verify_figures(&self, id: ServerId, server: &Server) -> Option<VerifyFigures> {
+        let mut jobs = self.refills.jobs.iter();
+        let job = jobs.find(|r| r.target == id && r.verify.is_some());
+        let under_way = job.and_then(|r| {
+            Some(Verified {
+                progress: r.progress,
+                found: r.verify.as_ref()?.found.clone(),
+                mended: r.repair().map(|r| r.mended),
+                failure: None,
+            })
+        });
+        let is_over = under_way.is_none();
+        let result = under_way.or_else(|| server.verified.as_deref().cloned())?;
+        let state = match (job, result.failure) {
+            (Some(job), _) if job.has_begun && result.mended.is_some() => "repairing",
+            (Some(job), _) if job.has_begun => "running",
+            (Some(_), _) => "waiting",
+            (None, Some(why)) => why,
+            (None, None) if result.progress.is_partial => "partial",
+            (None, None) => "done",
+        };
+        let since = result.progress.since;
+        let begun = is_over || since > Time(0);
+        Some(VerifyFigures {
+            state,
+            since: if begun { self.unix_of(since) } else { 0 },
+            to_go: job.map_or(0, |r| r.to_go()),
+            result,
+        })
     }
 }
 

@@ -90,6 +90,13 @@ impl Flow {
     }
 }
 
+impl Flow {
+    /// True if the primary is asked for the key first.
+    pub fn is_look(&self) -> bool {
+        matches!(self.step, Step::Look)
+    }
+}
+
 /// All flows.
 #[derive(Default, Debug)]
 pub struct Flows {

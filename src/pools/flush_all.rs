@@ -2,6 +2,9 @@
 //!
 //! A server that is away has its journal marked, so it is flushed before it is trusted again.
 //! While a flush is on its way nothing is copied from a backup: what it holds is about to go.
+//!
+//! Another magent may copy something to a primary between these two and look again before the backup is
+//! flushed. So where others are, the primaries are flushed once more at the end.
 
 use super::pending::{Ask, Pending, To};
 use super::server::distinct;
@@ -24,8 +27,8 @@ pub struct FlushAll {
     primaries: Vec<ServerId>,
     /// The delay as the client gave it; `None` for at once.
     delay: Option<u64>,
-    /// Servers that are still to be asked when the ones before have answered.
-    next: Option<Vec<ServerId>>,
+    /// Servers that are still to be asked when the ones before have answered, those that come next at the end.
+    next: Vec<Vec<ServerId>>,
     waiting: usize,
     /// What the first server that failed said, or why it was lost.
     failure: Option<Vec<u8>>,
@@ -54,12 +57,16 @@ impl<S: Socket> Pools<S> {
         for id in &primaries {
             self.copy_nothing(*id);
         }
+        let mut next = vec![backups];
+        if delay.is_none() && self.now < self.watched.shared_until {
+            next.insert(0, primaries.clone());
+        }
         let op = self.flushes.insert(FlushAll {
             ticket,
             pool,
             primaries: primaries.clone(),
             delay,
-            next: Some(backups),
+            next,
             waiting: 0,
             failure: None,
         });
@@ -114,6 +121,7 @@ impl<S: Socket> Pools<S> {
         };
         // Hold one extra part, so that servers that are away cannot complete it early.
         flush.waiting = 1;
+        let delay = flush.delay;
         let line = match flush.delay {
             Some(delay) => format!("flush_all {delay}\r\n"),
             None => "flush_all\r\n".to_string(),
@@ -137,6 +145,9 @@ impl<S: Socket> Pools<S> {
             for link in self.links_to_flush(*id) {
                 parts += 1;
                 self.send_on(link, part.clone(), &ask);
+            }
+            if delay.is_none() {
+                self.renew_lines(*id);
             }
         }
         if let Some(flush) = self.flushes.get_mut(op) {
@@ -217,8 +228,8 @@ impl<S: Socket> Pools<S> {
         if flush.waiting > 0 {
             return;
         }
-        if let Some(backups) = flush.next.take() {
-            return self.flush_servers(op, &backups, clients);
+        if let Some(servers) = flush.next.pop() {
+            return self.flush_servers(op, &servers, clients);
         }
         if let Some(flush) = self.flushes.remove(op) {
             for id in &flush.primaries {

@@ -11,6 +11,9 @@ use crate::time::{MILLISECOND, SECOND, Time};
 const MOST_KEYS: usize = 32;
 const MOST_BYTES: usize = 256 * 1024;
 
+/// What a repair has mended is copied within this time, in nanoseconds.
+const COPIED: u64 = 10 * SECOND;
+
 /// While a flush is under way, or memory short, it is looked again after so many nanoseconds.
 const LOOK_AGAIN: u64 = 10 * MILLISECOND;
 
@@ -49,6 +52,7 @@ impl<S: Socket> Pools<S> {
             if self.pools[at].before.is_none() {
                 continue;
             }
+            self.watch_rolling(at);
             let is_of_pool = |r: &Refill| {
                 let server = self.servers.get(r.target);
                 let mut pools = server
@@ -81,8 +85,13 @@ impl<S: Socket> Pools<S> {
         let others = refill.sources.iter().filter(|id| **id != refill.target);
         let names: Vec<&str> = others.map(|id| self.name_of(*id)).collect();
         let (title, names) = (self.title_of(refill.target), names.join(", "));
-        match refill.verify {
+        match &refill.verify {
             None => log::warn!("{title}: refill begins, from {names}"),
+            Some(verify) if verify.repair.is_some() => {
+                log::warn!(
+                    "{title}: a magent that used it died; it is compared with {names}, and they are repaired"
+                );
+            }
             Some(_) => log::warn!("{title}: is compared with {names}"),
         }
     }
@@ -100,6 +109,10 @@ impl<S: Socket> Pools<S> {
     /// A refill or a comparison is over, or given up: tells what came of it.
     pub(super) fn end_job(&mut self, mut refill: Refill, failure: Option<&'static str>) {
         self.budget.recharge(&mut refill.charged, 0);
+        let server = self.servers.get_mut(refill.target);
+        if let Some(server) = server.filter(|_| refill.verify.is_none()) {
+            server.health.refill(false);
+        }
         if !refill.lists || (refill.verify.is_none() && failure.is_some()) {
             return;
         }
@@ -127,20 +140,60 @@ impl<S: Socket> Pools<S> {
         let found = verify.found;
         let all = FINDINGS.map(|(finding, name)| format!("{} {name}", found.count(finding)));
         let all = all.join(", ");
-        match failure {
-            None => log::warn!(
+        match (failure, verify.repair) {
+            (None, None) => log::warn!(
                 "{title}: compared in {took:.3} s: {} keys listed, {all}",
                 p.listed
             ),
-            Some(why) => log::warn!("{title}: not compared to the end, since {why}: {all}"),
+            (None, Some(repair)) => log::warn!(
+                "{title}: repaired in {took:.3} s: {} keys listed, {all}; {} mended",
+                p.listed,
+                repair.mended
+            ),
+            (Some(why), Some(repair)) => log::warn!(
+                "{title}: not repaired to the end, since {why}: {all}; {} mended",
+                repair.mended
+            ),
+            (Some(why), None) => log::warn!("{title}: not compared to the end, since {why}: {all}"),
         }
         if let Some(server) = self.servers.get_mut(refill.target) {
+            if verify.repair.is_some() {
+                server.board.is_unrepaired = failure.is_some();
+            }
             server.verified = Some(Box::new(Verified {
                 progress: p,
                 found,
+                mended: verify.repair.map(|r| r.mended),
                 failure,
             }));
         }
+    }
+
+    /// When a repair that has nothing to do any more is over.
+    fn repaired_at(&self, refill: &Refill) -> Option<Time> {
+        let repair = refill.repair()?;
+        let is_compared = refill.stage == Stage::Copying
+            && refill.sources.is_empty()
+            && refill.to_go() == 0
+            && self.refills.copies.is_over(refill.target, true);
+        let waits = self.awaits_copies(refill);
+        let at = if waits {
+            repair.last.plus(COPIED)
+        } else {
+            self.now
+        };
+        is_compared.then_some(at)
+    }
+
+    /// True while keys that a repair has mended are on their way; if that takes long, others have it copied too.
+    pub(super) fn awaits_copies(&self, refill: &Refill) -> bool {
+        let is_its = |r: &Refill| {
+            let is_there = r.target == refill.target || refill.partners.contains(&r.target);
+            r.verify.is_none() && is_there
+        };
+        let repair = refill.repair();
+        repair.is_some_and(|r| self.now < r.last.plus(COPIED))
+            && self.refills.jobs.iter().any(is_its)
     }
 
     /// When a refill has something to do.
@@ -173,6 +226,9 @@ impl<S: Socket> Pools<S> {
         }
         if !refill.has_begun {
             return self.now;
+        }
+        if let Some(at) = self.repaired_at(refill) {
+            return at;
         }
         let lacks_sources = self.lacks_sources(at);
         let stage = match (refill.stage, &self.listing) {

@@ -241,6 +241,11 @@ impl<S: Socket> Link<S> {
         matches!(self.state, LinkState::Up(_))
     }
 
+    /// True if there is no socket, nor one on its way.
+    pub fn is_closed(&self) -> bool {
+        matches!(self.state, LinkState::Idle)
+    }
+
     /// True if it works or its handshake is under way: something may be read.
     pub fn is_readable(&self) -> bool {
         match &self.state {

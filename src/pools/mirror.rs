@@ -126,6 +126,13 @@ impl<S: Socket> Pools<S> {
         let Some(server) = self.servers.get_mut(backup) else {
             return;
         };
+        if verb.is_meta() && !server.meta {
+            // It knows none of them.
+            if let To::Watched(id) = to {
+                self.forget_watch(id);
+            }
+            return self.invalidate(backup, key, hash);
+        }
         let link_id = server.link_for(hash);
         let is_full = self.links.get(link_id).is_none_or(|l| l.is_full());
         if !server.health.takes_writes() || is_full {

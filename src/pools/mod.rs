@@ -14,28 +14,32 @@
 //!
 //! ```text
 //!  saved                             another program goes on with them
-//!  turn reload findings report operator    what the proxy calls
+//!  turn reload report findings operator    what the proxy calls
+//!  drive missed                      what follows for pairs
 //!  expire                            what time does
 //!  eject                             rings that servers leave
 //!  ask                               requests of clients
 //!  replies connect                   bytes of servers, links that open
 //!  settle                            what becomes of a request, by a reply or by its loss
+//!  parked                            what waits until its pair is known
 //!  refills jobs                      servers that lack keys are filled, or compared
 //!  comparing copying listing         one key that is compared or copied, what a server holds
 //!  flush_all monitors steps warm     requests with several steps or servers
+//!  wins                              the right to refresh what a fetch found stale
 //!  failover mirror                   the other farm
-//!  moves                             rings that a reload changes
+//!  moves rolling                     rings that a reload changes, and other magents'
 //!  lookup                            names of servers
 //!  again                             copies that others may have overtaken
 //!  sync                              journals: what servers missed
 //!  down                              links and servers that go
-//!  marks                             what other magents on the same servers are told
+//!  marks uses looks life lines       what other magents on the same servers tell and are told
+//!  repair                            what a magent that died has left undone
 //!  partners                          who holds the other copy, who lacks one
 //!  send slow                         requests onto links; what slow ones waited for
-//!  flows link server recent totals   data
+//!  flows link server recent totals pairs   data
 //!  figures refill                    what is shown of refills, one of them
 //!  copies pace spool verify          its parts
-//!  pending name board outages watched lacking  one request, one server's host, the marks on it, when it was away, copies
+//!  pending name board outages watched lacking awaited me quiet  one request, one server's host, the marks on it, when it was away, copies
 //! ```
 //!
 //! A request that cannot be asked where it should be, or whose link is lost, becomes a *loss*: it
@@ -43,12 +47,14 @@
 
 mod again;
 mod ask;
+mod awaited;
 mod board;
 mod comparing;
 mod connect;
 mod copies;
 mod copying;
 mod down;
+mod drive;
 mod eject;
 mod expire;
 mod failover;
@@ -58,25 +64,35 @@ mod flows;
 mod flush_all;
 mod jobs;
 mod lacking;
+mod life;
+mod lines;
 mod link;
 mod listing;
+mod looks;
 mod lookup;
 mod marks;
+mod me;
 mod mirror;
+mod missed;
 mod monitors;
 mod moves;
 mod name;
 mod operator;
 mod outages;
 mod pace;
+mod pairs;
+mod parked;
 mod partners;
 mod pending;
+mod quiet;
 mod recent;
 mod refill;
 mod refills;
 mod reload;
+mod repair;
 mod replies;
 mod report;
+mod rolling;
 mod saved;
 mod send;
 mod server;
@@ -87,12 +103,14 @@ mod steps;
 mod sync;
 mod totals;
 mod turn;
+mod uses;
 mod verify;
 mod warm;
 mod watched;
+mod wins;
 
 pub use ask::Split;
-pub use marks::Me;
+pub use me::Me;
 pub use monitors::Asker;
 pub use pending::Ask;
 pub use report::{Lines, ServerFigures, line};
@@ -144,6 +162,13 @@ struct Losses {
     charged: usize,
 }
 
+impl Losses {
+    /// True if they went out: a write among them may have been done.
+    fn was_asked(&self) -> bool {
+        pending::was_asked(self.cause)
+    }
+}
+
 /// All pools and servers.
 #[derive(Debug)]
 pub struct Pools<S> {
@@ -151,7 +176,7 @@ pub struct Pools<S> {
     unix: u64,
     start_unix: u64,
     /// What this run is to other magents.
-    me: marks::Me,
+    me: Me,
     budget: Rc<Budget>,
     probing: Probing,
     /// Names are looked up so often, in nanoseconds; 0: only at a reconnect.
@@ -163,6 +188,8 @@ pub struct Pools<S> {
     given_up: Slab<GivenUp<S>>,
     losses: VecDeque<Losses>,
     flows: flows::Flows,
+    /// Rights to refresh values that clients are to get.
+    wins: Vec<wins::Win>,
     flushes: Slab<flush_all::FlushAll>,
     monitors: Slab<monitors::Monitor>,
     /// What came of those that operators asked for.
@@ -179,6 +206,10 @@ pub struct Pools<S> {
     dirty: WorkList<usize>,
     /// Links that got nothing but mirrors: nobody waits for them.
     mirrored: WorkList<usize>,
+    /// Primaries and the backups that may stand in for them.
+    pairs: pairs::Pairs,
+    /// Those that are to be looked after.
+    to_advance: WorkList<usize>,
     /// Servers whose journal is to be sent, or whose state is to be checked.
     to_sync: WorkList<ServerId>,
     connects: Vec<usize>,

@@ -59,7 +59,8 @@ impl<S: Socket> Pools<S> {
         for id in [home.backup, before[0], before[1]] {
             let is_another = |other: &ServerId| !self.is_same(id, *other);
             let is_known = !is_another(&home.primary) || !sources.iter().all(is_another);
-            if self.is_up(id) && is_its(id) && !is_known {
+            let is_whole = id != home.backup || self.may_be_read(home.primary, id);
+            if self.is_up(id) && is_whole && is_its(id) && !is_known {
                 sources.push(id);
             }
         }
@@ -119,6 +120,16 @@ impl<S: Socket> Pools<S> {
     pub(super) fn leave(&mut self, p: &Pending, key: &[u8]) {
         if p.home.ring == self.pools[p.home.pool as usize].ring_number {
             self.leave_key(p.home.pool as usize, key);
+        }
+    }
+
+    /// A server may still run a write that was asked before a reload gave its key to others.
+    pub(super) fn leave_behind(&mut self, server: ServerId, p: &Pending, key: &[u8]) {
+        let pool = &self.pools[p.home.pool as usize];
+        let now = pool.place(key, 0);
+        let stays = self.is_same(server, now.primary) || self.is_same(server, now.backup);
+        if p.home.ring != pool.ring_number && !stays {
+            self.invalidate(server, key, now.hash);
         }
     }
 
@@ -189,7 +200,7 @@ impl<S: Socket> Pools<S> {
         let pools = server.primary_of.iter().chain(&server.backup_of);
         let before = pools.filter_map(|p| self.pools[*p as usize].before.as_ref());
         before
-            .map(|b| b.ordered_at)
+            .map(|b| b.copied_at())
             .filter(|at| *at > self.now)
             .max()
     }
@@ -263,14 +274,18 @@ impl<S: Socket> Pools<S> {
         );
         let (fetched, deleted, copied) = (before.fetched, before.deleted, before.copied);
         let state = if before.copying { ", copying" } else { "" };
+        let waits = before.rolling.shown();
         Some(format!(
-            "{since} of {of} s, {fetched} keys fetched, {deleted} changed, {copied} copied{state}"
+            "{waits}{since} of {of} s, {fetched} keys fetched, {deleted} changed, {copied} copied{state}"
         ))
     }
 
     /// When the next move ends.
     pub(super) fn next_move_ends(&self) -> Time {
-        let moving = |p: &Pool| Some(p.before.as_ref()?.ends_at(p.config.warm));
+        let moving = |p: &Pool| {
+            let before = p.before.as_ref()?;
+            Some(before.ends_at(p.config.warm).min(before.rolling.next_at()))
+        };
         let ends = self.pools.iter().filter_map(moving);
         ends.min().unwrap_or(Time::NEVER)
     }

@@ -1,6 +1,7 @@
-//! What an operator does with a server.
+//! What an operator does with a server, and what is amiss.
 
-use super::{Pools, ServerId};
+use super::server::{Pool, distinct};
+use super::{NOBODY, Pools, ServerId};
 use crate::health::{Cause, State};
 use crate::net::Socket;
 
@@ -61,7 +62,7 @@ impl<S: Socket> Pools<S> {
             () if self.is_too_old(id) => "is older than memcached 1.6",
             () if self.refills.of(id).is_some_and(|r| r.lists) => "is being refilled already",
             () => {
-                self.wants_refill(id);
+                self.lost_keys(id);
                 return Ok(());
             }
         };
@@ -87,5 +88,40 @@ impl<S: Socket> Pools<S> {
             State::Probing | State::Settling { .. } | State::Syncing => {}
         }
         Ok(())
+    }
+
+    /// Why not every key of every pool can be answered; nothing if each can.
+    pub fn unanswered(&self) -> Vec<String> {
+        let pools = self.pools.iter().filter(|p| !p.removed);
+        pools.flat_map(|p| self.unanswered_in(p)).collect()
+    }
+
+    fn unanswered_in(&self, pool: &Pool) -> Vec<String> {
+        let down = |ids: &[ServerId], but: ServerId| -> Vec<ServerId> {
+            let away = |id: &ServerId| *id != but && !self.is_up(*id);
+            distinct(ids).into_iter().filter(away).collect()
+        };
+        let primaries = down(&pool.primary_ids, NOBODY);
+        // Those that are up answer for one that left the ring.
+        if pool.config.auto_eject && primaries.len() < distinct(&pool.primary_ids).len() {
+            return Vec::new();
+        }
+        let name = |id: ServerId| self.servers.get(id).map_or("", |s| &s.spec.name);
+        let mut why = Vec::new();
+        for id in primaries {
+            let backups = down(&pool.backup_ids, id);
+            let has_some = pool.backup_ids.iter().any(|b| *b != id);
+            let rest = match (has_some, backups.first()) {
+                (true, None) => continue,
+                (true, Some(backup)) => format!("and so is the backup {}", name(*backup)),
+                (false, _) => "and it has no backup".to_string(),
+            };
+            why.push(format!(
+                "pool {}: {} is down {rest}",
+                pool.config.name,
+                name(id)
+            ));
+        }
+        why
     }
 }

@@ -1,7 +1,7 @@
 //! Who holds the other copy of a key, and which servers are to be refilled from there.
 
 use super::refill::Refill;
-use super::server::{Pool, distinct};
+use super::server::{Pool, Server, distinct};
 use super::{NOBODY, Pools, ServerId};
 use crate::net::Socket;
 use crate::placement::Farm;
@@ -42,6 +42,14 @@ impl Way {
 }
 
 impl<S: Socket> Pools<S> {
+    /// True if a server is there and older than meta commands (1.6): it is not asked for keys, takes none, and is sent
+    /// no value by them, since that would be a line to it, with an answer of its own.
+    pub fn is_too_old(&self, id: ServerId) -> bool {
+        self.servers
+            .get(id)
+            .is_some_and(|s| s.health.is_up() && !s.meta)
+    }
+
     /// The pools that name a server.
     fn pools_naming(&self, id: ServerId) -> impl Iterator<Item = u32> {
         let all = self.servers.get(id);
@@ -192,10 +200,34 @@ impl<S: Socket> Pools<S> {
         if self.sources_of(id).is_empty() {
             return;
         }
+        if self.is_too_old(id) {
+            return self.tell_no_refill(id, "is not refilled: it is older than memcached 1.6");
+        }
         self.refill_of(id);
         self.list_anew(id, false);
+        self.keep_missing(id);
         // What was found of it is not true any more.
         self.list_anew(id, true);
+    }
+
+    /// Says once of a server why nothing is copied to it, or from it.
+    pub(super) fn tell_no_refill(&mut self, id: ServerId, why: &str) {
+        let Some(server) = self.servers.get_mut(id) else {
+            return;
+        };
+        if !std::mem::replace(&mut server.is_told, true) {
+            log::warn!("{}: {why}", server.title);
+        }
+    }
+
+    /// A server lost what it held: until it is refilled absent does not mean gone there.
+    pub(super) fn lost_keys(&mut self, id: ServerId) {
+        self.wants_refill(id);
+        let is_primary = |s: &&mut Server| !s.primary_of.is_empty();
+        let is_refilled = self.refills.of(id).is_some_and(|r| r.lists);
+        if let Some(server) = self.servers.get_mut(id).filter(is_primary) {
+            server.health.refill(is_refilled);
+        }
     }
 
     /// A server is to be compared with its partners.
@@ -204,6 +236,26 @@ impl<S: Socket> Pools<S> {
         job.verify = Some(Box::default());
         self.refills.jobs.push_back(job);
         self.list_anew(id, true);
+    }
+
+    /// A server may lack what it should hold: a repair under way deletes nothing any more.
+    pub(super) fn keep_missing(&mut self, id: ServerId) {
+        let job = self.refills.job(id, true).and_then(|r| r.verify.as_mut());
+        if let Some(repair) = job.and_then(|v| v.repair.as_mut()) {
+            repair.deletes = false;
+        }
+    }
+
+    /// Why a server is not compared, if its state is no reason.
+    pub(super) fn not_compared(&self, id: ServerId) -> Option<&'static str> {
+        match () {
+            () if !self.refills.pace.is_on() => {
+                Some("is not compared: refills are switched off (--refill 0)")
+            }
+            () if !self.has_same_partners(id) => Some("has other partners in another pool"),
+            () if self.partners_of(id).is_empty() => Some("has no partner"),
+            () => None,
+        }
     }
 
     /// The refill of a server, or its comparison, begins from its beginning, if there is one.

@@ -139,6 +139,20 @@ impl Pending {
             .min(self.sent.plus(u64::from(self.timeout) * MILLISECOND))
     }
 
+    /// True if it changes its key, or may create it.
+    pub fn changes(&self) -> bool {
+        self.writes() || self.traits.has(Traits::CREATES)
+    }
+
+    /// True if it is asked of a primary, which others may keep away.
+    pub fn needs_look(&self) -> bool {
+        match self.to {
+            To::Client(_) => !matches!(self.attempt, Attempt::Backup | Attempt::Deleted),
+            To::Step(_) | To::Copy(_) | To::Refill(_) => true,
+            _ => false,
+        }
+    }
+
     /// True if it may change its key.
     pub fn writes(&self) -> bool {
         self.traits.has(Traits::WRITES)
@@ -220,6 +234,8 @@ pub struct Answered<'a> {
     pub link: usize,
     /// Where its bytes begin in that link's queue.
     pub at: u64,
+    /// The link that it was asked on, and its number there.
+    pub asked_on: (usize, u64),
     /// What was owed.
     pub request: &'a Pending,
     /// What the server said.
@@ -236,4 +252,16 @@ pub struct Lost<'a> {
     pub ask: &'a Ask<'a>,
     /// Why.
     pub cause: Cause,
+}
+
+impl Lost<'_> {
+    /// False if it was not sent at all: then it has changed nothing.
+    pub fn was_asked(&self) -> bool {
+        was_asked(self.cause)
+    }
+}
+
+/// False if requests that were lost for this cause were not sent.
+pub fn was_asked(cause: Cause) -> bool {
+    !matches!(cause, Cause::Down | Cause::KeptAway)
 }

@@ -11,7 +11,7 @@ use super::ServerId;
 use super::copies::{Copies, Job, Listed};
 use super::pace::Pace;
 use super::spool::Spool;
-use super::verify::Verify;
+use super::verify::{Repair, Verify};
 use crate::saved::saved_fields;
 use crate::stats::Histogram;
 use crate::time::{MILLISECOND, SECOND, Time};
@@ -231,7 +231,7 @@ impl Refill {
         self.round += 1;
         self.most_waiting = spool / 2;
         if let Some(verify) = &mut self.verify {
-            **verify = Verify::default();
+            verify.begin_anew();
         }
         (self.lists, self.has_begun) = (true, false);
         self.spool = Spool::new(spool);
@@ -249,6 +249,11 @@ impl Refill {
             verifies: self.verify.is_some(),
             round: self.round,
         }
+    }
+
+    /// What it changes, if it is a comparison that does.
+    pub fn repair(&self) -> Option<&Repair> {
+        self.verify.as_ref()?.repair.as_ref()
     }
 
     /// True if it is the one that is named so.

@@ -2,7 +2,7 @@
 //! the other and each key by itself.
 //!
 //! ```text
-//!  restarted, flushed ─▶ wants_refill ─┐                 ┌─▶ Look ─▶ Fetch ─▶ Add
+//!  restarted, flushed ─▶ lost_keys ────┐                 ┌─▶ Look ─▶ Fetch ─▶ Add
 //!  one key deleted ────▶ wants_key ────┼─▶ jobs, spool ──┤   target   source   target
 //!  an operator asks ───▶ wants_verify ─┘                 └─▶ Here ─▶ There
 //! ```
@@ -157,16 +157,17 @@ impl<S: Socket> Pools<S> {
         if let (Some(verify), Some(source)) = (&mut refill.verify, source) {
             verify.untold.push(source);
         }
-        let Some(server) = source.and_then(|id| self.servers.get_mut(id)) else {
+        let Some(source) = source else {
             return;
         };
-        if !std::mem::replace(&mut server.no_metadump, true) {
-            log::warn!(
-                "{}: no server is refilled from it: it does not list its keys (lru_crawler metadump), or \
-                 is older than memcached 1.6",
-                server.title
-            );
+        if let Some(server) = self.servers.get_mut(source) {
+            server.no_metadump = true;
         }
+        self.tell_no_refill(
+            source,
+            "no server is refilled from it: it does not list its keys (lru_crawler metadump), or is older \
+             than memcached 1.6",
+        );
     }
 
     /// Servers that answer later than before are asked for less.
@@ -291,7 +292,8 @@ impl<S: Socket> Pools<S> {
             && refill.stage == Stage::Copying
             && refill.sources.is_empty()
             && refill.to_go() == 0
-            && copies.is_over(refill.target, refill.verify.is_some());
+            && copies.is_over(refill.target, refill.verify.is_some())
+            && !self.awaits_copies(refill);
         if !is_over {
             return;
         }

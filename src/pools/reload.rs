@@ -7,10 +7,11 @@
 
 use super::board::Board;
 use super::link::{Link, LinkState};
-use super::marks::Me;
+use super::me::Me;
 use super::name::Name;
 use super::outages::Outages;
-use super::server::{Pool, Quiet, Server, policy};
+use super::quiet::Quiet;
+use super::server::{Pool, Server, policy};
 use super::watched::Watched;
 use super::{Pools, ServerId, flows, flush_all, recent, refill};
 use crate::budget::Budget;
@@ -45,6 +46,7 @@ impl<S: Socket> Pools<S> {
             given_up: Slab::default(),
             losses: VecDeque::new(),
             flows: flows::Flows::default(),
+            wins: Vec::new(),
             flushes: Slab::<flush_all::FlushAll>::default(),
             monitors: Slab::default(),
             reports: Vec::new(),
@@ -56,6 +58,8 @@ impl<S: Socket> Pools<S> {
             readable: WorkList::default(),
             dirty: WorkList::default(),
             mirrored: WorkList::default(),
+            pairs: super::pairs::Pairs::default(),
+            to_advance: WorkList::default(),
             to_sync: WorkList::default(),
             connects: Vec::new(),
             lookups: Vec::new(),
@@ -82,6 +86,7 @@ impl<S: Socket> Pools<S> {
         };
         self.resolve = nanos(config.resolve);
         self.break_moves();
+        let rings = self.all_rings();
         let mut moving = Vec::new();
         for (pool, farms) in config.pools.iter().zip(farms) {
             match self.pool_named(&pool.name) {
@@ -107,6 +112,7 @@ impl<S: Socket> Pools<S> {
         self.staff();
         for at in &moving {
             self.begin_move(*at);
+            self.begin_rolling(*at, &rings);
             self.widen_flushes(*at);
         }
         self.restart_refills(config.refill as u64);
@@ -194,6 +200,7 @@ impl<S: Socket> Pools<S> {
             }
         }
         self.release_servers();
+        self.pair_up();
         for id in self.servers.keys().collect::<Vec<_>>() {
             let agree = self.partners_agree(id);
             if let Some(server) = self.servers.get_mut(id) {
@@ -250,12 +257,17 @@ impl<S: Socket> Pools<S> {
             quiet: Quiet::default(),
             same_partners: false,
             no_metadump: false,
+            is_told: false,
             refilled: None,
             verified: None,
             listed: false,
             meta: true,
             holds_marks: true,
             board: Board::new(self.me.id),
+            free_until: Time::NEVER,
+            pairs: Vec::new(),
+            stands_in_for: Vec::new(),
+            follows: Vec::new(),
             given_up: 0,
             losing: 0,
             keepalive: config.keepalive,

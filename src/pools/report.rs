@@ -1,17 +1,17 @@
 //! What an operator can see of pools and servers.
 
-use super::figures::{RefillFigures, Verified, VerifyFigures};
+use super::figures::{RefillFigures, VerifyFigures};
 use super::link::LinkState;
 use super::outages::Outage;
 use super::refill::Refill;
-use super::server::{Pool, Server, distinct};
+use super::server::{Pool, Server};
 use super::{NOBODY, Pools, ServerId};
 use crate::clients::Clients;
 use crate::config::{Address, PoolConfig, ServerSpec};
 use crate::health::State;
 use crate::net::Socket;
 use crate::stats::{Histogram, HotKey, ServerStats};
-use crate::time::{SECOND, Time, nanos};
+use crate::time::{Time, nanos};
 use std::collections::HashSet;
 
 /// The lines of one `stats`: names and values.
@@ -62,6 +62,8 @@ pub struct ServerFigures {
     pub marks: &'static str,
     /// Other magents that use it: host and process of each.
     pub others: Vec<String>,
+    /// Magents that keep it away, this one included.
+    pub kept_away_by: Vec<String>,
     /// What it was asked and answered.
     pub stats: ServerStats,
     /// How long its answers took since the start.
@@ -146,6 +148,9 @@ impl ServerFigures {
         }
         for (name, value) in latencies(&self.latency, &self.recent) {
             put(name, value.to_string());
+        }
+        if !self.kept_away_by.is_empty() {
+            put(["kept_away_by", "", ""], self.kept_away_by.join(", "));
         }
     }
 }
@@ -247,10 +252,6 @@ impl<S: Socket> Pools<S> {
         }
     }
 
-    fn unix_of(&self, time: Time) -> u64 {
-        self.start_unix + time.0 / SECOND
-    }
-
     /// `stats servers` of one pool or of all.
     pub fn stats_servers(&self, pool: Option<usize>) -> Lines {
         let mut lines = Lines::new();
@@ -316,7 +317,8 @@ impl<S: Socket> Pools<S> {
             refill: self.refill_figures(id, s),
             verify: self.verify_figures(id, s),
             marks: self.unmarked(s).unwrap_or("on"),
-            others: s.board.others().map(|o| o.to_string()).collect(),
+            others: self.others_of(s),
+            kept_away_by: self.keepers_of(s),
             stats: s.stats.clone(),
             latency: s.latency.total(),
             recent: s.latency.recent(self.now),
@@ -351,36 +353,6 @@ impl<S: Socket> Pools<S> {
         }
     }
 
-    /// How a server is compared with its partners, or was.
-    pub(super) fn verify_figures(&self, id: ServerId, server: &Server) -> Option<VerifyFigures> {
-        let mut jobs = self.refills.jobs.iter();
-        let job = jobs.find(|r| r.target == id && r.verify.is_some());
-        let under_way = job.and_then(|r| {
-            Some(Verified {
-                progress: r.progress,
-                found: r.verify.as_ref()?.found.clone(),
-                failure: None,
-            })
-        });
-        let is_over = under_way.is_none();
-        let result = under_way.or_else(|| server.verified.as_deref().cloned())?;
-        let state = match (job, result.failure) {
-            (Some(job), _) if job.has_begun => "running",
-            (Some(_), _) => "waiting",
-            (None, Some(why)) => why,
-            (None, None) if result.progress.is_partial => "partial",
-            (None, None) => "done",
-        };
-        let since = result.progress.since;
-        let begun = is_over || since > Time(0);
-        Some(VerifyFigures {
-            state,
-            since: if begun { self.unix_of(since) } else { 0 },
-            to_go: job.map_or(0, |r| r.to_go()),
-            result,
-        })
-    }
-
     /// The servers of a pool, each once, under the names that twemproxy would give them.
     pub fn members(&self, pool: usize) -> Vec<(String, ServerId)> {
         let pool = &self.pools[pool];
@@ -401,41 +373,6 @@ impl<S: Socket> Pools<S> {
     /// Lines that requests of a pool with several keys were split into, and servers that left its ring.
     pub fn splits_and_ejections(&self, pool: usize) -> (u64, u64) {
         (self.pools[pool].fragments, self.pools[pool].ejections)
-    }
-
-    /// Why not every key of every pool can be answered; nothing if each can.
-    pub fn unanswered(&self) -> Vec<String> {
-        let pools = self.pools.iter().filter(|p| !p.removed);
-        pools.flat_map(|p| self.unanswered_in(p)).collect()
-    }
-
-    fn unanswered_in(&self, pool: &Pool) -> Vec<String> {
-        let down = |ids: &[ServerId], but: ServerId| -> Vec<ServerId> {
-            let away = |id: &ServerId| *id != but && !self.is_up(*id);
-            distinct(ids).into_iter().filter(away).collect()
-        };
-        let primaries = down(&pool.primary_ids, NOBODY);
-        // Those that are up answer for one that left the ring.
-        if pool.config.auto_eject && primaries.len() < distinct(&pool.primary_ids).len() {
-            return Vec::new();
-        }
-        let name = |id: ServerId| self.servers.get(id).map_or("", |s| &s.spec.name);
-        let mut why = Vec::new();
-        for id in primaries {
-            let backups = down(&pool.backup_ids, id);
-            let has_some = pool.backup_ids.iter().any(|b| *b != id);
-            let rest = match (has_some, backups.first()) {
-                (true, None) => continue,
-                (true, Some(backup)) => format!("and so is the backup {}", name(*backup)),
-                (false, _) => "and it has no backup".to_string(),
-            };
-            why.push(format!(
-                "pool {}: {} is down {rest}",
-                pool.config.name,
-                name(id)
-            ));
-        }
-        why
     }
 
     /// `stats route`: where a key goes and why, in one pool or in each.

@@ -13,6 +13,7 @@
 use super::board::Board;
 use super::link::LinkState;
 use super::pending::{Pending, To};
+use super::refill::Refill;
 use super::{GivenUp, Link, Pools, ServerId};
 use crate::config::{Address, Endpoint};
 use crate::health::{Cause, Health};
@@ -26,11 +27,13 @@ use std::net::SocketAddr;
 /// A link that works, as it is written: the number of its socket, the uptime and the address that it has.
 type SavedLink = (u64, (Option<u64>, Option<SocketAddr>));
 
-/// A refill, as it is written: its target, whether servers are to be listed, and single keys.
+/// A refill, as it is written: its target, whether servers are to be listed, and single keys. Or a repair, and
+/// whether it deletes what its target lacks.
 struct SavedRefill {
     target: Endpoint,
     lists: bool,
     keys: Vec<Box<[u8]>>,
+    repairs: Option<bool>,
 }
 
 impl Saved for Endpoint {
@@ -67,6 +70,7 @@ impl Saved for SavedRefill {
         self.target.save(to);
         self.lists.save(to);
         save_all(to, self.keys.iter());
+        self.repairs.save(to);
     }
 
     fn load(from: &mut Loader<'_>) -> Loaded<SavedRefill> {
@@ -74,6 +78,7 @@ impl Saved for SavedRefill {
             target: Saved::load(from)?,
             lists: Saved::load(from)?,
             keys: load_all(from, Saved::load)?,
+            repairs: Saved::load(from)?,
         })
     }
 }
@@ -108,6 +113,7 @@ impl<S: Socket> Pools<S> {
     pub fn is_quiet(&self) -> bool {
         let rests = |l: &Link<S>| l.pending.is_empty() && l.unsent().1 == 0;
         self.losses.is_empty()
+            && !self.is_anything_parked()
             && self.flows.len() == 0
             && self.flushes.is_empty()
             && self.monitors.is_empty()
@@ -117,6 +123,7 @@ impl<S: Socket> Pools<S> {
 
     /// What clients wait for counts as late.
     pub fn hurry(&mut self) {
+        self.hurry_parked();
         let is_awaited = |p: &&mut Pending| {
             matches!(
                 p.to,
@@ -190,6 +197,7 @@ impl<S: Socket> Pools<S> {
         server.missed.save(to);
         server.quiet.save(to);
         server.no_metadump.save(to);
+        server.is_told.save(to);
         server.refilled.save(to);
         server.meta.save(to);
         server.holds_marks.save(to);
@@ -208,7 +216,7 @@ impl<S: Socket> Pools<S> {
     }
 
     fn saved_refills(&self) -> Vec<SavedRefill> {
-        let one = |refill: &super::refill::Refill| {
+        let one = |refill: &Refill| {
             let on_their_way = self.refills.copies.table.values();
             let on_their_way = on_their_way.filter(|c| c.job.target == refill.target);
             let lists = refill.lists || refill.overflowed;
@@ -217,10 +225,12 @@ impl<S: Socket> Pools<S> {
                 target: self.servers.get(refill.target)?.spec.endpoint.clone(),
                 lists,
                 keys: keys.filter(|_| !lists).cloned().collect(),
+                repairs: refill.repair().map(|r| r.deletes),
             })
         };
-        // A comparison ends with this program: whoever asked for it asks again.
-        let refills = self.refills.jobs.iter().filter(|r| r.verify.is_none());
+        // A mere comparison ends with this program: whoever asked for it asks again.
+        let is_kept = |r: &&Refill| r.verify.is_none() || r.repair().is_some();
+        let refills = self.refills.jobs.iter().filter(is_kept);
         refills.filter_map(one).collect()
     }
 
@@ -271,10 +281,19 @@ impl<S: Socket> Pools<S> {
             let refill = SavedRefill::load(from)?;
             let id = self.by_endpoint.get(&refill.target).copied();
             let id = id.ok_or_else(|| Damaged("a refill of no server".into()))?;
-            if refill.lists {
-                self.wants_refill(id);
+            match refill.repairs {
+                Some(deletes) => self.repair(id, deletes),
+                None if refill.lists => self.wants_refill(id),
+                None => {}
             }
             refill.keys.iter().for_each(|key| self.wants_key(id, key));
+        }
+        // Other options may want no refill.
+        for id in self.servers.keys().collect::<Vec<_>>() {
+            let lists = self.refills.of(id).is_some_and(|r| r.lists);
+            if let Some(server) = self.servers.get_mut(id).filter(|_| !lists) {
+                server.health.refill(false);
+            }
         }
         Ok(())
     }
@@ -301,6 +320,7 @@ impl<S: Socket> Pools<S> {
         server.missed = Saved::load(from)?;
         server.quiet = Saved::load(from)?;
         server.no_metadump = Saved::load(from)?;
+        server.is_told = Saved::load(from)?;
         server.refilled = Saved::load(from)?;
         server.meta = Saved::load(from)?;
         server.holds_marks = Saved::load(from)?;

@@ -55,7 +55,22 @@ impl<S: Socket> Pools<S> {
             return self.lose(server, pending, ask, Cause::Down);
         }
         let link = s.link_for(pending.hash);
+        // Its backups' lists are to be looked at first: `settle` knows what they said.
+        if self.now >= s.free_until && pending.needs_look() {
+            return self.lose(server, pending, ask, Cause::KeptAway);
+        }
         self.send_on(link, pending, ask);
+    }
+
+    /// [`Pools::send`] where it is known that the server may be asked.
+    pub(super) fn send_freely(&mut self, server: ServerId, pending: Pending, ask: &Ask<'_>) {
+        match self.servers.get(server).filter(|s| s.health.takes_writes()) {
+            Some(s) => {
+                let link = s.link_for(pending.hash);
+                self.send_on(link, pending, ask);
+            }
+            None => self.lose(server, pending, ask, Cause::Down),
+        }
     }
 
     /// [`Pools::send`] for a request that is no key's, or not of the key's own link.

@@ -1,18 +1,19 @@
 //! One server, whatever pools name it: its address with its links, its health and its journal.
 
+use super::awaited::Awaited;
 use super::board::Board;
 use super::figures::Verified;
 use super::name::Name;
 use super::outages::Outages;
+use super::quiet::Quiet;
 use super::refill::Progress;
 use super::{NOBODY, ServerId};
 use crate::config::{Address, Endpoint, Farms, PoolConfig, ServerSpec};
 use crate::health::{Health, Policy, Probing};
 use crate::journal::Journal;
 use crate::placement::{Distribution, Farm, LANES};
-use crate::saved::{Loaded, Loader, Saved, Saver, load_all, save_all};
 use crate::stats::{Latency, ServerStats};
-use crate::time::{SECOND, Time, nanos};
+use crate::time::{Time, nanos};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -50,6 +51,8 @@ pub struct Server {
     pub same_partners: bool,
     /// It does not tell its keys.
     pub no_metadump: bool,
+    /// The log says that it is not refilled, or nobody from it.
+    pub is_told: bool,
     /// What came of its last refill.
     pub refilled: Option<Progress>,
     /// What came of its last comparison with its partners.
@@ -62,6 +65,12 @@ pub struct Server {
     pub holds_marks: bool,
     /// What is known of the marks on it.
     pub board: Board,
+    /// Until then it may be asked whatever its backups' lists say: they said so lately, or it has none.
+    pub free_until: Time,
+    /// Its pairs: as the primary; those whose list it has; as a backup that may miss mirrors.
+    pub pairs: Vec<usize>,
+    pub stands_in_for: Vec<usize>,
+    pub follows: Vec<usize>,
     /// Links that were given up with writes unanswered and are not at their end.
     pub given_up: usize,
     /// Requests that were lost here and that `settle` has not decided on.
@@ -86,51 +95,6 @@ pub struct Server {
     pub outages: Outages,
     /// When it last left a ring, in seconds since the epoch; 0: never.
     pub ejected_at: u64,
-}
-
-/// Times about which delayed flushes take effect: nothing is copied then.
-#[derive(Default, Debug)]
-pub struct Quiet {
-    spans: Vec<(Time, Time)>,
-}
-
-/// Before and after a delayed flush, in nanoseconds: servers count whole seconds.
-const BEFORE: u64 = 2 * SECOND;
-const AFTER: u64 = 3 * SECOND;
-
-/// A server keeps the last delayed flush only; so many are kept here for those that are about to be
-/// replaced.
-const SPANS: usize = 8;
-
-impl Quiet {
-    /// A flush takes effect at this time.
-    pub fn note(&mut self, at: Time, now: Time) {
-        self.spans.retain(|(_, until)| *until > now);
-        if self.spans.len() == SPANS {
-            self.spans.pop();
-        }
-        let from = Time(at.0.saturating_sub(BEFORE));
-        self.spans.push((from, at.plus(AFTER)));
-    }
-
-    /// True if nothing is to be copied now.
-    #[inline]
-    pub fn is_at(&self, now: Time) -> bool {
-        let mut spans = self.spans.iter();
-        spans.any(|(from, until)| (*from..*until).contains(&now))
-    }
-}
-
-impl Saved for Quiet {
-    fn save(&self, to: &mut Saver<'_>) {
-        save_all(to, self.spans.iter());
-    }
-
-    fn load(from: &mut Loader<'_>) -> Loaded<Quiet> {
-        Ok(Quiet {
-            spans: load_all(from, <(Time, Time)>::load)?,
-        })
-    }
 }
 
 /// A server that is no longer configured finishes what it owes.
@@ -210,6 +174,8 @@ pub struct Pool {
     pub config: PoolConfig,
     /// See [`Pool::span`] and [`Pool::timeout_ms`]: each request needs them.
     times: (u64, u32),
+    /// A number that pools have in common which put the same keys to the same servers.
+    pub rings: u64,
     /// Its primaries, all of them.
     pub primaries: Farm,
     /// Their servers, in the farm's order.
@@ -256,6 +222,8 @@ pub struct Before {
     pub listable: Vec<(ServerId, Vec<u32>)>,
     /// Keys that were deleted there, since they were changed.
     pub deleted: u64,
+    /// Other magents that have this ring.
+    pub rolling: Awaited,
 }
 
 impl Before {
@@ -272,8 +240,13 @@ impl Before {
     pub fn ends_at(&self, warm: Duration) -> Time {
         match self.copying {
             true => Time::NEVER,
-            false => self.since.plus(nanos(warm)).max(self.ordered_at),
+            false => self.since.plus(nanos(warm)).max(self.copied_at()),
         }
+    }
+
+    /// When keys may be copied: all has its answer that this magent asked before, and that others did.
+    pub fn copied_at(&self) -> Time {
+        self.ordered_at.max(self.rolling.begins_at)
     }
 
     /// True if keys of this pool have other primaries since, and other backups.
@@ -340,6 +313,7 @@ impl Pool {
             fragments: 0,
             ejections: 0,
             times: times(&config),
+            rings: rings(&config),
             config,
         }
     }
@@ -355,6 +329,7 @@ impl Pool {
             backups: std::mem::replace(&mut self.backups, farms.backups),
         };
         self.times = times(&config);
+        self.rings = rings(&config);
         self.config = config;
         self.ring_is_stale = true;
         if !moves {
@@ -374,6 +349,7 @@ impl Pool {
             copying: false,
             listable: Vec::new(),
             deleted: 0,
+            rolling: Awaited::default(),
         }));
         true
     }
@@ -471,6 +447,17 @@ impl Pool {
         }
         (now, home)
     }
+}
+
+/// FNV-1a of the settings that decide where keys go.
+fn rings(config: &PoolConfig) -> u64 {
+    let (hash, how) = (config.hash.name(), config.distribution.name());
+    let mut text = format!("{hash} {how} {:?}", config.hash_tag);
+    for spec in config.primaries.iter().chain(&config.backups) {
+        text += &format!(" {} {}", spec.hash_name, spec.weight);
+    }
+    text += &format!(" {}", config.primaries.len());
+    fnv(text.as_bytes())
 }
 
 /// What [`Pool::span`] and [`Pool::timeout_ms`] say of such a pool.

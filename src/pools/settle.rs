@@ -12,6 +12,9 @@ use crate::protocol::{Reply, Status, Traits, forms, text};
 use crate::time::Time;
 use crate::work::{REQUEST, Work};
 
+/// The line of an answer to `mg` is never longer, in bytes.
+const MAX_LINE: usize = 2048;
+
 impl<S: Socket> Pools<S> {
     /// The oldest request of a link got its reply. `is_kept`: its values are there. The request's bytes stay until
     /// [`Link::release`](super::link::Link::release).
@@ -30,6 +33,7 @@ impl<S: Socket> Pools<S> {
         let Some(p) = link.pop() else {
             return;
         };
+        let asked_on = (id, link.first_seq - 1);
         if let Some(server) = self.servers.get_mut(server) {
             match p.to {
                 // Answers to the journal and to probes say nothing of how clients fare.
@@ -49,13 +53,15 @@ impl<S: Socket> Pools<S> {
         let answered = Answered {
             link: id,
             at,
+            asked_on,
             request: &p,
             reply,
         };
         match p.to {
+            To::Client(_) if is_kept && p.writes() && self.holds_back(&p) => self.hold(&answered),
             To::Client(ticket) if is_kept => self.settle_client(&answered, ticket, clients),
             To::Client(ticket) => self.settle_discarded(&answered, ticket, clients),
-            To::Nobody | To::Probe => {}
+            To::Nobody | To::Probe => self.settle_nobodys(&answered),
             To::Mirror(number) => self.settle_mirror(&answered, number),
             To::Delete(stamp) => {
                 let key = self.key_at(&answered);
@@ -74,6 +80,7 @@ impl<S: Socket> Pools<S> {
             To::LateFlush => self.late_flush_over(server),
             To::Monitor(op) => self.monitor_answered(op, is_kept.then_some(reply), clients),
         }
+        self.settle_wins(id);
         if clients.slow.is_open() {
             self.explain_answered(&answered, token, clients);
         }
@@ -107,20 +114,66 @@ impl<S: Socket> Pools<S> {
         }
     }
 
+    /// The answer to a write that others may have replaced since: its copy goes.
+    pub(super) fn settle_doubtful(
+        &mut self,
+        answered: &Answered<'_>,
+        ticket: Ticket,
+        clients: &mut Clients<S>,
+    ) {
+        let p = answered.request;
+        if let Some(link) = self.links.get(answered.link) {
+            let line = link.line_at(answered.at, p.line);
+            clients.answer(ticket, p.verb, line, answered.reply);
+        }
+        let key = self.key_at(answered);
+        let backup = self.mirror_to(&p.home, &key);
+        self.invalidate(backup, &key, p.hash);
+        self.key = key;
+    }
+
     #[inline]
-    fn settle_client(&mut self, answered: &Answered<'_>, ticket: Ticket, clients: &mut Clients<S>) {
+    pub(super) fn settle_client(
+        &mut self,
+        answered: &Answered<'_>,
+        ticket: Ticket,
+        clients: &mut Clients<S>,
+    ) {
         if self.warm_up(answered, ticket, clients) {
             return;
         }
+        match self.answer_with_win(answered, ticket, clients) {
+            Some(won) => {
+                let source = Source::Queue(&won, won.start());
+                let line = text::find_newline(source.slice(0..won.len().min(MAX_LINE)));
+                let reply = Reply {
+                    source,
+                    at: 0,
+                    len: won.len(),
+                    line: line.map_or(won.len(), |n| n + 1),
+                    ..*answered.reply
+                };
+                let won = Answered {
+                    reply: &reply,
+                    ..*answered
+                };
+                self.answer_client(&won, ticket, clients);
+            }
+            None => self.answer_client(answered, ticket, clients),
+        }
+        if answered.request.writes() {
+            self.mirror_or_invalidate(answered);
+        }
+    }
+
+    #[inline]
+    fn answer_client(&mut self, answered: &Answered<'_>, ticket: Ticket, clients: &mut Clients<S>) {
         let p = answered.request;
         if p.attempt == Attempt::Backup && p.traits.has(Traits::RETURNS_CAS) {
             self.answer_marked(answered, ticket, clients);
         } else if let Some(link) = self.links.get(answered.link) {
             let line = link.line_at(answered.at, p.line);
             clients.answer(ticket, p.verb, line, answered.reply);
-        }
-        if p.writes() {
-            self.mirror_or_invalidate(answered);
         }
     }
 
@@ -237,7 +290,11 @@ impl<S: Socket> Pools<S> {
     fn lost(&mut self, lost: &Lost<'_>, clients: &mut Clients<S>) {
         let (server, p, ask, cause) = (lost.server, lost.request, lost.ask, lost.cause);
         if let Some(s) = self.servers.get_mut(server) {
-            s.stats.errors += u64::from(cause != Cause::Down && !p.to.is_question());
+            s.stats.errors += u64::from(lost.was_asked() && !p.to.is_question());
+        }
+        let is_own = !matches!(p.to, To::Client(_));
+        if cause == Cause::KeptAway && is_own && self.goes_on(server, p) {
+            return self.send_freely(server, p.again(p.attempt), ask);
         }
         match p.to {
             To::Client(ticket) => match p.attempt {
@@ -249,7 +306,7 @@ impl<S: Socket> Pools<S> {
                 }
                 Attempt::Backup => self.fail(lost, ticket, clients),
                 Attempt::Primary | Attempt::Retried | Attempt::Warmed => {
-                    self.fail_over(lost, ticket, clients);
+                    self.lost_at_primary(lost, ticket, clients);
                 }
             },
             To::Mirror(_) => {
@@ -285,7 +342,7 @@ impl<S: Socket> Pools<S> {
             To::LateFlush => self.late_flush_over(server),
             To::Monitor(op) => self.monitor_part_done(op, clients),
         }
-        if clients.slow.is_open() {
+        if clients.slow.is_open() && cause != Cause::KeptAway {
             self.explain_lost(lost, clients);
         }
     }

@@ -199,7 +199,12 @@ impl<S: Socket> Pools<S> {
         clients: &mut Clients<S>,
     ) {
         self.count_fetched(&flow);
-        let may_copy = !self.is_outdated(&flow) && !self.is_flushing(flow.primary);
+        let backup = self.pools[flow.pool as usize].place(&flow.key, 0).backup;
+        let may_copy = !self.is_outdated(&flow)
+            && !self.is_flushing(flow.primary)
+            && !self.is_not_to_move(&flow)
+            && self.is_used(flow.primary, backup)
+            && !self.has_held(flow.primary, backup);
         if !may_copy {
             self.counters.repairs_dropped += 1;
         }
@@ -223,17 +228,10 @@ impl<S: Socket> Pools<S> {
         // elsewhere.
         let way = (flow.source, flow.primary);
         let copy = self.watch_fetched(way, true, flow.hash, fetched);
-        let pending = self.own(To::Copy(copy), verb, Traits::WRITES, flow.hash);
+        let mut pending = self.own(To::Copy(copy), verb, Traits::WRITES, flow.hash);
+        (pending.home.primary, pending.home.backup) = (flow.primary, backup);
         self.send(flow.primary, pending, &ask);
         self.release(flow);
-    }
-
-    /// Gives the right to refresh a stale value back: the fetch took it, and no client had it.
-    pub(super) fn give_back(&mut self, source: ServerId, key: &[u8], hash: u64, fetched: &Fetched) {
-        let mut line = Vec::new();
-        let verb = forms::write_give_back(key, fetched, &mut line);
-        let pending = self.own(To::Nobody, verb, Traits::WRITES, hash);
-        self.send(source, pending, &Ask::line(verb, Traits::WRITES, &line));
     }
 
     /// Serves what waited without a copy: a read gets the fetched value, a write the primary's

@@ -9,10 +9,12 @@
 //! due (it was too full for their mirrors, or its ring changed): then the delete of a key goes out
 //! before anything else that is asked for it.
 
+use super::pairs::Pair;
 use super::pending::{Ask, To};
 use super::server::fnv;
 use super::{NOBODY, Pools, ServerId};
 use crate::health::{Cause, State};
+use crate::marks::Debt;
 use crate::net::Socket;
 use crate::protocol::{Status, Traits, Verb, forms};
 use crate::time::{SECOND, Time};
@@ -24,10 +26,18 @@ impl<S: Socket> Pools<S> {
         let Some(server) = self.servers.get_mut(id) else {
             return;
         };
+        if !server.meta && forms::needs_base64(key) {
+            // It cannot hold it.
+            return;
+        }
         let before = server.journal.overflows();
         server.journal.add(key);
+        let is_away = !server.follows.is_empty() && !server.health.is_up();
         self.note_overflow(id, before);
         self.list_server(id);
+        if is_away {
+            self.list_follower(id);
+        }
     }
 
     fn note_overflow(&mut self, id: ServerId, before: u64) {
@@ -125,7 +135,10 @@ impl<S: Socket> Pools<S> {
                 self.sync_due(id, work);
                 self.end_sync(id);
             }
-            State::Up => self.sync_due(id, work),
+            State::Up => {
+                self.sync_due(id, work);
+                self.list_pairs_of(id);
+            }
             State::Down { .. } | State::Probing => {}
         }
     }
@@ -157,7 +170,7 @@ impl<S: Socket> Pools<S> {
     }
 
     /// Sends a server that returns the flush that it missed.
-    fn sync_flush(&mut self, id: ServerId) {
+    pub(super) fn sync_flush(&mut self, id: ServerId) {
         let unix = self.unix;
         let Some(server) = self.servers.get_mut(id).filter(|s| !s.flushing) else {
             return;
@@ -228,6 +241,8 @@ impl<S: Socket> Pools<S> {
                 server.health.warm(self.now);
             }
         }
+        self.primary_answers(id);
+        self.partner_changed(id);
     }
 
     /// A delete of a journaled key was answered.
@@ -261,7 +276,7 @@ impl<S: Socket> Pools<S> {
         server.journal.flushed(stamp);
         self.list_server(id);
         if stamp > 0 {
-            self.wants_refill(id);
+            self.lost_keys(id);
         }
     }
 
@@ -284,7 +299,14 @@ impl<S: Socket> Pools<S> {
         };
         // A stand-in may keep what it holds until the ring changes.
         let stands_in = |p: &u32| self.pools[*p as usize].ring.is_some();
-        let waits = server.primary_of.iter().any(stands_in);
+        let pairs = server.pairs.iter().chain(&server.follows);
+        let mut pairs = pairs.filter_map(|id| self.pairs.get(*id));
+        // Or its flush waits until its backup stops standing in, or those who died are past their time.
+        let defers = |p: &Pair| match &p.backup {
+            Some(backup) => backup.debt() == Debt::Flush { is_due: false },
+            None => p.rules.has_line(),
+        };
+        let waits = server.primary_of.iter().any(stands_in) || pairs.any(defers);
         if server.health.is_up() && server.journal.flush_due().is_some() && !waits {
             self.server_down(id, Cause::JournalFull, true);
         }

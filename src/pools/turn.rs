@@ -131,6 +131,7 @@ impl<S: Socket> Pools<S> {
         if self.has_to_tell() {
             self.sync_some(work);
         }
+        self.advance_pairs(work, clients);
     }
 
     /// Does what is due.
@@ -193,7 +194,8 @@ impl<S: Socket> Pools<S> {
                 server.health.on_written(self.now);
                 // Is it used, that is: the alarm finds out.
                 if server.board.renew_at == Time::NEVER {
-                    server.board.renew_at = self.now.plus(RENEW);
+                    let is_due = server.board.is_resting;
+                    server.board.renew_at = self.now.plus(if is_due { 0 } else { RENEW });
                 }
             }
         }
@@ -234,6 +236,7 @@ impl<S: Socket> Pools<S> {
             || !self.mirrored.is_empty()
             || !self.losses.is_empty()
             || self.listing.as_ref().is_some_and(|l| l.is_ready())
+            || !self.to_advance.is_empty()
             || self.has_to_tell()
     }
 
@@ -271,6 +274,7 @@ impl<S: Socket> Pools<S> {
         into.drains = self.given_up.len();
         into.waiters =
             self.flows.waiting() + self.losses.iter().map(|l| l.pending.len()).sum::<usize>();
+        into.waiters += self.pairs.values().map(|p| p.waiting()).sum::<usize>();
         into.fetches = self.flows.len();
         into.flushes = self.flushes.len();
         into.reports = self.monitors.len();
@@ -287,8 +291,10 @@ impl<S: Socket> Pools<S> {
         let links: usize = self.links.values().map(|l| l.copied()).sum();
         let losses: usize = self.losses.iter().map(|l| l.queue.own_bytes()).sum();
         let monitors: usize = self.monitors.values().map(|m| m.charged()).sum();
+        let parked = self.pairs.values().flat_map(|p| p.parked.iter());
+        let parked: usize = parked.map(|l| l.queue.own_bytes()).sum();
         let watched = self.watched.charged + self.watched.lacking.charged;
         let others = self.flows.charged() + self.refills.charged();
-        links + losses + monitors + others + watched
+        links + losses + parked + monitors + others + watched
     }
 }

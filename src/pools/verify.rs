@@ -8,6 +8,7 @@
 //! ```
 
 use super::ServerId;
+use crate::time::Time;
 use std::collections::HashMap;
 
 /// Names of keys that are kept of each finding.
@@ -72,9 +73,23 @@ pub struct Found {
     samples: [Vec<Box<[u8]>>; FINDINGS.len()],
 }
 
+/// What a comparison changes, of the keys whose primary is the server, since a magent died that may have owed
+/// their backups something.
+#[derive(Clone, Copy, Debug)]
+pub struct Repair {
+    /// What the primary lacks it lacks for good: it has run since before the death, and holds what it should.
+    pub deletes: bool,
+    /// Keys that were changed on one side.
+    pub mended: u64,
+    /// When that last was.
+    pub last: Time,
+}
+
 /// A comparison under way.
 #[derive(Default, Debug)]
 pub struct Verify {
+    /// It mends what it finds.
+    pub repair: Option<Repair>,
     /// What was found so far.
     pub found: Found,
     doubts: HashMap<Box<[u8]>, Pair>,
@@ -149,6 +164,15 @@ impl Verify {
             self.found(Finding::Changing, key);
         }
         is_over
+    }
+
+    /// It begins anew.
+    pub fn begin_anew(&mut self) {
+        let repair = self.repair;
+        *self = Verify {
+            repair,
+            ..Verify::default()
+        };
     }
 
     /// It cannot be compared.

@@ -62,18 +62,28 @@ impl<S: Socket> Pools<S> {
     /// Takes over a client's request that cannot simply be sent to its primary. False if it can.
     #[inline]
     pub(super) fn takes_steps(&mut self, p: &Pending, key: &[u8], ask: &Ask<'_>) -> bool {
-        let is_plain = self.flows.len() == 0 && !p.traits.has(Traits::CREATES);
-        if is_plain && !self.is_moving(p.home.pool as usize) {
-            return false;
-        }
+        !self.is_plain(p) && (self.awaits(p, key, ask) || self.joins_or_looks(p, key, ask))
+    }
+
+    /// True if a client's request is simply sent to its primary: no key is looked for, and none moves.
+    #[inline]
+    pub(super) fn is_plain(&self, p: &Pending) -> bool {
+        let has_flows = self.flows.len() > 0 || p.traits.has(Traits::CREATES);
+        !has_flows && !self.is_moving(p.home.pool as usize)
+    }
+
+    /// Takes over a client's request that must not overtake others of its key: one that is looked for, or
+    /// what was asked of the key before a reload.
+    #[inline]
+    pub(super) fn awaits(&mut self, p: &Pending, key: &[u8], ask: &Ask<'_>) -> bool {
         if self.is_held(p.home.primary, p.hash) {
             return self.joins_or_looks(p, key, ask);
         }
-        if let Some(old) = self.awaited(p, key) {
+        let old = self.awaited(p, key);
+        if let Some(old) = old {
             self.await_old(old, p, key, ask);
-            return true;
         }
-        self.joins_or_looks(p, key, ask)
+        old.is_some()
     }
 
     /// [`Pools::takes_steps`] for a request that nothing of before a reload can come behind.
@@ -236,13 +246,12 @@ impl<S: Socket> Pools<S> {
         }
         let key = self.key_at(answered);
         let mut bytes = Queue::new();
-        let mut since = None;
         if let Some(link) = self.links.get(id) {
-            since = Some(link.first_seq - 1);
             bytes.push(Source::Queue(&link.queue, answered.at), 0..p.len as usize);
         }
         let ask = Ask::queued(p, &bytes, bytes.start());
-        let is_fetched = since.is_some_and(|since| self.fetch(p, &key, &ask, id, since));
+        let (on, since) = answered.asked_on;
+        let is_fetched = self.fetch(p, &key, &ask, on, since);
         self.key = key;
         is_fetched
     }
@@ -330,6 +339,11 @@ impl<S: Socket> Pools<S> {
     /// Starts the fetch of a key that the primary lacks, or joins one that is under way and not out
     /// of date. `link` and `since` tell the request that missed. False if nobody else can have the key.
     fn fetch(&mut self, p: &Pending, key: &[u8], ask: &Ask<'_>, link: usize, since: u64) -> bool {
+        // The backup may hold what a write has replaced whose answer waits: asked again behind that.
+        if self.has_held(p.home.primary, p.home.backup) {
+            self.lose(p.home.primary, p.again(p.attempt), ask, Cause::KeptAway);
+            return true;
+        }
         let under_way = self.flows.find(p.home.primary, p.hash);
         let joins = under_way.filter(|f| {
             let flow = self.flows.table.get(*f);

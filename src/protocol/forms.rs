@@ -20,7 +20,8 @@ mod mirror;
 pub use again::{Told, Watched, ask_cas, expires, told, told_of_look, watched, write_delete_copy};
 pub use cas::{BACKUP_CAS, flip_cas, mark_cas};
 pub use fetched::{
-    Fetched, answer_fetched, parse_fetched, write_copy, write_fetch, write_give_back,
+    Fetched, answer_fetched, answer_with_win, parse_fetched, write_copy, write_fetch,
+    write_give_back,
 };
 pub use mirror::{Mirror, mirror, mirror_ok};
 
@@ -205,7 +206,7 @@ fn is_odd(b: u8) -> bool {
 
 /// Keys with such bytes might come from a binary client; they never travel as they are. A
 /// longer one has no base64 that a server takes, and can only have come as text.
-fn needs_base64(raw_key: &[u8]) -> bool {
+pub fn needs_base64(raw_key: &[u8]) -> bool {
     raw_key.len() <= MAX_BINARY_KEY && raw_key.iter().any(|&b| is_odd(b))
 }
 

@@ -102,7 +102,11 @@ impl<S: Socket> Proxy<S> {
         } = prepared;
         let budget = Budget::new(config.memory);
         let chunk = budget.chunks().take();
-        let pools = Pools::new(Rc::clone(&budget), now.unix, Me::new(config.alone));
+        let pools = Pools::new(
+            Rc::clone(&budget),
+            now.unix,
+            Me::new(config.alone, config.share),
+        );
         let mut proxy = Proxy {
             start: now.at,
             now: Time(0),

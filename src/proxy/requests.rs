@@ -2,10 +2,10 @@
 
 use super::Proxy;
 use crate::buffer::Source;
-use crate::clients::{Next, Portions, needs_line_end};
+use crate::clients::{Clients, Next, Portions, Ticket, line_reply, needs_line_end};
 use crate::net::Socket;
 use crate::pools::{Ask, Place, Split};
-use crate::protocol::{Request, forms};
+use crate::protocol::{Request, Status, Verb, forms};
 use crate::work::{REQUEST, Work};
 
 /// Reads of one client in one turn, so that a fast one does not hold up the others.
@@ -127,8 +127,12 @@ impl<S: Socket> Proxy<S> {
             end_line: needs_line_end(request),
         };
         if let Some(ticket) = self.clients.owe(key, request, ask.bytes()) {
-            self.pools.count_key(pool, name, place.hash);
-            self.pools.ask(ticket, pool, &place, name, &ask);
+            if request.verb == Verb::MetaSet && self.pools.is_too_old(place.primary) {
+                answer_unknown(ticket, &ask, &mut self.clients);
+            } else {
+                self.pools.count_key(pool, name, place.hash);
+                self.pools.ask(ticket, pool, &place, name, &ask);
+            }
         }
         self.input.consume();
         true
@@ -165,6 +169,9 @@ impl<S: Socket> Proxy<S> {
         };
         let place = self.pools.place(pool, name);
         if let Some(ticket) = self.clients.owe(key, request, ask.bytes()) {
+            if request.verb == Verb::MetaSet && self.pools.is_too_old(place.primary) {
+                return answer_unknown(ticket, ask, &mut self.clients);
+            }
             self.pools.count_key(pool, name, place.hash);
             self.pools.ask(ticket, pool, &place, name, ask);
         }
@@ -285,6 +292,12 @@ impl<S: Socket> Proxy<S> {
         multi.put_back(keys.into_iter().skip(asked));
         self.clients.give_multi(ticket, multi, bytes);
     }
+}
+
+/// Answers a request as a server that does not know it.
+fn answer_unknown<S: Socket>(ticket: Ticket, ask: &Ask<'_>, clients: &mut Clients<S>) {
+    let reply = line_reply(b"ERROR\r\n", Status::Unknown);
+    clients.answer(ticket, ask.verb, ask.line_bytes(), &reply);
 }
 
 /// Where the key after the first `count` of `keys` begins, or their end.

@@ -18,6 +18,7 @@ pub mod magent;
 pub mod memcached;
 pub mod probe;
 pub mod process;
+pub mod relay;
 pub mod rng;
 pub mod time;
 pub mod world;
@@ -27,6 +28,7 @@ pub use fake::{Fake, FakeLink, Gate};
 pub use magent::{MARKS, Magent};
 pub use memcached::Memcached;
 pub use probe::{Latencies, Probe};
+pub use relay::Relay;
 pub use time::{DEADLINE, measure_for, pause_of, wait_for};
 pub use world::{Peer, World};
 

@@ -168,9 +168,7 @@ fn compare(scripts: &[&[&str]], alone: &Memcached, farm: &Farm) {
 
 #[test]
 fn a_look_leaves_no_trace() {
-    // A key whose mirror failed would be copied to the backup, and that may take the win of a stale item for a moment.
-    let options = ["--timeout", "2000", "--refill", "0"];
-    let (alone, farm) = (Memcached::start(), Farm::new(1, 1, &options));
+    let (alone, farm) = (Memcached::start(), Farm::new(1, 1, &["--timeout", "2000"]));
     farm.magent.client().set("other", "x");
     farm.magent.wait_state(&farm.primaries[0].name, "warming");
     compare(SCRIPTS, &alone, &farm);

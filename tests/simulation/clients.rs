@@ -63,7 +63,12 @@ impl Sim {
             _ => 1 << 20,
         };
         let listener = i % self.plan.pools;
-        let Some(conn) = self.world.connect_client(0, listener, cap) else {
+        let magent = i % self.plan.magents;
+        let Some(conn) = self.world.connect_client(magent, listener, cap) else {
+            // It is being started again.
+            if self.plan.magents > 1 {
+                self.after(50 * MS, 500 * MS, Event::Arrive(i));
+            }
             return;
         };
         self.world.net.borrow_mut().conns[conn].choppy = self.plan.choppy;
@@ -357,6 +362,15 @@ impl Sim {
         self.after(10_000, soon, Event::Arrive(i));
     }
 
+    /// A magent is gone, and with it the connections of its clients.
+    pub fn lose_clients_of(&mut self, magent: usize) {
+        for i in 0..self.clients.len() {
+            if i % self.plan.magents == magent && self.clients[i].stage != Stage::Away {
+                self.leave(i);
+            }
+        }
+    }
+
     /// At the end of a run everybody leaves.
     pub fn dismiss(&mut self, i: usize) {
         if self.clients[i].stage != Stage::Away {
@@ -375,6 +389,10 @@ impl Sim {
         };
         let quiet = matches!(first.op, Op::Meta { quiet: true, .. });
         let since = read.max(client.not_before);
+        let stands_still = self.world.nodes[i % self.plan.magents].stands_still;
+        if stands_still || since < self.woke {
+            return Ok(());
+        }
         // Where memory is short keys are asked one by one, each with its own deadline, and requests
         // wait for their client's share.
         let portions = match self.plan.memory > 16 << 20 {

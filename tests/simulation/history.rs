@@ -71,6 +71,8 @@ pub struct KeyState {
     failed: u64,
     /// Until this virtual time writes may be on their way that nobody waits for.
     pub settles: u64,
+    /// When somebody was last told of a write, in virtual time.
+    told: u64,
 }
 
 /// What was known of a key when a read was sent.
@@ -82,6 +84,8 @@ pub struct Seen {
     extended: usize,
     count: Option<u64>,
     changes: u64,
+    /// Somebody was told of a write within [`History::grace`].
+    just_told: bool,
     /// Somebody holds it, nothing changes it and nothing fails: it must be found.
     pub must: Option<u64>,
 }
@@ -91,6 +95,10 @@ pub struct Seen {
 pub struct History {
     pub writes: Vec<Write>,
     pub keys: Vec<KeyState>,
+    /// Virtual time.
+    pub clock: u64,
+    /// For so long after a write was answered the value before may be read.
+    grace: u64,
     now: u64,
 }
 
@@ -144,8 +152,9 @@ pub fn lossy(bytes: &[u8]) -> String {
 
 impl History {
     /// So many keys.
-    pub fn new(keys: usize) -> History {
+    pub fn new(keys: usize, grace: u64) -> History {
         History {
+            grace,
             keys: (0..keys).map(|_| KeyState::default()).collect(),
             ..History::default()
         }
@@ -196,6 +205,7 @@ impl History {
         let w = &mut self.writes[write as usize];
         w.answered = now;
         let state = &mut self.keys[w.key];
+        state.told = self.clock;
         state.open -= 1;
         state.removing -= u32::from(w.removes);
         if let Some(settles) = failed {
@@ -264,6 +274,7 @@ impl History {
             extended: state.extended.len(),
             count: sure.then_some(state.count),
             changes: state.changes,
+            just_told: self.clock < state.told + self.grace,
             must: must.filter(|_| state.open == 0),
         }
     }
@@ -293,7 +304,7 @@ impl History {
         let last = self.keys[seen.key].vivified.iter().map(answered).max();
         match last {
             None => Err(format!("no value to extend in {}", key_name(seen.key))),
-            Some(at) if strict && at < seen.floor => Err(format!(
+            Some(at) if strict && !seen.just_told && at < seen.floor => Err(format!(
                 "stale: {} is empty, and was written at {} before it was read at {}",
                 key_name(seen.key),
                 seen.floor,
@@ -340,7 +351,7 @@ impl History {
                 base.flags
             ));
         }
-        if !strict {
+        if !strict || seen.just_told {
             return Ok(());
         }
         if base.answered < seen.floor {
@@ -371,7 +382,7 @@ impl History {
         if state.created > seen.asked || state.unsure {
             return Ok(());
         }
-        if let (true, Some(count)) = (strict, seen.count) {
+        if let (true, Some(count)) = (strict && !seen.just_told, seen.count) {
             if number < count {
                 return Err(format!(
                     "stale: {} counts {number}, but {count} was told before it was read",

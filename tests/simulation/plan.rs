@@ -84,6 +84,13 @@ pub struct Plan {
     pub lists_all: bool,
     /// Other programs take over.
     pub upgrades: bool,
+    /// How many magents there are.
+    pub magents: usize,
+    /// They leave marks, and act as one.
+    pub marks: bool,
+    pub share: bool,
+    /// What a server lacks is fetched, and it is refilled.
+    pub copies: bool,
 }
 
 /// The first server's port; the next ones follow, primaries first.
@@ -150,10 +157,43 @@ impl Plan {
             reloads: false,
             lists_all: false,
             upgrades: Rng::new(seed ^ 0x7570_6772_6164_6500).often(300),
+            magents: 1,
+            marks: false,
+            share: false,
+            copies: true,
         };
         plan.add_trouble(Rng::new(seed ^ 0x0074_726f_7562_6c65));
         plan.add_moves(Rng::new(seed ^ 0x6d6f_7665_7300));
+        plan.add_magents(Rng::new(seed ^ 0x6d61_7267_6500));
         plan
+    }
+
+    /// Several magents before the same servers, or one that leaves its marks for the next one.
+    fn add_magents(&mut self, mut r: Rng) {
+        // What other programs take over of marks is not looked at yet.
+        self.marks = !self.upgrades && r.often(700);
+        // Nor do they act as one yet where the configuration changes.
+        self.share = self.marks && !self.moves && !self.reloads;
+        if !self.share || !r.often(500) || self.backups == 0 {
+            return;
+        }
+        self.magents = 2;
+        self.clients = self.clients.max(2);
+        (self.crowd, self.deaf, self.leavers, self.pools) = (0, 0, 0, 1);
+        (self.timeout, self.connect_timeout) = (1000, 1000);
+        self.memory = 256 << 20;
+        self.pace = self.pace.min(3_000_000);
+        (self.mad, self.drains, self.reloads, self.creations) = (false, false, false, false);
+        (self.choppy, self.tardy) = (false, false);
+        if self.mode == Mode::Many {
+            self.mode = Mode::Single;
+        }
+        self.habits.bulky = false;
+        self.copies = r.often(500);
+        if !self.copies {
+            self.warm = 0;
+        }
+        self.length = self.length.max(25 * SECOND);
     }
 
     /// What few runs have, each of it by itself or together with others.
@@ -238,7 +278,15 @@ impl Plan {
         option("--probe", self.probe.to_string());
         option("-i", self.connections.to_string());
         option("-m", self.memory.to_string());
-        world::options(&args.iter().map(String::as_str).collect::<Vec<_>>())
+        if !self.copies {
+            option("--refill", "0".into());
+        }
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        match self.marks {
+            true if self.share => world::marking(&[&args[..], &["--share"]].concat()),
+            true => world::marking(&args),
+            false => world::options(&args),
+        }
     }
 
     /// Pools over the same servers, each with a listener.
@@ -326,5 +374,14 @@ impl Plan {
     /// After this time nothing is under way of what somebody waited for, in nanoseconds.
     pub fn window(&self) -> u64 {
         2 * self.span()
+    }
+
+    /// For so long after a write was answered the value before may be read: another magent has fetched it and
+    /// looks again.
+    pub fn grace(&self) -> u64 {
+        match self.magents > 1 && self.copies {
+            true => self.window() + SECOND,
+            false => 0,
+        }
     }
 }

@@ -205,7 +205,7 @@ impl Sim {
         let Some(before) = self.rings.before.take() else {
             return Ok(());
         };
-        let held = self.world.proxy().holdings();
+        let held = self.world.holdings();
         assert!(self.world.now >= self.rings.since + self.plan.warm * SECOND);
         let is_quiet = held.servers_away == 0 && held.journals == 0 && held.pending == 0;
         let is_known = is_quiet && self.all_well() && self.plan.mode != Mode::Many;

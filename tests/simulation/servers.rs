@@ -62,7 +62,10 @@ impl Sim {
 
     fn stands_still(&self, conn: usize) -> bool {
         let link = self.world.links.get(&conn);
-        link.is_none_or(|l| self.world.servers[&l.port].stands_still())
+        link.is_none_or(|l| {
+            let is_cut = self.world.cuts.contains(&(l.proxy, l.port));
+            is_cut || self.world.servers[&l.port].stands_still()
+        })
     }
 
     /// The server reads a link and does some of what stands there.
@@ -259,6 +262,13 @@ impl Sim {
         let server = self.rng.range(ports.start.into(), ports.end.into()) as u16;
         self.epoch += 1;
         self.calm = false;
+        if self.plan.magents > 1 {
+            let is_over = self.rng.often(400);
+            self.fail_magent(server);
+            if is_over {
+                return self.after(100 * MS, 4 * SECOND, Event::Fault);
+            }
+        }
         if self.world.servers[&server].state == State::Well {
             if self.plan.long_stops && self.rng.often(400) {
                 self.stop_long(server);
@@ -268,6 +278,10 @@ impl Sim {
                 let long = self.rng.range(SECOND, longest * SECOND);
                 let length = if self.rng.often(700) { short } else { long };
                 self.fail(server, length);
+            }
+            if self.plan.magents > 1 && self.rng.often(300) {
+                let magent = self.rng.below(self.plan.magents as u64) as usize;
+                self.after(50 * MS, 3 * SECOND, Event::Kill(magent));
             }
         }
         self.after(100 * MS, 4 * SECOND, Event::Fault);

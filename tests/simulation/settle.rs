@@ -120,6 +120,10 @@ impl Sim {
                 return Ok(());
             }
         }
+        // What it waits for another one to say may be too long for it.
+        if self.plan.magents > 1 && (!self.calm || !self.clients[i].eager) {
+            return Ok(());
+        }
         if memory || (expected && self.plan.mode != Mode::Calm) {
             return Ok(());
         }

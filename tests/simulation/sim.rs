@@ -52,6 +52,11 @@ pub enum Event {
     /// Another program is to take over; what is in flight is late for that, at the change of this number.
     Upgrade,
     Hurry(u64),
+    /// A magent is started again, goes on, or reaches a server again.
+    Kill(usize),
+    Start(usize),
+    Wake(usize),
+    Mend(usize, u16),
 }
 
 /// What magent reads at a time, in bytes.
@@ -89,6 +94,10 @@ pub struct Sim {
     trace: VecDeque<String>,
     /// What went wrong and well again, all of it.
     faults: Vec<String>,
+    /// When a magent last went on that had stood still.
+    pub woke: u64,
+    /// A magent was killed: nobody knows what it had asked for.
+    pub killed: bool,
     /// When the last server got well.
     pub healed: u64,
     /// Servers that an operator took out of use.
@@ -118,7 +127,8 @@ pub struct Sim {
 impl Sim {
     /// The run of a seed.
     pub fn new(seed: u64, plan: Plan) -> Sim {
-        let mut world = World::several(vec![plan.config()], seed);
+        let configs = (0..plan.magents).map(|_| plan.config()).collect();
+        let mut world = World::several(configs, seed);
         for port in plan.ports() {
             world.servers.entry(port).or_default();
         }
@@ -138,7 +148,7 @@ impl Sim {
             clients: Vec::new(),
             rings: Rings::new(Ring::first(&plan)),
             by_conn: BTreeMap::new(),
-            history: History::new(plan.habits.keys),
+            history: History::new(plan.habits.keys, plan.grace()),
             queue: BinaryHeap::new(),
             queued: 0,
             traced: true,
@@ -152,6 +162,8 @@ impl Sim {
             rest: None,
             ending: false,
             epoch: 0,
+            woke: 0,
+            killed: false,
             calm: true,
             exact: false,
             idle_turns: 0,
@@ -259,6 +271,7 @@ impl Sim {
             return Err("it spins: there is nothing to do and it will not wait".into());
         }
         self.world.now = self.world.now.max(next);
+        self.history.clock = self.world.now;
         self.turn_now()?;
         Ok(true)
     }
@@ -320,6 +333,10 @@ impl Sim {
                 Event::ChangeRing => self.change_ring(),
                 Event::Upgrade => self.want_upgrade(),
                 Event::Hurry(number) => self.hurry(number)?,
+                Event::Kill(magent) => self.kill(magent),
+                Event::Start(magent) => self.start(magent),
+                Event::Wake(magent) => self.wake(magent),
+                Event::Mend(magent, server) => self.mend(magent, server),
             }
         }
         Ok(())
@@ -367,7 +384,7 @@ impl Sim {
         for i in 0..self.clients.len() {
             self.check_deadline(i)?;
         }
-        let held = self.world.proxy().holdings();
+        let held = self.world.holdings();
         if held.servers_away > 0 {
             self.away = self.world.now;
         }
@@ -375,7 +392,7 @@ impl Sim {
             // Beyond `-m`: the requests' own lines, and whole chunks for what was let in while a
             // few bytes of room were left: one for each peer that was read since.
             let peers = 5 + self.plan.places() - self.plan.clients;
-            let bound = self.plan.memory + peers * CHUNK;
+            let bound = self.plan.magents * (self.plan.memory + peers * CHUNK);
             if held.bytes > bound {
                 return Err(format!("{} bytes in flight, over {bound}", held.bytes));
             }
@@ -383,7 +400,7 @@ impl Sim {
             // What was slow or sent before may still time out.
             let slow_until = self.healed.max(self.rings.slow_until);
             let settled = self.world.now >= slow_until + self.plan.window() + SECOND;
-            self.calm = well && settled && self.all_well();
+            self.calm = well && settled && self.all_well() && self.magents_are_well();
         }
         Ok(())
     }
@@ -409,9 +426,9 @@ impl Sim {
         self.run(self.world.now + 90 * SECOND)?;
         // A probe may be on its way.
         let until = self.world.now + self.plan.window();
-        let mut held = self.world.proxy().holdings();
+        let mut held = self.world.holdings();
         while held != Default::default() && self.step(until)? {
-            held = self.world.proxy().holdings();
+            held = self.world.holdings();
         }
         if held != Default::default() {
             return Err(format!("all have left, and it still holds {held:?}"));
@@ -429,7 +446,9 @@ impl Sim {
         // Without probes the next request finds out.
         let is_unknown =
             self.plan.probe == 0 && self.plan.ports().any(|s| self.world.open_links(s) == 0);
-        if self.plan.mad || self.unseen_restart || runs_late || is_unknown {
+        // Several magents refill nothing here.
+        let is_shared = self.plan.magents > 1;
+        if self.plan.mad || self.unseen_restart || runs_late || is_unknown || is_shared {
             return Ok(());
         }
         for key in 0..self.plan.habits.keys {
@@ -481,7 +500,7 @@ impl Sim {
                 held.extend(self.audit_one(server, key)?);
             }
             let settled = self.history.keys[key].open == 0;
-            if settled && held.len() == 2 && held[0] != held[1] {
+            if settled && !self.killed && held.len() == 2 && held[0] != held[1] {
                 return Err(format!(
                     "the farms differ: {} and {}",
                     history::lossy(&held[0]),

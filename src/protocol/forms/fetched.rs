@@ -2,7 +2,7 @@
 
 use super::{BACKUP_CAS, Decimal, extend, flags, key_token, number, tokens, write_meta};
 use crate::buffer::{Queue, Source};
-use crate::protocol::Verb;
+use crate::protocol::{Reply, Verb};
 
 /// The longest time to live that memcached takes for a relative one, in seconds.
 pub(super) const MAX_RELATIVE: u64 = 60 * 60 * 24 * 30;
@@ -198,6 +198,26 @@ fn push_meta_flags(line: &[u8], fetched: &Fetched, out: &mut Queue) {
     for (mark, _) in MARKS.iter().zip(fetched.marks).filter(|(_, on)| *on) {
         out.push_slice(&[b' ', *mark]);
     }
+}
+
+/// A server's answer to `mg` that tells that somebody else refreshes a stale value, as it is for whoever is to
+/// refresh it himself. `None` if it does not tell that.
+pub fn answer_with_win(reply: &Reply<'_>) -> Option<Queue> {
+    let all = || tokens(reply.first_line()).skip(1);
+    let [z, x, _] = MARKS.map(|mark| all().any(|token| token == [mark]));
+    if !(z && x) {
+        return None;
+    }
+    let mut out = Queue::new();
+    out.push_slice(tokens(reply.first_line()).next()?);
+    for token in all().filter(|token| *token != [MARKS[0]]) {
+        out.push_slice(b" ");
+        out.push_slice(token);
+    }
+    out.push_slice(&[b' ', MARKS[2]]);
+    out.push_slice(b"\r\n");
+    out.push(reply.source, reply.at + reply.line..reply.at + reply.len);
+    Some(out)
 }
 
 fn push_number(before: &[u8], value: u64, out: &mut Queue) {

@@ -26,7 +26,7 @@ pub use store::{Item, Metadump, SECOND, UNIX};
 use super::rng::Rng;
 use magent::config::{Action, Address, Config, Endpoint, Prepared};
 use magent::net::Blank;
-use magent::proxy::{Now, Proxy};
+use magent::proxy::{Holdings, Now, Proxy};
 use magent::saved::{Loader, Saver};
 use magent::work::Work;
 use std::collections::{BTreeMap, BTreeSet};
@@ -307,6 +307,29 @@ impl World {
         self.nodes[0].config = config;
         self.add_servers(0);
         Ok(())
+    }
+
+    /// What all proxies hold.
+    pub fn holdings(&mut self) -> Holdings {
+        let mut all = Holdings::default();
+        for proxy in self.nodes.iter_mut().filter_map(|n| n.proxy.as_mut()) {
+            let more = proxy.holdings();
+            all = Holdings {
+                clients: all.clients + more.clients,
+                slots: all.slots + more.slots,
+                pending: all.pending + more.pending,
+                drains: all.drains + more.drains,
+                waiters: all.waiters + more.waiters,
+                fetches: all.fetches + more.fetches,
+                flushes: all.flushes + more.flushes,
+                reports: all.reports + more.reports,
+                bytes: all.bytes + more.bytes,
+                refills: all.refills + more.refills,
+                servers_away: all.servers_away + more.servers_away,
+                journals: all.journals + more.journals,
+            };
+        }
+        all
     }
 
     /// What the clock says.

@@ -237,7 +237,9 @@ impl Store {
         let w = &wire.words;
         match w[0] {
             b"version" if self.is_old => line(out, b"VERSION 1.4.15"),
-            b"lru_crawler" | b"mg" | b"me" if self.is_old => line(out, b"ERROR"),
+            // The value of a line that it does not know is another one.
+            b"ms" if self.is_old => out.extend_from_slice(b"ERROR\r\nERROR\r\n"),
+            b"lru_crawler" | b"mg" | b"me" | b"md" | b"ma" if self.is_old => line(out, b"ERROR"),
             b"version" => line(out, b"VERSION 1.6.18"),
             b"stats" if w.len() > 1 => {
                 let keys = self.items.len();
@@ -401,7 +403,10 @@ impl Store {
         match wire.words[0] {
             b"mg" => self.meta_get(&key, wire, out),
             b"me" => match self.item(&key) {
-                Some(_) => line(out, &[b"ME ", wire.words[1], b" exp=-1 la=1"].concat()),
+                Some(item) => {
+                    let told = format!(" exp=-1 la=1 cas={} fetch=no", item.cas);
+                    line(out, &[b"ME ", wire.words[1], told.as_bytes()].concat());
+                }
                 None => line(out, b"EN"),
             },
             b"md" => match self.item(&key) {
@@ -484,8 +489,8 @@ impl Store {
             let due = item.expires != u64::MAX && renew.is_some_and(|r| (left as i64) < r);
             state = match (item.won, item.stale) {
                 (true, false) => b" Z",
-                (true, true) => b" X Z",
-                (false, true) => b" W X",
+                (true, true) => b" Z X",
+                (false, true) => b" X W",
                 (false, false) if due => b" W",
                 _ => b"",
             };

@@ -1,8 +1,8 @@
 //! A server between a magent and a real memcached: it notes what is asked, and holds requests back while a
 //! test does something else.
 
-use super::common::fake::FakeLink;
-use super::common::{Fake, Memcached, wait_for};
+use super::fake::FakeLink;
+use super::{Fake, Memcached, wait_for};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
@@ -68,7 +68,7 @@ impl Relay {
     #[track_caller]
     pub fn wait_asked(&self, from: usize, want: &[&str]) {
         let mut last = Vec::new();
-        let found = super::common::time::look_within(super::common::DEADLINE, || {
+        let found = super::time::look_within(super::DEADLINE, || {
             last = self.requests().split_off(from);
             let is_same = |(got, want): (&String, &&str)| numbers_hidden(got, want);
             let all = last.len() >= want.len() && last.iter().zip(want).all(is_same);
@@ -114,7 +114,7 @@ fn forward(link: &mut FakeLink, port: u16, held: &Held, waiting: &Mutex<usize>) 
 
 /// One whole answer; `None` if the server is gone.
 fn read_answer(server: &mut BufReader<TcpStream>, request: &[u8]) -> Option<Vec<u8>> {
-    let is_list = [&b"get"[..], b"stats"]
+    let is_list = [&b"get"[..], b"stats", b"lru_crawler"]
         .iter()
         .any(|s| request.starts_with(s));
     let mut answer = Vec::new();
