@@ -6,7 +6,7 @@ mod common;
 use common::time::pause_of;
 use common::{MARKS, Magent, Memcached, wait_for};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -211,86 +211,90 @@ fn a_magent_that_is_killed_and_started_again_while_a_primary_hangs() {
 /// Stands between magents and a server, and can cut one of them off.
 struct Relay {
     name: String,
-    /// The process whose connections do not pass.
-    cut: Arc<AtomicUsize>,
-    links: Arc<Mutex<Vec<(usize, TcpStream, TcpStream)>>>,
+    /// The process whose connections do not pass; 0: all pass.
+    cut: Arc<AtomicU32>,
+    /// Of each connection the port at the magent's side, and both sockets.
+    links: Arc<Mutex<Vec<(u16, TcpStream, TcpStream)>>>,
 }
 
-/// Whose end of a connection to a port of this host is.
-fn owner_of(port: u16, pids: &[u32]) -> usize {
+/// True if the end of a connection with this port of this host belongs to a process.
+fn is_of(port: u16, pid: u32) -> bool {
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
     let local = format!(":{port:04X}");
     let inode = table.lines().find_map(|line| {
         let words: Vec<&str> = line.split_whitespace().collect();
-        words
-            .get(1)?
-            .ends_with(&local)
-            .then(|| words.get(9).map(|w| w.to_string()))?
+        let is_local = words.get(1)?.ends_with(&local);
+        is_local.then(|| words.get(9).map(|w| w.to_string()))?
     });
     let link = format!("socket:[{}]", inode.unwrap_or_default());
-    let has = |pid: &&u32| {
-        let files = std::fs::read_dir(format!("/proc/{pid}/fd"));
-        let mut names = files.into_iter().flatten().flatten();
-        names.any(|f| std::fs::read_link(f.path()).is_ok_and(|to| to.to_string_lossy() == link))
-    };
-    pids.iter().find(has).map_or(0, |pid| *pid as usize)
+    let files = std::fs::read_dir(format!("/proc/{pid}/fd"));
+    let mut names = files.into_iter().flatten().flatten();
+    names.any(|f| std::fs::read_link(f.path()).is_ok_and(|to| to.to_string_lossy() == link))
+}
+
+/// Copies what comes from one socket to the other.
+fn pass(from: &TcpStream, into: &TcpStream) {
+    let handle = |s: &TcpStream| s.try_clone().expect("a handle");
+    let (mut from, mut into) = (handle(from), handle(into));
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut from, &mut into);
+        let _ = into.shutdown(Shutdown::Write);
+    });
 }
 
 impl Relay {
-    fn start(server: &Memcached, pids: Arc<Mutex<Vec<u32>>>) -> Relay {
+    fn start(server: &Memcached) -> Relay {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
         let name = listener.local_addr().expect("its address").to_string();
         let (cut, links) = (
-            Arc::new(AtomicUsize::new(0)),
+            Arc::new(AtomicU32::new(0)),
             Arc::new(Mutex::new(Vec::new())),
         );
         let (theirs, held, to) = (cut.clone(), links.clone(), server.name.clone());
         std::thread::spawn(move || {
             while let Ok((near, from)) = listener.accept() {
-                let pid = owner_of(from.port(), &pids.lock().expect("pids"));
-                let Some(far) = TcpStream::connect(&to)
-                    .ok()
-                    .filter(|_| pid == 0 || theirs.load(Ordering::SeqCst) != pid)
-                else {
+                let mut held = held.lock().expect("links");
+                let pid = theirs.load(Ordering::SeqCst);
+                if pid > 0 && is_of(from.port(), pid) {
+                    continue;
+                }
+                let Ok(far) = TcpStream::connect(&to) else {
                     continue;
                 };
-                for (from, into) in [(&near, &far), (&far, &near)] {
-                    let (mut from, mut into) = (
-                        from.try_clone().expect("a handle"),
-                        into.try_clone().expect("a handle"),
-                    );
-                    std::thread::spawn(move || {
-                        let _ = std::io::copy(&mut from, &mut into);
-                        let _ = into.shutdown(Shutdown::Write);
-                    });
-                }
-                held.lock().expect("links").push((pid, near, far));
+                pass(&near, &far);
+                pass(&far, &near);
+                held.push((from.port(), near, far));
             }
         });
         Relay { name, cut, links }
     }
 
-    /// Nothing of this process passes from now on; nobody: all does.
-    fn cut(&self, pid: usize) {
-        self.cut.store(pid, Ordering::SeqCst);
-        self.links.lock().expect("links").retain(|(of, near, far)| {
-            if pid > 0 && *of == pid {
+    /// Nothing of this process passes from now on.
+    fn cut(&self, magent: &Magent) {
+        let mut links = self.links.lock().expect("links");
+        self.cut.store(magent.pid(), Ordering::SeqCst);
+        links.retain(|(port, near, far)| {
+            let is_cut = is_of(*port, magent.pid());
+            if is_cut {
                 let _ = near.shutdown(Shutdown::Both);
                 let _ = far.shutdown(Shutdown::Both);
             }
-            *of != pid
+            !is_cut
         });
+    }
+
+    /// All passes again.
+    fn mend(&self) {
+        self.cut.store(0, Ordering::SeqCst);
     }
 }
 
 #[test]
 fn a_magent_that_is_cut_off_from_a_primary_for_three_seconds() {
     let (primary, backup) = (Memcached::start(), Memcached::start());
-    let pids = Arc::new(Mutex::new(Vec::new()));
-    let relay = Relay::start(&primary, pids.clone());
+    let relay = Relay::start(&primary);
     let farm = || Magent::farm(&[&relay.name], &[&backup.name], &OPTIONS);
     let magents = [farm(), farm()];
-    *pids.lock().expect("pids") = magents.iter().map(|m| m.pid()).collect();
     let ports: Vec<u16> = magents.iter().map(|m| m.port).collect();
     let is_over = AtomicBool::new(false);
     let seen = std::thread::scope(|s| {
@@ -300,10 +304,10 @@ fn a_magent_that_is_cut_off_from_a_primary_for_three_seconds() {
             let shared = |m: &Magent| m.server(&backup.name).contains_key("other_magents");
             magents.iter().all(shared).then_some(())
         });
-        relay.cut(magents[0].pid() as usize);
+        relay.cut(&magents[0]);
         magents[0].wait_state(&relay.name, "down");
         pause_of(Duration::from_secs(3));
-        relay.cut(0);
+        relay.mend();
         wait_used(&magents[..1], &relay.name, &primary);
         drop(over);
         watcher.join().expect("the watcher")
@@ -320,14 +324,12 @@ fn a_magent_that_is_cut_off_from_a_primary_for_three_seconds() {
 /// heard of it.
 fn with_a_backup_behind() -> ([Magent; 2], Relay, Memcached, Memcached) {
     let (primary, backup) = (Memcached::start(), Memcached::start());
-    let pids = Arc::new(Mutex::new(Vec::new()));
-    let relay = Relay::start(&backup, pids.clone());
+    let relay = Relay::start(&backup);
     let farm = || {
         let options = [&OPTIONS[..], &["--timeout", "500", "--failure-limit", "1"]].concat();
         Magent::farm(&[&primary.name], &[&relay.name], &options)
     };
     let magents = [farm(), farm()];
-    *pids.lock().expect("pids") = magents.iter().map(|m| m.pid()).collect();
     let [one, other] = &magents;
     wait_for("both to know each other", || {
         let shared = |m: &Magent| {
@@ -338,7 +340,7 @@ fn with_a_backup_behind() -> ([Magent; 2], Relay, Memcached, Memcached) {
     });
     one.client().set("k", "old");
     backup.wait_value("k", Some(b"old"));
-    relay.cut(one.pid() as usize);
+    relay.cut(one);
     one.wait_state(&relay.name, "down");
     one.client().set("k", "new");
     wait_for("the other one to hear of it", || {
@@ -372,7 +374,7 @@ fn a_backup_that_has_missed_what_one_magent_wrote_is_read_by_nobody() {
     primary.cont();
     wait_for("the primary to be read", || read_not_old(&other));
     // It is told when it is reached again, and read then.
-    relay.cut(0);
+    relay.mend();
     wait_for("the line to be out", || {
         one.client().get("k");
         other.client().get("k");
@@ -381,6 +383,11 @@ fn a_backup_that_has_missed_what_one_magent_wrote_is_read_by_nobody() {
     });
     assert_eq!(primary.client().ask_line("mg AG1hZ2VudC9h b v\r\n"), "EN");
     backup.wait_value("k", Some(b"new"));
+    // A copy is deleted if the primary does not answer the look behind it.
+    wait_for("the look behind the copy", || {
+        let is_idle = |s: &str| one.server(s)["in_flight"] == "0";
+        (is_idle(&relay.name) && is_idle(&primary.name)).then_some(())
+    });
     primary.stop();
     other.wait_state(&primary.name, "down");
     let value = wait_for("the backup to stand in", || read_not_old(&other));
