@@ -31,10 +31,11 @@ demo: all
 	@.ci/need memcached
 	@tests/demo.sh $(BIN)
 
-# Everything that can be said by yes or no. Speed: make bench.
+# Everything that can be said by yes or no. Speed: make bench. Most tests wait for timeouts rather than for a
+# processor, so more of them run at a time than there are processors.
 test: man-page unit
 	@.ci/need memcached
-	$(CARGO) test --locked --no-fail-fast
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-4} $(CARGO) test --locked --no-fail-fast
 
 # The simulation with fresh seeds, then chaos on real servers, for SECONDS together. A failure
 # prints the seed that plays it again. First the rules of marks in all orders of events, and servers

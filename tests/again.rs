@@ -508,8 +508,9 @@ fn a_delete_at_a_warming_primary_goes_there_once_more_after_the_backup() {
     client.send("delete k\r\n");
     backup.wait_held();
     assert_eq!(other.get("k").as_deref(), Some(&b"old"[..]));
-    wait_for("its copy to be looked after", || {
-        (two.other.stat("looks_again") > looks).then_some(())
+    wait_for("its copy to be looked after, and an answer", || {
+        let is_idle = two.other.server(&two.servers[1].name)["in_flight"] == "0";
+        (is_idle && two.other.stat("looks_again") > looks).then_some(())
     });
     assert_eq!(other.get("k").as_deref(), Some(&b"old"[..]));
     backup.release();

@@ -6,7 +6,7 @@ mod common;
 
 use common::farm::get_all;
 use common::rng::Rng;
-use common::time::{measure_for, wait_within};
+use common::time::{measure_for, think, wait_within};
 use common::{Client, Magent, Memcached, keys, wait_for};
 use hdrhistogram::Histogram;
 use std::collections::BTreeMap;
@@ -138,6 +138,7 @@ impl Load {
             if std::mem::replace(&mut generation, now) != now {
                 want.values.clear();
             }
+            think();
             let from = Instant::now();
             self.act(
                 &mut client,

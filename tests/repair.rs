@@ -4,6 +4,7 @@ mod common;
 
 use common::farm::{get_all, held};
 use common::rng::Rng;
+use common::time::think;
 use common::{MARKS, Magent, Memcached, wait_for};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
@@ -46,6 +47,7 @@ fn write_all(port: u16, seed: u64, keys: usize, is_over: &AtomicBool) -> usize {
     let mut answered = 0;
     let mut line = Vec::new();
     while !is_over.load(Ordering::Relaxed) {
+        think();
         let all = (0..DEPTH).map(|n| write(&mut rng, keys, answered + n));
         let all: String = all.collect();
         if stream.get_mut().write_all(all.as_bytes()).is_err() {
@@ -253,7 +255,7 @@ fn one_of_those_that_are_left_repairs() {
 /// The death of one that has not repaired to the end is another one's to repair.
 #[test]
 fn who_dies_at_it_is_repaired_after() {
-    let (other, primary, backup) = left_undone(&["--warm", "0", "--refill", "4k"]);
+    let (other, primary, backup) = left_undone(&["--warm", "0", "--refill", "20k"]);
     wait_logged(&other, "and they are repaired");
     assert!(!other.log().contains("repaired in"), "{}", other.log());
     drop(other);
@@ -265,7 +267,7 @@ fn who_dies_at_it_is_repaired_after() {
 /// So is one that ends before it has done it.
 #[test]
 fn who_ends_at_it_leaves_it_to_another() {
-    let (mut other, primary, backup) = left_undone(&["--warm", "0", "--refill", "4k"]);
+    let (mut other, primary, backup) = left_undone(&["--warm", "0", "--refill", "20k"]);
     wait_logged(&other, "and they are repaired");
     assert!(other.terminate().success());
     assert!(!other.log().contains("repaired in"), "{}", other.log());
@@ -277,7 +279,7 @@ fn who_ends_at_it_leaves_it_to_another() {
 /// Another program goes on with it.
 #[test]
 fn another_program_repairs_to_the_end() {
-    let (other, primary, backup) = left_undone(&["--warm", "0", "--refill", "4k"]);
+    let (other, primary, backup) = left_undone(&["--warm", "0", "--refill", "20k"]);
     wait_logged(&other, "and they are repaired");
     assert!(other.upgrade(), "{}", other.log());
     wait_for("the repair", || {

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::time::pause_of;
+use common::time::{pause_of, think};
 use common::{MARKS, Magent, Memcached, wait_for};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -26,6 +26,7 @@ fn watch(ports: &[u16], is_over: &AtomicBool) -> Seen {
     let mut clients: Vec<Option<Lines>> = ports.iter().map(|_| None).collect();
     let mut n = 0;
     while !is_over.load(Ordering::Relaxed) {
+        think();
         n += 1;
         for at in 0..ports.len() {
             let set = format!("set k{at} 0 0 {}\r\n{n}\r\n", n.to_string().len());
@@ -213,18 +214,21 @@ struct Relay {
     name: String,
     /// The process whose connections do not pass; 0: all pass.
     cut: Arc<AtomicU32>,
-    /// Of each connection the port at the magent's side, and both sockets.
-    links: Arc<Mutex<Vec<(u16, TcpStream, TcpStream)>>>,
+    /// The sockets to a magent and to the server.
+    links: Arc<Mutex<Vec<(TcpStream, TcpStream)>>>,
 }
 
-/// True if the end of a connection with this port of this host belongs to a process.
-fn is_of(port: u16, pid: u32) -> bool {
+/// True if a process holds the other end of a connection that was accepted here.
+fn is_of(near: &TcpStream, pid: u32) -> bool {
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
-    let local = format!(":{port:04X}");
+    let end = |address: std::io::Result<std::net::SocketAddr>| {
+        address.map_or(String::new(), |a| format!("0100007F:{:04X}", a.port()))
+    };
+    let ends = [end(near.peer_addr()), end(near.local_addr())];
     let inode = table.lines().find_map(|line| {
         let words: Vec<&str> = line.split_whitespace().collect();
-        let is_local = words.get(1)?.ends_with(&local);
-        is_local.then(|| words.get(9).map(|w| w.to_string()))?
+        let is_it = words.get(1..3)? == ends;
+        is_it.then(|| words.get(9).map(|w| w.to_string()))?
     });
     let link = format!("socket:[{}]", inode.unwrap_or_default());
     let files = std::fs::read_dir(format!("/proc/{pid}/fd"));
@@ -252,10 +256,10 @@ impl Relay {
         );
         let (theirs, held, to) = (cut.clone(), links.clone(), server.name.clone());
         std::thread::spawn(move || {
-            while let Ok((near, from)) = listener.accept() {
+            while let Ok((near, _)) = listener.accept() {
                 let mut held = held.lock().expect("links");
                 let pid = theirs.load(Ordering::SeqCst);
-                if pid > 0 && is_of(from.port(), pid) {
+                if pid > 0 && is_of(&near, pid) {
                     continue;
                 }
                 let Ok(far) = TcpStream::connect(&to) else {
@@ -263,7 +267,7 @@ impl Relay {
                 };
                 pass(&near, &far);
                 pass(&far, &near);
-                held.push((from.port(), near, far));
+                held.push((near, far));
             }
         });
         Relay { name, cut, links }
@@ -273,8 +277,8 @@ impl Relay {
     fn cut(&self, magent: &Magent) {
         let mut links = self.links.lock().expect("links");
         self.cut.store(magent.pid(), Ordering::SeqCst);
-        links.retain(|(port, near, far)| {
-            let is_cut = is_of(*port, magent.pid());
+        links.retain(|(near, far)| {
+            let is_cut = is_of(near, magent.pid());
             if is_cut {
                 let _ = near.shutdown(Shutdown::Both);
                 let _ = far.shutdown(Shutdown::Both);

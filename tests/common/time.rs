@@ -3,6 +3,7 @@
 //! - [`wait_for`], [`wait_within`]: until a condition holds; a deadline makes a hang a failure;
 //! - [`pause_of`], [`pause_until`]: a length of time that the test is about, such as a server that
 //!   hangs, or memcached's clock of whole seconds;
+//! - [`think`]: between requests of clients that ask all the time;
 //! - [`measure_for`]: a window in which something is measured that no event ends.
 
 use std::thread::sleep;
@@ -49,6 +50,12 @@ pub fn pause_of(time: Duration) {
 /// Does nothing until then, since that moment is under test.
 pub fn pause_until(then: Instant) {
     sleep(then.saturating_duration_since(Instant::now()));
+}
+
+/// A client's pause before it asks again. Clients that ask for as long as a test takes would else leave no
+/// processor time to the tests beside it.
+pub fn think() {
+    sleep(Duration::from_millis(1));
 }
 
 /// Lets what other threads and processes do be measured for so long.

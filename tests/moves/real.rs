@@ -1,6 +1,7 @@
 //! The program and real memcacheds: clients that write and read all the time, each its own keys, while the
 //! servers change under them.
 
+use crate::common::time::think;
 use crate::common::{Client, Magent, Memcached, wait_for};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -15,6 +16,7 @@ fn talk(mut client: Client, name: usize, stop: &AtomicBool) -> u64 {
     }
     let mut round = 0;
     while !stop.load(Ordering::Relaxed) {
+        think();
         round += 1;
         for i in 0..KEYS {
             let (key, number) = (key(i), format!("{round}"));

@@ -1,6 +1,7 @@
 //! Two magents over the same servers, and a reload that comes to one after the other.
 
 use crate::common::farm::get_all;
+use crate::common::time::think;
 use crate::common::{Client, MARKS, Magent, Memcached, keys, wait_for};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -101,6 +102,7 @@ fn write(mut client: Client, prefix: &str, stop: &AtomicBool) -> Vec<(String, u6
     let mut all: Vec<(String, u64)> = (0..40).map(|i| (format!("{prefix}{i}"), 0)).collect();
     let mut round = 0;
     while !stop.load(Ordering::Relaxed) {
+        think();
         round += 1;
         for (key, number) in &mut all {
             let (len, last) = (round.to_string().len(), *number);
@@ -142,6 +144,7 @@ fn keys_move_when_all_magents_have_the_new_ring() {
             let (two, stop) = (&two, &stop);
             scope.spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
+                    think();
                     two.check(&mut client, "all the time");
                 }
             });

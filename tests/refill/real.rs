@@ -2,6 +2,7 @@
 
 use crate::common::farm::{Farm, get_all, held};
 use crate::common::rng::Rng;
+use crate::common::time::think;
 use crate::common::{Client, Magent, Memcached, keys, wait_for};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -245,6 +246,7 @@ fn clients_that_read_and_write_all_the_time_notice_nothing_and_lose_nothing() {
             s.spawn(move || {
                 let mut n = 0;
                 while !is_over.load(Ordering::Relaxed) {
+                    think();
                     writer.act(n);
                     n += 1;
                 }
@@ -303,6 +305,7 @@ fn a_comparison_under_load_finds_what_was_changed_past_magent_and_nothing_else()
             s.spawn(move || {
                 let mut n = 0;
                 while !is_over.load(Ordering::Relaxed) {
+                    think();
                     writer.act(n);
                     n += 1;
                 }

@@ -2,10 +2,14 @@
 
 use super::common::{Client, Fake, FakeLink, Magent, Memcached, raise_descriptors, wait_for};
 use super::{MOST_US, assert_short_turns, longest_line, memcacheds, names};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 /// Room for what a load is about: nothing of it is refused for want of memory or time.
 const ROOMY: [&str; 4] = ["-m", "1g", "--timeout", "20000"];
+
+/// Who opens so many connections that a process may not have twice as many.
+static DESCRIPTORS: Mutex<()> = Mutex::new(());
 
 /// The answer to a get of absent keys.
 #[track_caller]
@@ -88,6 +92,7 @@ fn send_each(clients: &mut [Client], request: &str) {
 #[test]
 fn ten_thousand_clients_that_come_and_leave_together() {
     const CLIENTS: usize = 10_000;
+    let _descriptors = DESCRIPTORS.lock().unwrap_or_else(PoisonError::into_inner);
     raise_descriptors(CLIENTS as u64 + 1000);
     let server = Memcached::start();
     let magent = Magent::farm(&[&server.name], &[], &["-n", "12000"]);
@@ -111,6 +116,7 @@ fn ten_thousand_clients_that_come_and_leave_together() {
 #[test]
 fn ten_thousand_clients_that_an_operator_looks_at() {
     const CLIENTS: usize = 10_000;
+    let _descriptors = DESCRIPTORS.lock().unwrap_or_else(PoisonError::into_inner);
     raise_descriptors(CLIENTS as u64 + 1000);
     let server = Memcached::start();
     let options = ["-n", "12000", "--admin", "DIR/admin"];

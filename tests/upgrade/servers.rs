@@ -82,8 +82,9 @@ fn a_warming_primary_is_warming_still() {
 
 #[test]
 fn a_refill_is_done_under_whichever_program() {
-    const KEYS: usize = 3000;
-    let options = ["--refill", "100k", "--admin", "DIR/admin"];
+    const KEYS: usize = 1000;
+    // Two seconds: a key counts as 1 KB at least.
+    let options = ["--refill", "500k", "--admin", "DIR/admin"];
     let mut farm = Farm::new(1, 1, &quick(&options));
     let backup = farm.backups[0].name.clone();
     let mut client = farm.magent.old_client();
