@@ -25,7 +25,7 @@ use crate::config::{Config, Prepared};
 use crate::files::Owner;
 use crate::logger;
 use crate::net::{self, Stream};
-use crate::proxy::{Now, Proxy};
+use crate::proxy::{Me, Now, Proxy};
 use crate::sys::{self, Program, Signal, Signals};
 use crate::work::Work;
 use door::Door;
@@ -149,7 +149,7 @@ impl EventLoop {
         let config = prepared.config.clone();
         let mut hangup = false;
         let proxy = match state {
-            None => Proxy::prepared(prepared, read_clock()),
+            None => Proxy::prepared(prepared, read_clock(), Me::here()),
             Some(state) => {
                 let mut watch = |token, stream: &mut Stream| {
                     poll.registry().register(stream, Token(token), BOTH)

@@ -10,7 +10,7 @@ use super::{EventLoop, Phase, TRIAL, read_clock, tell_systemd};
 use crate::config::{Config, Prepared};
 use crate::logger;
 use crate::net::{self, Blank, Stream};
-use crate::proxy::{Now, Proxy};
+use crate::proxy::{Me, Now, Proxy};
 use crate::saved::{Damaged, Loaded};
 use crate::sys::{self, Child, End, Program, Stamp};
 use mio::Interest;
@@ -386,7 +386,7 @@ pub(super) fn restore(
         watch(token, &mut stream)?;
         Ok(stream)
     };
-    let proxy = Proxy::load(prepared, start, now, &mut from, &mut socket);
+    let proxy = Proxy::load(prepared, start, now, Me::here(), &mut from, &mut socket);
     let proxy = proxy.map_err(|Damaged(why)| why)?;
     logger::set_verbosity(head.verbosity);
     Ok(Restored {
@@ -430,7 +430,9 @@ pub fn try_out(fd: &str, prepared: Prepared) -> Result<&'static str, String> {
     let start = state.start(now.at);
     let (_, mut from) = state.parts();
     let proxy: Loaded<Proxy<Blank>> =
-        Proxy::load(prepared, start, now, &mut from, &mut |_, _| Ok(Blank));
+        Proxy::load(prepared, start, now, Me::here(), &mut from, &mut |_, _| {
+            Ok(Blank)
+        });
     match proxy {
         Ok(_) => Ok(GOOD),
         Err(Damaged(why)) => Err(why),

@@ -191,7 +191,7 @@ impl<S: Socket> Pools<S> {
     /// What this magent says of itself on a server.
     pub(super) fn presence(&self, server: &Server) -> Presence {
         Presence {
-            process: self.me.process(),
+            process: self.me.process.clone(),
             rings: self.rings_of(server),
         }
     }

@@ -166,7 +166,7 @@ impl<S: Socket> Pools<S> {
         let primary = self.pairs.get(id).map_or(NOBODY, |p| p.primary);
         let hold = Hold {
             answers: self.is_up(primary),
-            process: self.me.process(),
+            process: self.me.process.clone(),
         };
         (hold.answers, hold.text())
     }
@@ -416,7 +416,7 @@ impl<S: Socket> Pools<S> {
         let mut pools = server.primary_of.iter().chain(&server.backup_of);
         let ejects = |p: &u32| self.pools[*p as usize].config.auto_eject;
         match server {
-            _ if self.me.is_alone => Some("alone"),
+            _ if self.is_alone => Some("alone"),
             _ if pools.any(ejects) => Some("ejected"),
             s if !s.holds_marks => Some("too old"),
             s => s.board.refused,

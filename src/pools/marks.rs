@@ -163,7 +163,7 @@ impl<S: Socket> Pools<S> {
 
     /// Another one's sign of life was there, or not.
     fn met(&mut self, id: ServerId, other: Id, is_there: bool) {
-        let (now, host) = (self.now, self.me.host());
+        let (now, host) = (self.now, &self.me.process.host);
         let Some(server) = self.servers.get_mut(id) else {
             return;
         };

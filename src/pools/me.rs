@@ -7,42 +7,33 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 /// What this run of magent is to others.
 #[derive(Debug)]
 pub struct Me {
-    /// Its id.
+    /// No other run has it.
     pub id: Id,
-    host: String,
-    /// `--alone`: it leaves no marks.
-    pub is_alone: bool,
-    /// `--share`: it keeps servers away from others, and heeds what they keep away.
-    pub shares: bool,
+    /// Where it runs.
+    pub process: Process,
 }
 
 impl Me {
-    /// A new id.
-    pub fn new(is_alone: bool, shares: bool) -> Me {
+    /// This process, under a new id.
+    pub fn here() -> Me {
         let random = RandomState::new().build_hasher().finish();
         let host = crate::sys::host_name();
         let is_odd = |c: char| c.is_whitespace() || c.is_control();
+        let host = match host.is_empty() || host.contains(is_odd) {
+            true => "?",
+            false => &host,
+        };
+        Me::new(random, host, std::process::id())
+    }
+
+    /// A run that is the same each time: for tests.
+    pub fn new(id: u64, host: &str, pid: u32) -> Me {
         Me {
-            id: Id(random),
-            host: match host.is_empty() || host.contains(is_odd) {
-                true => "?".into(),
-                false => host,
+            id: Id(id),
+            process: Process {
+                host: host.to_string(),
+                pid,
             },
-            is_alone,
-            shares: shares && !is_alone,
-        }
-    }
-
-    /// The name of its host.
-    pub fn host(&self) -> &str {
-        &self.host
-    }
-
-    /// Where it runs.
-    pub fn process(&self) -> Process {
-        Process {
-            host: self.host.clone(),
-            pid: std::process::id(),
         }
     }
 }

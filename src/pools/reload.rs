@@ -30,12 +30,14 @@ use std::rc::Rc;
 
 impl<S: Socket> Pools<S> {
     /// No pools yet.
-    pub fn new(budget: Rc<Budget>, unix: u64, me: Me) -> Pools<S> {
+    pub fn new(config: &Config, budget: Rc<Budget>, unix: u64, me: Me) -> Pools<S> {
         Pools {
             now: Time(0),
             unix,
             start_unix: unix,
             me,
+            is_alone: config.alone,
+            shares: config.share && !config.alone,
             budget,
             probing: Probing::default(),
             resolve: 0,

@@ -36,7 +36,7 @@ impl<S: Socket> Pools<S> {
     /// left of them.
     pub(super) fn pair_up(&mut self) {
         let mut wanted: Vec<(ServerId, ServerId, bool)> = Vec::new();
-        let pools = self.pools.iter().filter(|p| !p.removed && self.me.shares);
+        let pools = self.pools.iter().filter(|p| !p.removed && self.shares);
         for pool in pools.filter(|p| !p.config.auto_eject) {
             for primary in &pool.primary_ids {
                 let others = pool.backup_ids.iter().filter(|b| *b != primary);

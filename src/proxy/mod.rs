@@ -28,7 +28,7 @@ use crate::budget::Budget;
 use crate::clients::{Clients, Input};
 use crate::config::{Address, Config, Farms, PoolConfig, Prepared};
 use crate::net::Socket;
-use crate::pools::{Me, Pools};
+use crate::pools::Pools;
 use crate::stats::{Histories, LoopCounters};
 use crate::time::{Time, nanos};
 use crate::work::Work;
@@ -38,7 +38,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 use turns::{Done, Parts, Turns};
 
-pub use crate::pools::{Connect, Lines, ServerFigures};
+pub use crate::pools::{Connect, Lines, Me, ServerFigures};
 pub use crate::stats::Holdings;
 pub use operator::Stats;
 pub use snapshot::{Live, Member, PoolFigures, ProcessFigures, Snapshot};
@@ -90,11 +90,11 @@ fn listeners(config: &Config) -> impl Iterator<Item = (&Address, &PoolConfig)> {
 impl<S: Socket> Proxy<S> {
     /// A proxy for a validated configuration. Nothing is connected yet.
     pub fn new(config: &Config, now: Now) -> Proxy<S> {
-        Proxy::prepared(Prepared::new(config.clone()), now)
+        Proxy::prepared(Prepared::new(config.clone()), now, Me::here())
     }
 
-    /// [`Proxy::new`] with what takes long already done.
-    pub fn prepared(prepared: Prepared, now: Now) -> Proxy<S> {
+    /// [`Proxy::new`] with what takes long already done. `me`: what it is to other magents.
+    pub fn prepared(prepared: Prepared, now: Now, me: Me) -> Proxy<S> {
         let Prepared {
             config,
             farms,
@@ -102,11 +102,7 @@ impl<S: Socket> Proxy<S> {
         } = prepared;
         let budget = Budget::new(config.memory);
         let chunk = budget.chunks().take();
-        let pools = Pools::new(
-            Rc::clone(&budget),
-            now.unix,
-            Me::new(config.alone, config.share),
-        );
+        let pools = Pools::new(&config, Rc::clone(&budget), now.unix, me);
         let mut proxy = Proxy {
             start: now.at,
             now: Time(0),

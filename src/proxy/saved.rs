@@ -1,6 +1,6 @@
 //! The whole proxy under another program: both halves come to rest, are written down, and go on from there.
 
-use super::{Now, Proxy};
+use super::{Me, Now, Proxy};
 use crate::config::Prepared;
 use crate::net::Socket;
 use crate::saved::{Damaged, Loaded, Loader, Saved, Saver};
@@ -75,7 +75,8 @@ impl<S: Socket> Proxy<S> {
         END.save(to);
     }
 
-    /// One that goes on with what was written. `start` is when the first one began, `socket` makes a socket of
+    /// One that goes on with what was written, also under the id that it had. `start` is when the first one began,
+    /// `socket` makes a socket of
     /// its number and has it watched under a token.
     ///
     /// # Errors
@@ -84,11 +85,12 @@ impl<S: Socket> Proxy<S> {
         prepared: Prepared,
         start: Instant,
         now: Now,
+        me: Me,
         from: &mut Loader<'_>,
         socket: &mut dyn FnMut(u64, usize) -> io::Result<S>,
     ) -> Loaded<Proxy<S>> {
         let begin = Now { at: start, ..now };
-        let mut proxy = Proxy::prepared(prepared, begin);
+        let mut proxy = Proxy::prepared(prepared, begin, me);
         proxy.now = Saved::load(from)?;
         proxy.set_now(now);
         proxy.counters = Saved::load(from)?;

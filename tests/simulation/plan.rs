@@ -172,9 +172,10 @@ impl Plan {
     fn add_magents(&mut self, mut r: Rng) {
         // What other programs take over of marks is not looked at yet.
         self.marks = !self.upgrades && r.often(700);
-        // Nor do they act as one yet where the configuration changes.
-        self.share = self.marks && !self.moves && !self.reloads;
-        if !self.share || !r.often(500) || self.backups == 0 {
+        self.share = self.marks;
+        // Nor are several magents where rings change.
+        let is_alone = !self.share || self.moves || self.reloads || self.backups == 0;
+        if is_alone || !r.often(500) {
             return;
         }
         self.magents = 2;

@@ -439,7 +439,7 @@ impl Sim {
         self.check_copies()
     }
 
-    /// Promise 11: each key of a primary that is not stale stands on its backup as it is.
+    /// Promise 11: each value of a primary that is not stale stands on its backup as it is.
     fn check_copies(&self) -> Result<(), String> {
         // A server that stops again while it wakes may run a write later than anybody can wait for.
         let runs_late = self.plan.mode == Mode::Many && self.plan.long_stops;
@@ -465,7 +465,7 @@ impl Sim {
             }
             let name = history::key_name(key);
             let held = |s: u16| self.world.servers[&s].store.get(&name, self.world.now);
-            let Some(want) = held(primary).filter(|i| !i.is_stale()) else {
+            let Some(want) = held(primary).filter(|i| !i.is_stale() && !i.is_placeholder()) else {
                 continue;
             };
             let Some(copy) = held(backup) else {

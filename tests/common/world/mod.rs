@@ -26,7 +26,7 @@ pub use store::{Item, Metadump, SECOND, UNIX};
 use super::rng::Rng;
 use magent::config::{Action, Address, Config, Endpoint, Prepared};
 use magent::net::Blank;
-use magent::proxy::{Holdings, Now, Proxy};
+use magent::proxy::{Holdings, Me, Now, Proxy};
 use magent::saved::{Loader, Saver};
 use magent::work::Work;
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,6 +43,8 @@ pub struct Node {
     /// `None` while it is killed.
     pub proxy: Option<Proxy<End>>,
     config: Config,
+    /// Which run of all proxies it is.
+    run: u32,
     /// It gets no turns.
     pub stands_still: bool,
 }
@@ -57,6 +59,8 @@ pub struct Wanted {
 /// Everything.
 pub struct World {
     pub nodes: Vec<Node>,
+    /// Starts of proxies so far.
+    runs: u32,
     pub net: net::Shared,
     /// By port.
     pub servers: BTreeMap<u16, Server>,
@@ -134,6 +138,12 @@ pub fn file_with(text: &str, options: &[&str]) -> Config {
     }
 }
 
+/// What a run of magent is to others: the same bytes whenever a seed is played again.
+fn me(run: u32) -> Me {
+    let id = u64::from(run).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    Me::new(id, "world", 1000 + run)
+}
+
 impl World {
     /// One magent of this configuration, and its servers.
     pub fn of(config: Config) -> World {
@@ -155,6 +165,7 @@ impl World {
     pub fn several(configs: Vec<Config>, seed: u64) -> World {
         let mut world = World {
             nodes: Vec::new(),
+            runs: 0,
             net: Net::new(seed),
             servers: BTreeMap::new(),
             links: BTreeMap::new(),
@@ -176,6 +187,7 @@ impl World {
             world.nodes.push(Node {
                 proxy: None,
                 config,
+                run: 0,
                 stands_still: false,
             });
             world.start(world.nodes.len() - 1);
@@ -187,7 +199,11 @@ impl World {
     pub fn start(&mut self, proxy: usize) {
         let clock = self.clock();
         let node = &mut self.nodes[proxy];
-        node.proxy = Some(Proxy::new(&node.config, clock));
+        self.runs += 1;
+        node.run = self.runs;
+        let me = me(node.run);
+        let prepared = Prepared::new(node.config.clone());
+        node.proxy = Some(Proxy::prepared(prepared, clock, me));
         self.add_servers(proxy);
     }
 
@@ -212,8 +228,11 @@ impl World {
         let start = clock.at - before.age(clock);
         drop(before);
         let prepared = || Prepared::new(node.config.clone());
+        let run = node.run;
         let mut from = Loader::new(&state[..], state.len());
-        let tried = Proxy::load(prepared(), start, clock, &mut from, &mut |_, _| Ok(Blank));
+        let tried = Proxy::load(prepared(), start, clock, me(run), &mut from, &mut |_, _| {
+            Ok(Blank)
+        });
         drop(tried.expect("it knows the state"));
         let mut socket = |conn: u64, token| {
             let conn = conn as usize;
@@ -222,7 +241,7 @@ impl World {
             Ok(End { net, conn })
         };
         let mut from = Loader::new(&state[..], state.len());
-        let next = Proxy::load(prepared(), start, clock, &mut from, &mut socket);
+        let next = Proxy::load(prepared(), start, clock, me(run), &mut from, &mut socket);
         node.proxy = Some(next.expect("it knows the state"));
     }
 

@@ -559,6 +559,11 @@ impl Item {
         self.stale
     }
 
+    /// True if it was made by a `mg` that found nothing, for whoever is to renew it.
+    pub fn is_placeholder(&self) -> bool {
+        self.won && self.data.is_empty()
+    }
+
     /// The tokens that flags ask for, in the request's order.
     fn returned(&self, flags: &[&[u8]], which: &[u8], now: u64, out: &mut Vec<u8>) {
         for flag in flags.iter().filter(|f| which.contains(&f[0])) {
