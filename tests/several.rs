@@ -167,6 +167,24 @@ fn a_primary_that_stands_still_for_three_seconds() {
     });
 }
 
+/// Another program goes on with the line of the one before: nobody takes that for dead, so nothing is flushed.
+#[test]
+fn another_program_in_the_middle_of_an_outage() {
+    during(|magents, primary, _| {
+        primary.stop();
+        magents
+            .iter()
+            .for_each(|m| m.wait_state(&primary.name, "down"));
+        for magent in magents.iter() {
+            assert!(magent.upgrade(), "{}", magent.log());
+        }
+        pause_of(Duration::from_secs(1));
+        primary.cont();
+        wait_used(magents, &primary.name, primary);
+        assert_eq!(primary.stat("cmd_flush"), 0);
+    });
+}
+
 /// What a magent owes that is killed while a primary hangs is known to its successor, and the primary is flushed
 /// before it is used.
 #[test]

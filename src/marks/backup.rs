@@ -85,6 +85,12 @@ impl Backup {
         }
     }
 
+    /// Another program goes on where its line may stand: it writes that anew.
+    pub fn restore(&mut self, debt: Debt) {
+        (self.mode, self.has_lease, self.debt) = (Mode::Announcing, false, debt);
+        self.lost();
+    }
+
     /// A key went to the journal.
     pub fn owes_keys(&mut self) {
         if self.debt == Debt::None {

@@ -213,6 +213,17 @@ impl Primary {
         }
     }
 
+    /// Another program goes on where its line may stand: it writes that anew, and waits W again. `is_late`:
+    /// a write may still be executed at the primary.
+    pub fn restore(&mut self, debt: Debt, is_late: bool) {
+        (self.debt, self.is_known) = (debt, true);
+        self.late = match is_late {
+            true => Late::Void,
+            false => Late::None,
+        };
+        self.announce();
+    }
+
     /// A write is not answered in time and would go elsewhere now.
     pub fn write_is_late(&mut self) {
         self.late = Late::Open;

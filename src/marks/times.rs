@@ -1,7 +1,7 @@
 //! The times of the protocol, and what passing time does to a [`Primary`]. They are constants:
 //! two magents with other ones would wait for different leases.
 
-use super::primary::{Listed, Primary};
+use super::primary::{Debt, Listed, Primary};
 use crate::time::{MILLISECOND, SECOND, Time};
 
 /// Between two looks at a list whose servers are in use.
@@ -79,6 +79,21 @@ impl TimedPrimary {
     /// True while a line of this magent stands, as far as it knows; time changes nothing about that.
     pub fn has_line(&self) -> bool {
         self.rules.has_line()
+    }
+
+    /// True if a line has to be written.
+    pub fn is_announcing(&self) -> bool {
+        self.rules.is_announcing()
+    }
+
+    /// True while a late write may be executed at the primary.
+    pub fn has_late_write(&self) -> bool {
+        self.rules.has_late_write()
+    }
+
+    /// What is owed to the primary.
+    pub fn debt(&self) -> Debt {
+        self.rules.debt()
     }
 
     /// When the lease of the last look ends.

@@ -8,6 +8,7 @@ use crate::health::{Cause, State};
 use crate::net::{Conn, Socket};
 use crate::protocol::Reply;
 use crate::protocol::reply::{uptime, version_at_least};
+use crate::time::Time;
 use std::io;
 
 /// The first memcached whose `ms` answers the right cas: older ones hold no marks.
@@ -107,14 +108,16 @@ impl<S: Socket> Pools<S> {
         if !self.stands_at(id) {
             return;
         }
-        if let Some(seconds) = uptime {
-            self.told_uptime(server_id, seconds);
-        }
+        let has_restarted = uptime.is_some_and(|seconds| self.told_uptime(server_id, seconds));
         let Some(server) = self.servers.get_mut(server_id) else {
             return;
         };
+        let is_new = !server.health.has_answered_since(Time(0));
         server.health.on_whole_answer();
         if server.health.state() == State::Probing {
+            if !has_restarted && server.may_run_others_writes(is_new) {
+                server.health.unsettle();
+            }
             server.health.settling(self.now);
             self.list_server(server_id);
         }
@@ -128,18 +131,21 @@ impl<S: Socket> Pools<S> {
         }
     }
 
-    fn told_uptime(&mut self, id: ServerId, seconds: u64) {
+    /// True if the server has restarted.
+    fn told_uptime(&mut self, id: ServerId, seconds: u64) -> bool {
         let has_backup = self.has_backup(id);
         let Some(server) = self.servers.get_mut(id) else {
-            return;
+            return false;
         };
         if has_backup {
             server.health.told_uptime(seconds, self.now);
         }
-        if server.health.has_restarted(seconds, self.now) {
+        let has_restarted = server.health.has_restarted(seconds, self.now);
+        if has_restarted {
             log::warn!("{}: has restarted", server.title);
             self.server_restarted(id);
         }
+        has_restarted
     }
 }
 

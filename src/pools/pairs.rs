@@ -4,7 +4,7 @@
 use super::board::Board;
 use super::{Losses, ServerId};
 use crate::marks::times::{RENEW, TimedPrimary, WAIT};
-use crate::marks::{Backup, Id};
+use crate::marks::{Backup, Debt, Id};
 use crate::protocol::{Item, Reply, Status};
 use crate::slab::Slab;
 use crate::time::{SECOND, Time};
@@ -196,6 +196,32 @@ impl Pair {
         match &self.backup {
             Some(backup) => backup.has_line(),
             None => self.rules.has_line(),
+        }
+    }
+
+    /// What this magent owes the server that is away.
+    pub fn debt(&self) -> Debt {
+        match &self.backup {
+            Some(backup) => backup.debt(),
+            None => self.rules.debt(),
+        }
+    }
+
+    /// True if another program must go on with it: a line may stand, or something is owed.
+    pub fn owes(&self) -> bool {
+        let is_announcing = match &self.backup {
+            Some(backup) => backup.is_announcing(),
+            None => self.rules.is_announcing() || self.rules.has_late_write(),
+        };
+        is_announcing || self.has_line() || self.is_doubtful || self.debt() != Debt::None
+    }
+
+    /// Goes on with what another program owed.
+    pub fn restore(&mut self, debt: Debt, is_late: bool, now: Time) {
+        self.syncing_since = now;
+        match &mut self.backup {
+            Some(backup) => backup.restore(debt),
+            None => self.rules.step(now, |rules| rules.restore(debt, is_late)),
         }
     }
 

@@ -12,12 +12,13 @@
 
 use super::board::Board;
 use super::link::LinkState;
+use super::pairs::Pair;
 use super::pending::{Pending, To};
 use super::refill::Refill;
 use super::{GivenUp, Link, Pools, ServerId};
 use crate::config::{Address, Endpoint};
 use crate::health::{Cause, Health};
-use crate::marks::Id;
+use crate::marks::{Debt, Id};
 use crate::net::{Conn, Socket};
 use crate::placement::Farm;
 use crate::saved::{Damaged, Loaded, Loader, Saved, Saver, load_all, save_all};
@@ -34,6 +35,56 @@ struct SavedRefill {
     lists: bool,
     keys: Vec<Box<[u8]>>,
     repairs: Option<bool>,
+}
+
+/// What is not over between two servers, as it is written: another program writes the line anew.
+struct SavedPair {
+    /// The server that is away, and the one that has the list.
+    servers: (Endpoint, Endpoint),
+    is_about_backup: bool,
+    debt: Debt,
+    is_late: bool,
+    is_doubtful: bool,
+}
+
+impl Saved for Debt {
+    fn save(&self, to: &mut Saver<'_>) {
+        let kind: u8 = match self {
+            Debt::None => 0,
+            Debt::Keys => 1,
+            Debt::Flush { .. } => 2,
+        };
+        kind.save(to);
+    }
+
+    fn load(from: &mut Loader<'_>) -> Loaded<Debt> {
+        Ok(match u8::load(from)? {
+            0 => Debt::None,
+            1 => Debt::Keys,
+            2 => Debt::Flush { is_due: false },
+            n => return Err(Damaged(format!("debt {n}"))),
+        })
+    }
+}
+
+impl Saved for SavedPair {
+    fn save(&self, to: &mut Saver<'_>) {
+        self.servers.save(to);
+        self.is_about_backup.save(to);
+        self.debt.save(to);
+        self.is_late.save(to);
+        self.is_doubtful.save(to);
+    }
+
+    fn load(from: &mut Loader<'_>) -> Loaded<SavedPair> {
+        Ok(SavedPair {
+            servers: Saved::load(from)?,
+            is_about_backup: Saved::load(from)?,
+            debt: Saved::load(from)?,
+            is_late: Saved::load(from)?,
+            is_doubtful: Saved::load(from)?,
+        })
+    }
 }
 
 impl Saved for Endpoint {
@@ -179,6 +230,7 @@ impl<S: Socket> Pools<S> {
         });
         save_all(to, given_up.collect::<Vec<_>>().iter());
         save_all(to, self.saved_refills().iter());
+        save_all(to, self.saved_pairs().iter());
     }
 
     fn save_server(
@@ -232,6 +284,43 @@ impl<S: Socket> Pools<S> {
         let is_kept = |r: &&Refill| r.verify.is_none() || r.repair().is_some();
         let refills = self.refills.jobs.iter().filter(is_kept);
         refills.filter_map(one).collect()
+    }
+
+    fn saved_pairs(&self) -> Vec<SavedPair> {
+        let endpoint = |id| Some(self.servers.get(id)?.spec.endpoint.clone());
+        let one = |pair: &Pair| {
+            Some(SavedPair {
+                servers: (endpoint(pair.primary)?, endpoint(pair.partner)?),
+                is_about_backup: pair.backup.is_some(),
+                debt: pair.debt(),
+                is_late: pair.rules.has_late_write(),
+                is_doubtful: pair.is_doubtful,
+            })
+        };
+        let all = self.pairs.values().filter(|p| p.owes());
+        all.filter_map(one).collect()
+    }
+
+    /// Goes on with what the program before owed. A pair that there is no more owes what is in the journal.
+    fn load_pairs(&mut self, from: &mut Loader<'_>) -> Loaded<()> {
+        for _ in 0..usize::load(from)? {
+            let saved = SavedPair::load(from)?;
+            let (primary, partner) = (&saved.servers.0, &saved.servers.1);
+            let ids = (self.by_endpoint.get(primary), self.by_endpoint.get(partner));
+            let (Some(primary), Some(partner)) = ids else {
+                return Err(Damaged("a pair of no servers".into()));
+            };
+            let is_it = |p: &Pair| {
+                (p.primary, p.partner) == (*primary, *partner)
+                    && p.backup.is_some() == saved.is_about_backup
+            };
+            let now = self.now;
+            if let Some(pair) = self.pairs.values_mut().find(|p| is_it(p)) {
+                pair.restore(saved.debt, saved.is_late, now);
+                pair.is_doubtful = saved.is_doubtful;
+            }
+        }
+        Ok(())
     }
 
     /// Reads it. `socket` makes a socket of its number and has it watched under a token.
@@ -288,6 +377,7 @@ impl<S: Socket> Pools<S> {
             }
             refill.keys.iter().for_each(|key| self.wants_key(id, key));
         }
+        self.load_pairs(from)?;
         // Other options may want no refill.
         for id in self.servers.keys().collect::<Vec<_>>() {
             let lists = self.refills.of(id).is_some_and(|r| r.lists);

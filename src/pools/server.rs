@@ -115,6 +115,13 @@ impl Server {
         }
     }
 
+    /// True if it may execute what other magents sent it before it went away: they may have died since, so that
+    /// nobody knows of it. `is_new`: this magent has not reached it before.
+    pub fn may_run_others_writes(&self, is_new: bool) -> bool {
+        let is_paired = !self.pairs.is_empty() || !self.follows.is_empty();
+        is_paired && (is_new || !self.board.beacon.others().is_empty())
+    }
+
     /// The address it is at, as far as that is known; `None` for a socket's path.
     pub fn address(&self) -> Option<SocketAddr> {
         match (&self.spec.endpoint, &self.name) {

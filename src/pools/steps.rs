@@ -104,8 +104,12 @@ impl<S: Socket> Pools<S> {
                     pools.lose(primary, w.pending.clone(), &ask, cause);
                 });
             }
-            // What was asked there before is lost too, and was decided on.
-            Step::Await => self.ask_waiting(key),
+            // What was lost there is decided on; what is still under way there is not.
+            Step::Await => {
+                if !self.await_answers(key) {
+                    self.ask_waiting(key);
+                }
+            }
             Step::Fetch { .. } => {
                 let line = self.failure(flow.source, cause);
                 self.asked_in_vain(key, Some(line.into()), clients);

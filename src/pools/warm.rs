@@ -25,7 +25,8 @@ use crate::clients::{Clients, Ticket};
 use crate::health::Cause;
 use crate::net::Socket;
 use crate::protocol::forms::{self, Mirror};
-use crate::protocol::{Status, Traits};
+use crate::protocol::{Status, Traits, Verb};
+use crate::time::Time;
 
 /// What a flow, and what a request in it, takes beside its bytes: entries and the allocator's
 /// share, in bytes.
@@ -150,28 +151,66 @@ impl<S: Socket> Pools<S> {
         let flow = Flow::new(p, key, Step::Await, Vec::new());
         let flow = self.flows.add(flow);
         self.join(flow, p, ask, false);
-        // It must not be late before what it stands behind.
-        let before = self.pools[p.home.pool as usize].before.as_ref();
-        let (ordered_at, timeout) = before.map_or((p.deadline, p.timeout), |b| {
-            (b.ordered_at, b.timeout.max(p.timeout))
-        });
         let mut line = Vec::new();
-        let verb = forms::write_look(key, &mut line);
-        let look = Pending {
-            deadline: p.deadline.max(ordered_at),
-            timeout,
-            ..self.own(To::Step(flow), verb, Traits::default(), p.hash)
-        };
+        let (look, verb) = self.look_behind(flow, p.hash, key, &mut line);
         let ask = Ask::line(verb, Traits::default(), &line);
         let under_way = self.flows.find(old, p.hash);
         if self.join_behind(under_way, &look, key, &ask) {
             return;
         }
-        // What was lost there is decided on first.
+        // What was lost there, or not asked yet, is decided on first.
         match self.servers.get(old).is_some_and(|s| s.losing > 0) {
             true => self.lose(old, look, &ask, Cause::ConnectionLost),
-            false => self.send(old, look, &ask),
+            false => self.send_freely(old, look, &ask),
         }
+    }
+
+    /// A look at the key of a flow that waits for the server of the ring before.
+    fn look_behind(
+        &self,
+        flow: usize,
+        hash: u64,
+        key: &[u8],
+        line: &mut Vec<u8>,
+    ) -> (Pending, Verb) {
+        let verb = forms::write_look(key, line);
+        let pool = self
+            .flows
+            .table
+            .get(flow)
+            .map(|f| &self.pools[f.pool as usize]);
+        let before = pool.and_then(|p| p.before.as_ref());
+        // It must not be late before what it stands behind.
+        let own = self.own(To::Step(flow), verb, Traits::default(), hash);
+        let spans = pool.map_or((Time(0), 0), |p| (self.now.plus(p.span()), p.timeout_ms()));
+        let (ordered_at, timeout) = before.map_or((Time(0), 0), |b| (b.ordered_at, b.timeout));
+        let look = Pending {
+            deadline: spans.0.max(ordered_at),
+            timeout: timeout.max(spans.1),
+            ..own
+        };
+        (look, verb)
+    }
+
+    /// Waits for what the server of the ring before still owes of the key of a flow; false if that is nothing.
+    pub(super) fn await_answers(&mut self, id: usize) -> bool {
+        let Some(flow) = self.flows.table.get(id) else {
+            return false;
+        };
+        let (key, hash) = (flow.key.clone(), flow.hash);
+        let Some(before) = &self.pools[flow.pool as usize].before else {
+            return false;
+        };
+        let [old, _] = before.place(&key);
+        let server = self.servers.get(old).filter(|s| s.health.is_up());
+        let link = server.and_then(|s| self.links.get(s.link_for(hash)));
+        if !link.is_some_and(|l| l.is_up() && l.owes_from_before()) {
+            return false;
+        }
+        let mut line = Vec::new();
+        let (look, verb) = self.look_behind(id, hash, &key, &mut line);
+        self.send_freely(old, look, &Ask::line(verb, Traits::default(), &line));
+        true
     }
 
     fn look(&mut self, p: &Pending, name: &[u8], ask: &Ask<'_>, sources: Vec<ServerId>) {

@@ -5,16 +5,21 @@ use super::sim::{Event, MS, Sim};
 use crate::common::world::{SECOND, State};
 
 impl Sim {
+    /// It was not killed and does not stand still.
+    pub fn runs(&self, magent: usize) -> bool {
+        let node = &self.world.nodes[magent];
+        node.proxy.is_some() && !node.stands_still
+    }
+
     /// All run, and reach all servers.
     pub fn magents_are_well(&self) -> bool {
-        let runs = |n: &crate::common::world::Node| n.proxy.is_some() && !n.stands_still;
-        self.world.nodes.iter().all(runs) && self.world.cuts.is_empty()
+        (0..self.plan.magents).all(|m| self.runs(m)) && self.world.cuts.is_empty()
     }
 
     /// Something happens to one of them, or to its link to a primary.
     pub fn fail_magent(&mut self, server: u16) {
         let magent = self.rng.below(self.plan.magents as u64) as usize;
-        if !self.magents_are_well() {
+        if !self.magents_are_well() || self.rest.is_some() {
             return;
         }
         let is_primary = self.rings_have_primary(server);
@@ -55,7 +60,7 @@ impl Sim {
         let backups = &self.rings.now.backups;
         let is_well = |port: &u16| self.world.servers[port].state == State::Well;
         let are_well = backups.iter().all(|(port, _)| is_well(port));
-        if self.ending || !self.magents_are_well() || !are_well {
+        if self.ending || !self.magents_are_well() || !are_well || self.rest.is_some() {
             return;
         }
         let length = self.rng.range(10 * MS, 3 * SECOND);

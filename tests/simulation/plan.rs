@@ -170,21 +170,20 @@ impl Plan {
 
     /// Several magents before the same servers, or one that leaves its marks for the next one.
     fn add_magents(&mut self, mut r: Rng) {
-        // What other programs take over of marks is not looked at yet.
-        self.marks = !self.upgrades && r.often(700);
+        self.marks = r.often(700);
         self.share = self.marks;
-        // Nor are several magents where rings change.
-        let is_alone = !self.share || self.moves || self.reloads || self.backups == 0;
+        // Where rings change one at a time, keys have several homes for that time.
+        let is_alone = !self.share || self.moves || self.backups == 0;
         if is_alone || !r.often(500) {
             return;
         }
-        self.magents = 2;
-        self.clients = self.clients.max(2);
+        self.magents = if r.often(300) { 3 } else { 2 };
+        self.clients = self.clients.max(self.magents);
         (self.crowd, self.deaf, self.leavers, self.pools) = (0, 0, 0, 1);
         (self.timeout, self.connect_timeout) = (1000, 1000);
         self.memory = 256 << 20;
         self.pace = self.pace.min(3_000_000);
-        (self.mad, self.drains, self.reloads, self.creations) = (false, false, false, false);
+        (self.mad, self.drains, self.creations) = (false, false, false);
         (self.choppy, self.tardy) = (false, false);
         if self.mode == Mode::Many {
             self.mode = Mode::Single;

@@ -250,7 +250,7 @@ impl Sim {
         if self.ending {
             return;
         }
-        if self.plan.reloads && self.rest.is_none() && self.rng.often(200) {
+        if self.plan.reloads && self.rest.is_none() && self.runs(0) && self.rng.often(200) {
             self.note_fault("the configuration is read again".into());
             self.world.reload(self.plan.config_of(&self.rings.now));
         }

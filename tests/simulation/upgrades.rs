@@ -29,6 +29,9 @@ impl Sim {
             return;
         }
         self.after(500 * MS, 6 * SECOND, Event::Upgrade);
+        if !self.runs(0) {
+            return;
+        }
         let proxy = self.world.proxy();
         let may = proxy.moving_pool().is_none() && proxy.is_settled_in();
         if !may || self.rest.is_some() {
@@ -103,9 +106,13 @@ impl Sim {
     /// What must be the same under either program: all numbers, but for those of links that were being opened, of
     /// what is done anew, and of memory that is not full.
     fn known(&mut self) -> Vec<(String, String)> {
-        const ANEW: [&str; 9] = [
+        const ANEW: [&str; 13] = [
             ":connections",
+            ":kept_away_by",
+            ":other_magents",
+            ":marks",
             ":refill",
+            ":verify",
             ":journal_bytes",
             "latency_10s",
             "bytes_in_flight",
