@@ -6,7 +6,7 @@
 
 use super::history;
 use super::plan::{Mode, Plan};
-use super::sim::{Event, MS, Sim};
+use super::sim::{Event, MS, Sim, TTL_DIFFERS};
 use crate::common::keys;
 use crate::common::rng::Rng;
 use crate::common::world::{Item, SECOND};
@@ -188,9 +188,20 @@ impl Sim {
             let today = self.rings.now.place(key);
             for port in [Some(primary), backup].into_iter().flatten() {
                 let is_kept = self.rings.kept.get(&(port, key)) == Some(&self.changes(key));
-                if port != today.0 && Some(port) != today.1 && !is_kept {
+                if port == today.0 || Some(port) == today.1 {
+                    continue;
+                }
+                // A touch is no change of a value, but may be old there as well.
+                let name = history::key_name(key);
+                let expires = |s: u16| {
+                    let store = &self.world.servers[&s].store;
+                    store.get(&name, self.world.now).map(|i| i.expires)
+                };
+                let ttls = expires(port).zip(expires(today.0));
+                let is_touched = ttls.is_some_and(|(a, b)| a.abs_diff(b) > TTL_DIFFERS);
+                if !is_kept || is_touched {
                     let server = self.world.servers.get_mut(&port).expect("a server");
-                    server.store.remove(&history::key_name(key));
+                    server.store.remove(&name);
                 }
             }
         }

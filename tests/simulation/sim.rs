@@ -64,7 +64,7 @@ const CHUNK: usize = 68 * 1024;
 
 /// Times to live of a key and its copy may differ by so much, in nanoseconds: servers count in whole
 /// seconds, and slow ones take up to 1.5 s for a request.
-const TTL_DIFFERS: u64 = 4 * SECOND;
+pub const TTL_DIFFERS: u64 = 4 * SECOND;
 
 /// Lines of a trace that are kept.
 const TRACE: usize = 400;
