@@ -211,6 +211,37 @@ fn the_backup_gets_what_the_primary_holds() {
     );
 }
 
+/// So it does if the one that is left was there first, and found no list then.
+#[test]
+fn who_was_there_first_repairs_too() {
+    let (primary, backup) = (Memcached::start(), Memcached::start());
+    let other = farm(&primary, &backup, &["--warm", "0"]);
+    wait_for("its line", || {
+        other.client().get("k0");
+        let list = primary.client().ask_line("mg AG1hZ2VudC9i b s\r\n");
+        list.starts_with("HD ").then_some(())
+    });
+    let one = farm(&primary, &backup, &["--warm", "0"]);
+    one.client().set("k2", "old");
+    backup.wait_value("k2", Some(b"old"));
+    wait_for("both to see each other", || {
+        let sees = |m: &Magent, s: &Memcached| {
+            m.client().get("k2");
+            m.server(&s.name).contains_key("other_magents")
+        };
+        let all = [&one, &other];
+        all.iter()
+            .all(|m| sees(m, &primary) && sees(m, &backup))
+            .then_some(())
+    });
+    primary.client().ask("delete k2\r\n", "DELETED\r\n");
+    drop(one);
+    wait_logged(&other, "repaired in");
+    assert_eq!(held(&primary, "k2"), None);
+    assert_eq!(held(&backup, "k2"), None);
+    assert!(!other.log().contains("refill"), "{}", other.log());
+}
+
 /// What a primary lacks that may be missing because it restarted is not deleted.
 #[test]
 fn what_a_warming_primary_lacks_comes_back() {

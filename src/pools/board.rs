@@ -160,8 +160,8 @@ pub struct Board {
     /// The list was read in this run; there was none the first time.
     is_met: bool,
     pub was_empty: bool,
-    /// Of a primary: a magent has died that used one of its backups.
-    pub is_bereft: bool,
+    /// Of a primary: since when a magent is known to have died that used one of its backups.
+    pub bereft_since: Option<Time>,
     /// A repair of what somebody owed did not come to its end: the own line is to stay when this magent ends.
     pub is_unrepaired: bool,
     /// Nobody knows whether lines of the dead were taken out: the link was lost.
@@ -190,7 +190,7 @@ impl Board {
             unused: 0,
             is_met: false,
             was_empty: false,
-            is_bereft: false,
+            bereft_since: None,
             is_unrepaired: false,
             may_have_dropped: false,
             refused: None,

@@ -14,13 +14,19 @@
 use super::server::distinct;
 use super::verify::Repair;
 use super::{Pools, ServerId};
+use crate::marks::times::RENEW;
 use crate::net::Socket;
 use crate::time::Time;
+
+/// From a death that was seen on a backup until its primary is refilled, in nanoseconds. If the dead one's line stands
+/// on the primary too, it was seen there by then.
+const AFTER: u64 = 3 * RENEW;
 
 impl<S: Socket> Pools<S> {
     /// A magent died that used a server, as its line there showed, which this one has taken out; without
     /// `is_certain` perhaps, or the server has restarted meanwhile.
     pub(super) fn mourn(&mut self, id: ServerId, is_certain: bool) {
+        let now = self.now;
         let Some(server) = self.servers.get(id) else {
             return;
         };
@@ -30,24 +36,29 @@ impl<S: Socket> Pools<S> {
         let primaries = pools.flat_map(|pool| &self.pools[*pool as usize].primary_ids);
         let primaries: Vec<ServerId> = primaries.copied().filter(|p| *p != id).collect();
         if is_primary {
+            // It has run since before that death, whatever was found at the start.
+            if let Some(server) = self.servers.get_mut(id) {
+                server.board.was_empty = false;
+            }
             self.repair(id, is_certain);
         }
         for primary in distinct(&primaries) {
             if let Some(server) = self.servers.get_mut(primary) {
-                server.board.is_bereft = true;
+                server.board.bereft_since.get_or_insert(now);
             }
-            self.fill_bereft(primary);
         }
     }
 
     /// A primary that this magent found without any list has lost what the dead knew of it: it is refilled
-    /// in their place.
+    /// in their place, if it has no line of theirs.
     pub(super) fn fill_bereft(&mut self, id: ServerId) {
+        let now = self.now;
         let Some(board) = self.servers.get_mut(id).map(|s| &mut s.board) else {
             return;
         };
-        if board.is_bereft && board.was_empty {
-            (board.is_bereft, board.was_empty) = (false, false);
+        let is_due = |since| now.since(since) >= AFTER;
+        if board.was_empty && board.bereft_since.is_some_and(is_due) {
+            (board.bereft_since, board.was_empty) = (None, false);
             self.wants_refill(id);
         }
     }
