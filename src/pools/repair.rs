@@ -37,7 +37,7 @@ impl<S: Socket> Pools<S> {
         let primaries: Vec<ServerId> = primaries.copied().filter(|p| *p != id).collect();
         if is_primary {
             // It has run since before that death, whatever was found at the start.
-            if let Some(server) = self.servers.get_mut(id) {
+            if let Some(server) = self.servers.get_mut(id).filter(|_| is_certain) {
                 server.board.was_empty = false;
             }
             self.repair(id, is_certain);
