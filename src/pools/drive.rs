@@ -8,11 +8,11 @@
 //! ```
 
 use super::pairs::{Held, Pair};
-use super::pending::{Answered, Attempt, To};
+use super::pending::{Attempt, To};
 use super::{NOBODY, Pools, ServerId};
 use crate::clients::Clients;
 use crate::marks::times::{PATIENCE, WAIT};
-use crate::marks::{Debt, Id, Use};
+use crate::marks::{Debt, Use};
 use crate::net::Socket;
 use crate::time::{MILLISECOND, Time};
 use crate::work::{REQUEST, Work};
@@ -124,18 +124,12 @@ impl<S: Socket> Pools<S> {
         let Some(pair) = self.pairs.get_mut(id) else {
             return;
         };
-        let (primary, partner) = (pair.primary, pair.partner);
+        let (primary, partner, gone) = (pair.primary, pair.partner, pair.gone(now));
         let rules = pair.rules.at(now, wait);
         let (stands_in, debt) = (rules.stands_in(), rules.debt());
         if rules.is_syncing() {
             return self.tell(id);
         }
-        let gone: Vec<Id> = pair
-            .others
-            .iter()
-            .filter(|o| o.is_gone(now))
-            .map(|o| o.id)
-            .collect();
         if !gone.is_empty() && pair.change.is_none() && rules.may_take_over() {
             if !self.take_over(id, &gone) {
                 self.want_look(partner);
@@ -356,13 +350,7 @@ impl<S: Socket> Pools<S> {
             return;
         };
         let reply = held.reply();
-        let answered = Answered {
-            link,
-            at: held.at,
-            asked_on: held.asked_on,
-            request: &held.request,
-            reply: &reply,
-        };
+        let answered = held.answered(link, &reply);
         match is_doubtful && held.request.attempt != Attempt::Backup {
             // Somebody may have replaced it meanwhile: the copy goes.
             true => self.settle_doubtful(&answered, ticket, clients),
@@ -383,13 +371,7 @@ impl<S: Socket> Pools<S> {
             return;
         };
         let reply = held.reply();
-        let answered = Answered {
-            link,
-            at: held.at,
-            asked_on: held.asked_on,
-            request: &held.request,
-            reply: &reply,
-        };
+        let answered = held.answered(link, &reply);
         let key = self.key_at(&answered);
         self.invalidate(primary, &key, held.request.hash);
         self.invalidate(partner, &key, held.request.hash);

@@ -9,7 +9,6 @@
 //! Nobody waits for anybody here. The list that is known when the primary is lost counts until that is back.
 
 use super::Pools;
-use crate::marks::Id;
 use crate::marks::times::SETTLE;
 use crate::net::Socket;
 
@@ -35,12 +34,7 @@ impl<S: Socket> Pools<S> {
             return;
         }
         let (has_line, may_take_out) = (rules.has_line(), is_whole && rules.may_take_out());
-        let gone: Vec<Id> = pair
-            .others
-            .iter()
-            .filter(|o| o.is_gone(now))
-            .map(|o| o.id)
-            .collect();
+        let gone = pair.gone(now);
         if has_line {
             self.renew_hold(id);
         }

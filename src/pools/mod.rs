@@ -163,6 +163,25 @@ struct Losses {
 }
 
 impl Losses {
+    fn new(server: ServerId, cause: Cause) -> Losses {
+        Losses {
+            server,
+            cause,
+            has_looks: false,
+            pending: VecDeque::new(),
+            queue: Queue::new(),
+            at: 0,
+            charged: 0,
+        }
+    }
+
+    /// Another one, with a copy of its bytes.
+    fn push(&mut self, mut pending: Pending, ask: &Ask<'_>, budget: &Budget) {
+        (pending.line, pending.len) = ask.push_to(&mut self.queue);
+        self.pending.push_back(pending);
+        budget.recharge(&mut self.charged, self.queue.own_bytes());
+    }
+
     /// True if they went out: a write among them may have been done.
     fn was_asked(&self) -> bool {
         pending::was_asked(self.cause)

@@ -10,7 +10,7 @@ use crate::slab::Slab;
 use crate::time::{SECOND, Time};
 use std::collections::VecDeque;
 
-use super::pending::Pending;
+use super::pending::{Answered, Pending};
 use crate::buffer::Source;
 
 /// A hold that was written so long ago is relied on, in nanoseconds; it lives 10 s.
@@ -102,6 +102,17 @@ impl Held {
             line: reply.line,
             status: reply.status,
             items: reply.items.to_vec(),
+        }
+    }
+
+    /// As it was answered; its request stands on the shelf `link`.
+    pub fn answered<'a>(&'a self, link: usize, reply: &'a Reply<'a>) -> Answered<'a> {
+        Answered {
+            link,
+            at: self.at,
+            asked_on: self.asked_on,
+            request: &self.request,
+            reply,
         }
     }
 
@@ -242,6 +253,12 @@ impl Pair {
     /// True if the own hold was written so lately that it stands.
     pub fn has_hold(&self, now: Time) -> bool {
         self.hold.is_some_and(|(_, at)| now.since(at) < HOLD)
+    }
+
+    /// Those of them that have died, or stand still.
+    pub fn gone(&self, now: Time) -> Vec<Id> {
+        let gone = self.others.iter().filter(|o| o.is_gone(now));
+        gone.map(|o| o.id).collect()
     }
 
     /// Who keeps the primary away besides this magent, for people.

@@ -16,7 +16,6 @@ use crate::health::Cause;
 use crate::marks::Use;
 use crate::net::Socket;
 use crate::protocol::forms;
-use std::collections::VecDeque;
 
 impl<S: Socket> Pools<S> {
     /// A client's request could not be asked at its primary, or its answer did not come: it goes on as its
@@ -115,22 +114,11 @@ impl<S: Socket> Pools<S> {
         };
         let (server, cause) = (lost.server, lost.cause);
         if !pair.parked.back().is_some_and(|l| l.cause == cause) {
-            pair.parked.push_back(Losses {
-                server,
-                cause,
-                has_looks: false,
-                pending: VecDeque::new(),
-                queue: Queue::new(),
-                at: 0,
-                charged: 0,
-            });
+            pair.parked.push_back(Losses::new(server, cause));
         }
         if let Some(parked) = pair.parked.back_mut() {
-            let mut pending = lost.request.again(lost.request.attempt);
-            (pending.line, pending.len) = lost.ask.push_to(&mut parked.queue);
-            parked.pending.push_back(pending);
-            self.budget
-                .recharge(&mut parked.charged, parked.queue.own_bytes());
+            let pending = lost.request.again(lost.request.attempt);
+            parked.push(pending, lost.ask, &self.budget);
         }
         self.hasten(id);
         self.list_pair(id);

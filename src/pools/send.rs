@@ -183,30 +183,13 @@ impl<S: Socket> Pools<S> {
     }
 
     /// A request cannot be asked at this server: `settle` decides what becomes of it.
-    pub(super) fn lose(
-        &mut self,
-        server: ServerId,
-        mut pending: Pending,
-        ask: &Ask<'_>,
-        cause: Cause,
-    ) {
+    pub(super) fn lose(&mut self, server: ServerId, pending: Pending, ask: &Ask<'_>, cause: Cause) {
         let fits = |l: &Losses| l.server == server && l.cause == cause;
         if !self.losses.back().is_some_and(fits) {
-            self.losses.push_back(Losses {
-                server,
-                cause,
-                has_looks: false,
-                pending: VecDeque::new(),
-                queue: Queue::new(),
-                at: 0,
-                charged: 0,
-            });
+            self.losses.push_back(Losses::new(server, cause));
         }
         if let Some(losses) = self.losses.back_mut() {
-            (pending.line, pending.len) = ask.push_to(&mut losses.queue);
-            losses.pending.push_back(pending);
-            self.budget
-                .recharge(&mut losses.charged, losses.queue.own_bytes());
+            losses.push(pending, ask, &self.budget);
         }
         if let Some(s) = self.servers.get_mut(server) {
             s.losing += 1;
