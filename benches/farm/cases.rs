@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::Result;
 use crate::data::Data;
 use crate::load::{Load, Op, Work};
-use crate::procs::{Process, Workshop};
+use crate::procs::{Process, Workshop, look, stats};
 
 /// Who answers the load generator.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,6 +45,8 @@ pub struct Case {
     pub servers: usize,
     /// Backups behind magent; twemproxy knows none.
     pub backups: usize,
+    /// Other magents over the same servers.
+    pub others: usize,
 }
 
 /// The work that everything else is a variation of.
@@ -63,6 +65,7 @@ impl Case {
             work,
             servers: 2,
             backups: 0,
+            others: 0,
         }
     }
 
@@ -159,6 +162,7 @@ pub struct Setup {
 /// Running processes. The proxies come first so that they end first.
 struct Farm {
     targets: Vec<(Target, Process)>,
+    others: Vec<Process>,
     servers: Vec<Process>,
     backups: Vec<Process>,
     /// A memcached of its own that always has the same to do, [`PLAIN`]: what that costs tells
@@ -181,12 +185,18 @@ impl Farm {
             let process = match target {
                 Target::Memcached => shop.memcached("memcached")?,
                 Target::Twemproxy => shop.twemproxy(&servers)?,
-                Target::Magent => shop.magent(&setup.magent, &servers, &backups)?,
+                Target::Magent => shop.magent("magent", &setup.magent, &servers, &backups)?,
             };
             targets.push((target, process));
         }
+        let mut others = Vec::new();
+        for n in 1..=case.others {
+            let name = format!("another magent {n}");
+            others.push(shop.magent(&name, &setup.magent, &servers, &backups)?);
+        }
         Ok(Farm {
             targets,
+            others,
             servers,
             backups,
             yardstick: shop.memcached("yardstick")?,
@@ -210,6 +220,7 @@ impl Farm {
 
     fn check(&mut self) -> Result<()> {
         let proxies = self.targets.iter_mut().map(|(_, process)| process);
+        let proxies = proxies.chain(&mut self.others);
         let servers = self.servers.iter_mut().chain(&mut self.backups);
         let all = proxies.chain(servers).chain([&mut self.yardstick]);
         all.into_iter().try_for_each(Process::check)
@@ -217,6 +228,31 @@ impl Farm {
 
     fn fill(&mut self, data: &Data) -> Result<()> {
         (0..self.targets.len()).try_for_each(|n| self.on(n, |p| data.fill(p.address)))
+    }
+
+    /// The other magents use the servers, so that they are seen there.
+    fn use_others(&self, data: &Data) -> Result<()> {
+        let mut all = self.others.iter();
+        all.try_for_each(|other| data.fill(other.address))
+    }
+
+    /// Waits until the magent that is measured knows of others, if there are some.
+    fn meet_others(&self, data: &Data) -> Result<()> {
+        let is_magent = |t: &&(Target, Process)| t.0 == Target::Magent;
+        let (Some((_, magent)), true) =
+            (self.targets.iter().find(is_magent), !self.others.is_empty())
+        else {
+            return Ok(());
+        };
+        let met = look(|| {
+            self.use_others(data)?;
+            data.fill(magent.address)?;
+            let known = stats(magent.address, "stats servers")?;
+            let all = self.servers.iter().chain(&self.backups);
+            let count = all.filter(|s| known.contains(&format!("{}:other_magents ", s.address)));
+            Ok((count.count() == self.servers.len() + self.backups.len()).then_some(()))
+        })?;
+        met.ok_or_else(|| "magent does not see the others".into())
     }
 }
 
@@ -231,6 +267,7 @@ pub fn run(setup: &mut Setup, case: &Case, pace: Pace) -> Result<Vec<Measures>> 
     farm.fill(&data)?;
     let plain = Data::new(PLAIN.size);
     plain.fill(farm.yardstick.address)?;
+    farm.meet_others(&data)?;
     let mut turns = vec![[None; 3]; pace.turns];
     let done = take_turns(&farm, case.work, &data, &plain, pace, &mut turns);
     farm.or_death(done)?;
@@ -272,6 +309,7 @@ fn take_turns(
             bouts.push((*target, bout));
         }
         for turn in turns.iter_mut() {
+            farm.use_others(data)?;
             for (target, bout) in &mut bouts {
                 let mut measure = bout.turn(pace.time)?;
                 if let Some(yardstick) = &mut yardstick {

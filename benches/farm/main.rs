@@ -140,6 +140,19 @@ fn sweeps(quick: bool) -> Vec<(&'static str, Vec<Case>)> {
     );
     let servers = pick(&[2, 4, 8, 16, 32, 64], &[2, 64]);
     let case = |n: usize, work| Case::new(n.to_string(), work);
+    let others = |depth| {
+        let work = Work {
+            op: Op::Set,
+            depth,
+            ..PLAIN
+        };
+        let with = |others| Case {
+            backups: 1,
+            others,
+            ..case(others, work)
+        };
+        vec![with(0), with(1)]
+    };
     vec![
         (
             report::DEPTH,
@@ -177,6 +190,8 @@ fn sweeps(quick: bool) -> Vec<(&'static str, Vec<Case>)> {
                 })
                 .collect(),
         ),
+        (report::OTHERS_ONE, others(1)),
+        (report::OTHERS_DEEP, others(16)),
     ]
 }
 

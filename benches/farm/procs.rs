@@ -147,6 +147,7 @@ impl Workshop {
     /// magent over `servers` and `backups`.
     pub fn magent(
         &mut self,
+        name: &str,
         program: &Path,
         servers: &[Process],
         backups: &[Process],
@@ -163,7 +164,7 @@ impl Workshop {
                 command.arg(option).arg(server.address.to_string());
             }
         }
-        let mut process = self.spawn("magent", command, address)?;
+        let mut process = self.spawn(name, command, address)?;
         process.wait_until_ready()?;
         Ok(process)
     }
@@ -207,7 +208,7 @@ fn sum_calls(text: &str) -> Option<u64> {
 }
 
 /// Looks until there is something; `None` if it takes longer than [`PATIENCE`].
-fn look<T>(mut at: impl FnMut() -> Result<Option<T>>) -> Result<Option<T>> {
+pub fn look<T>(mut at: impl FnMut() -> Result<Option<T>>) -> Result<Option<T>> {
     let start = Instant::now();
     loop {
         let found = at()?;
@@ -336,6 +337,22 @@ fn ask(address: SocketAddr) -> std::io::Result<[u8; 5]> {
     let mut answer = [0; 5];
     io.read_exact(&mut answer)?;
     Ok(answer)
+}
+
+/// What a server answers to a `stats` command, as text.
+pub fn stats(address: SocketAddr, command: &str) -> Result<String> {
+    let mut io = TcpStream::connect(address)?;
+    io.set_read_timeout(Some(Duration::from_secs(2)))?;
+    io.write_all(format!("{command}\r\n").as_bytes())?;
+    let mut answer = Vec::new();
+    let mut some = [0; 4096];
+    while !answer.ends_with(b"END\r\n") {
+        match io.read(&mut some)? {
+            0 => return Err(format!("closed on {command}").into()),
+            n => answer.extend_from_slice(&some[..n]),
+        }
+    }
+    Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
 impl Drop for Process {

@@ -31,6 +31,10 @@ pub const CLIENTS: &str = "clients";
 pub const SIZE: &str = "bytes of a value";
 /// See [`DEPTH`].
 pub const SERVERS: &str = "servers";
+/// See [`DEPTH`]; a set with a backup.
+pub const OTHERS_ONE: &str = "other magents, a set at a time";
+/// See [`DEPTH`]; 16 sets with a backup.
+pub const OTHERS_DEEP: &str = "other magents, 16 sets at once";
 /// Titles of what is counted.
 pub const CALLS_ONE: &str = "system calls, 50 clients, one get at a time, 4 servers";
 /// See [`CALLS_ONE`].
@@ -61,7 +65,12 @@ const CPU_GOALS: [(&str, f64); 6] = [
 ];
 
 /// Sweeps in which the cost of a request must stay flat, and how flat.
-const GROWTH_GOALS: [(&str, f64); 2] = [(CLIENTS, 1.5), (SERVERS, 1.3)];
+const GROWTH_GOALS: [(&str, f64); 4] = [
+    (CLIENTS, 1.5),
+    (SERVERS, 1.3),
+    (OTHERS_ONE, 1.5),
+    (OTHERS_DEEP, 1.5),
+];
 
 /// Everything that one run found.
 pub struct Report {
@@ -386,7 +395,7 @@ impl Report {
         for (name, outcomes) in &self.sweeps {
             let _ = writeln!(
                 out,
-                "## By {name}\n\nGets; what is not varied is as above. CPU is microseconds a request, \
+                "## By {name}\n\nGets if nothing else is said; what is not varied is as above. CPU is microseconds a request, \
                  load is the generator's share of one processor.\n"
             );
             let head = [
