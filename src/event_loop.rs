@@ -78,12 +78,17 @@ const BATCHING_DELAY: Duration = Duration::from_micros(20);
 /// How long a stopping magent waits for what clients are owed.
 const DRAIN: Duration = Duration::from_secs(5);
 
+/// How long it then waits for servers to take its marks away.
+const GOODBYE: Duration = Duration::from_millis(500);
+
 /// Where the process is in its life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
     Serving,
     /// No new requests; ends when nothing is owed, or at this time.
     Draining(Instant),
+    /// Its marks are taken away from the servers; ends when that is answered, or at this time.
+    Leaving(Instant),
     Over,
 }
 
@@ -273,7 +278,9 @@ impl EventLoop {
             return Some(Duration::ZERO);
         }
         let drain = match self.phase {
-            Phase::Draining(until) => Some(until.saturating_duration_since(now.at)),
+            Phase::Draining(until) | Phase::Leaving(until) => {
+                Some(until.saturating_duration_since(now.at))
+            }
             Phase::Serving | Phase::Over => None,
         };
         let reading = self.reading.wait(now.at);
@@ -368,7 +375,7 @@ impl EventLoop {
                 (Signal::Hangup, _) => hangup = true,
                 (Signal::Upgrade, _) => self.wants_upgrade(now),
                 (Signal::Terminate, Phase::Serving) => self.stop(now),
-                (Signal::Terminate, Phase::Draining(_) | Phase::Over) => {
+                (Signal::Terminate, _) => {
                     log::warn!("stopped at once by a second signal");
                     self.phase = Phase::Over;
                 }
@@ -395,17 +402,24 @@ impl EventLoop {
         self.phase = Phase::Draining(now.at + DRAIN);
     }
 
-    /// Ends the loop when a drain is done or took too long.
+    /// Goes on with the end when a drain is done or took too long.
     fn leave(&mut self, now: Now) {
-        let Phase::Draining(until) = self.phase else {
-            return;
-        };
-        if self.proxy.drained() {
-            self.phase = Phase::Over;
-        } else if now.at >= until {
-            let seconds = DRAIN.as_secs();
-            log::warn!("stopped after {seconds} s with answers still owed to clients");
-            self.phase = Phase::Over;
+        match self.phase {
+            Phase::Draining(until) if self.proxy.drained() || now.at >= until => {
+                if !self.proxy.drained() {
+                    let seconds = DRAIN.as_secs();
+                    log::warn!("stopped after {seconds} s with answers still owed to clients");
+                }
+                self.proxy.say_goodbye();
+                self.phase = match self.proxy.has_left() {
+                    true => Phase::Over,
+                    false => Phase::Leaving(now.at + GOODBYE),
+                };
+            }
+            Phase::Leaving(until) if self.proxy.has_left() || now.at >= until => {
+                self.phase = Phase::Over;
+            }
+            _ => {}
         }
     }
 
@@ -417,7 +431,7 @@ impl EventLoop {
                 (None, _) => Some("there is no configuration file (-c) to read again"),
                 _ if self.is_upgrading() => Some("another program takes over just now"),
                 (Some(_), Phase::Serving) => None,
-                (Some(_), Phase::Draining(_) | Phase::Over) => Some("stopping"),
+                (Some(_), _) => Some("stopping"),
             };
             match why {
                 Some(why) => {

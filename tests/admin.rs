@@ -149,10 +149,11 @@ fn every_stats_is_there_as_for_clients() {
 fn stats_are_of_all_pools() {
     let servers: Vec<Memcached> = (0..3).map(|_| Memcached::start()).collect();
     let [a, b, c] = [0, 1, 2].map(|i| servers[i].name.as_str());
-    let magent = Magent::with_file(&format!(
+    let text = format!(
         "alpha:\n  listen: 127.0.0.1:PORT\n  servers:\n  - {a}:1\n  - {b}:1\n\
          beta:\n  listen: DIR/beta\n  servers:\n  - {b}:1\n  backups:\n  - {c}:1\n"
-    ));
+    );
+    let magent = Magent::with_file_and(&text, &["--alone"]);
     let mut operator = magent.operator();
     let matrix = format!(
         "memcached agent v{}\r\nmatrix 1 -> {a}, pool size 0\r\nmatrix 2 -> {b}, pool size 0\r\n\

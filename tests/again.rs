@@ -7,7 +7,7 @@ mod common;
 use common::farm::held;
 use common::rng::Rng;
 use common::time::look_within;
-use common::{Client, DEADLINE, MARKS, Magent, Memcached, Relay, wait_for};
+use common::{Client, DEADLINE, Magent, Memcached, Relay, wait_for};
 use std::time::{Duration, Instant};
 
 /// A primary and a backup; one magent reaches them through relays, the other one directly.
@@ -43,11 +43,10 @@ impl Two {
         names: [String; 2],
         options: &[&str],
     ) -> Two {
-        let options = [&[MARKS][..], options].concat();
         let names = names.each_ref().map(|name| &name[..]);
         let direct = servers.each_ref().map(|s| &s.name[..]);
-        let one = Magent::farm(&[names[0]], &[names[1]], &options);
-        let other = Magent::farm(&[direct[0]], &[direct[1]], &options);
+        let one = Magent::farm(&[names[0]], &[names[1]], options);
+        let other = Magent::farm(&[direct[0]], &[direct[1]], options);
         for (magent, names) in [(&one, names), (&other, direct)] {
             wait_shared(&[&one, &other], magent, &names);
         }
@@ -157,11 +156,7 @@ fn writes_ask_for_cas_numbers_and_copies_are_looked_after() {
 fn a_magent_that_is_alone_asks_what_its_clients_ask() {
     let servers = [Memcached::start(), Memcached::start()];
     let relays = [Relay::new(&servers[0]), Relay::new(&servers[1])];
-    let magent = Magent::farm(
-        &[&relays[0].name],
-        &[&relays[1].name],
-        &[MARKS, "--warm", "0"],
-    );
+    let magent = Magent::farm(&[&relays[0].name], &[&relays[1].name], &["--warm", "0"]);
     let mut client = magent.client();
     let set = "set k 5 100 5\r\nhello\r\n";
     client

@@ -20,7 +20,7 @@ fn filled(servers: &[&str], server_options: &[&str]) -> (Magent, Vec<Memcached>)
         .collect();
     let names: Vec<&str> = all.iter().map(|s| s.name.as_str()).collect();
     let primaries = servers.iter().filter(|s| **s == "primary").count();
-    let options = ["--memcached-stats"];
+    let options = ["--memcached-stats", "--alone"];
     let magent = Magent::farm(&names[..primaries], &names[primaries..], &options);
     let mut client = magent.client();
     for i in 0..200usize {
@@ -210,7 +210,7 @@ fn binary_session(client: &mut Client) {
 #[test]
 fn commands_hits_and_misses_count_as_memcached_counts_them() {
     let (alone, server) = (Memcached::start(), Memcached::start());
-    let magent = Magent::farm(&[&server.name], &[], &["--memcached-stats"]);
+    let magent = Magent::farm(&[&server.name], &[], &["--memcached-stats", "--alone"]);
     let counted = |clients: [Client; 3]| {
         let [mut text, mut binary, mut asks] = clients;
         session(&mut text);
@@ -413,7 +413,7 @@ fn a_server_that_is_silent_or_half_or_mad_leaves_what_the_others_said() {
         ),
     ];
     for (what, fake) in &cases {
-        let options = ["--timeout", "300", "--connect-timeout", "300"];
+        let options = ["--timeout", "300", "--connect-timeout", "300", "--alone"];
         let magent = Magent::farm(&[&good.name, &fake.name], &[], &options);
         let mut client = magent.client();
         let begin = Instant::now();
@@ -585,11 +585,12 @@ fn binary_clients_are_answered_as_memcached_answers_them() {
 #[test]
 fn a_pools_port_speaks_of_its_pool() {
     let (one, two) = (Memcached::start(), Memcached::start());
-    let magent = Magent::with_file(&format!(
+    let text = format!(
         "one:\n  listen: 127.0.0.1:PORT\n  servers:\n    - {}:1\n\
          two:\n  listen: DIR/two\n  client_connections: 9\n  servers:\n    - {}:1\n",
         one.name, two.name
-    ));
+    );
+    let magent = Magent::with_file_and(&text, &["--alone"]);
     let (mut first, mut second) = (magent.client(), Client::unix(&magent.dir().join("two")));
     first.set("a", "x").set("b", "x").set("c", "x");
     second.set("a", "x");

@@ -376,7 +376,7 @@ fn localhost_is_whichever_address_of_it_answers() {
             }
         });
         let name = format!("localhost:{}", at.port());
-        let magent = Magent::farm(&[&name], &[], &["--probe", "0"]);
+        let magent = Magent::farm(&[&name], &[], &["--probe", "0", "--alone"]);
         magent.client().ask("get k\r\n", "END\r\n");
         assert_eq!(server(&magent, &name)["address"], at.to_string());
         fake.join().expect("its thread");

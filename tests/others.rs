@@ -3,7 +3,7 @@
 mod common;
 
 use common::fake::empty;
-use common::{Client, Fake, MARKS, Magent, Memcached, wait_for};
+use common::{Client, Fake, Magent, Memcached, wait_for};
 use std::collections::BTreeMap;
 
 /// The beacon's list, as a server holds it; without its line ends.
@@ -61,7 +61,7 @@ fn life(line: &str) -> String {
 #[test]
 fn each_has_a_line_and_a_sign_of_life_that_is_gone_at_its_end() {
     let server = Memcached::start();
-    let mut magent = Magent::farm(&[&server.name], &[], &[MARKS]);
+    let mut magent = Magent::farm(&[&server.name], &[], &[]);
     assert!(beacon(&server).is_empty(), "it has used the server");
     magent.client().get("k");
     let lines = wait_for("a line", || Some(beacon(&server)).filter(|l| !l.is_empty()));
@@ -87,7 +87,7 @@ fn each_has_a_line_and_a_sign_of_life_that_is_gone_at_its_end() {
 #[test]
 fn a_server_that_is_used_sees_a_sign_of_life_each_second() {
     let server = Memcached::start();
-    let magent = Magent::farm(&[&server.name], &[], &[MARKS]);
+    let magent = Magent::farm(&[&server.name], &[], &[]);
     let mut client = magent.client();
     client.set("k", "v");
     let line = wait_for("a line", || beacon(&server).pop());
@@ -113,7 +113,7 @@ fn a_server_that_is_used_sees_a_sign_of_life_each_second() {
 #[test]
 fn two_see_each_other_come_and_go() {
     let server = Memcached::start();
-    let farm = || Magent::farm(&[&server.name], &[], &[MARKS]);
+    let farm = || Magent::farm(&[&server.name], &[], &[]);
     let (one, mut two) = (farm(), farm());
     let lines = wait_met(&one, &two, &server);
     let rings = |line: &str| line.rsplit(' ').next().map(str::to_string);
@@ -128,7 +128,7 @@ fn two_see_each_other_come_and_go() {
 #[test]
 fn one_that_was_killed_is_gone_after_ten_seconds() {
     let server = Memcached::start();
-    let farm = || Magent::farm(&[&server.name], &[], &[MARKS]);
+    let farm = || Magent::farm(&[&server.name], &[], &[]);
     let (one, two) = (farm(), farm());
     wait_met(&one, &two, &server);
     drop(two);
@@ -143,7 +143,7 @@ fn one_that_was_killed_is_gone_after_ten_seconds() {
 #[test]
 fn one_that_does_not_use_a_server_takes_its_line_out_until_it_does() {
     let server = Memcached::start();
-    let farm = || Magent::farm(&[&server.name], &[], &["-v", MARKS]);
+    let farm = || Magent::farm(&[&server.name], &[], &["-v"]);
     let (one, two) = (farm(), farm());
     let lines = wait_met(&one, &two, &server);
     wait_for("its line to be gone", || {
@@ -174,7 +174,7 @@ fn one_that_does_not_use_a_server_takes_its_line_out_until_it_does() {
 #[test]
 fn a_flush_takes_the_line_away_and_it_comes_back() {
     let server = Memcached::start();
-    let magent = Magent::farm(&[&server.name], &[], &[MARKS]);
+    let magent = Magent::farm(&[&server.name], &[], &[]);
     let mut client = magent.client();
     client.get("k");
     let line = wait_for("a line", || beacon(&server).pop());
@@ -183,6 +183,35 @@ fn a_flush_takes_the_line_away_and_it_comes_back() {
         client.get("k");
         (beacon(&server) == [line.clone()]).then_some(())
     });
+}
+
+/// A line that stays without its sign of life would look like a death to others.
+#[test]
+fn a_server_that_a_reload_takes_out_is_left_in_order() {
+    let (kept, left) = (Memcached::start(), Memcached::start());
+    let text = |servers: &[&Memcached]| {
+        let servers: String = servers
+            .iter()
+            .map(|s| format!("  - {}:1\n", s.name))
+            .collect();
+        format!("a:\n  listen: 127.0.0.1:PORT\n  warm: 0\n  servers:\n{servers}")
+    };
+    let magent = Magent::with_file(&text(&[&kept, &left]));
+    let line = wait_for("a line on each", || {
+        (0..20).for_each(|n| drop(magent.client().get(&format!("{n}-is-a-key"))));
+        let lines = [beacon(&kept), beacon(&left)];
+        lines
+            .iter()
+            .all(|l| l.len() == 1)
+            .then(|| beacon(&left).pop())
+    });
+    assert!(magent.reload(&text(&[&kept])));
+    wait_for("its line to be out", || {
+        beacon(&left).is_empty().then_some(())
+    });
+    let life = life(&line.expect("a line"));
+    assert_eq!(left.client().ask_line(format!("mg {life} b\r\n")), "EN");
+    assert_eq!(beacon(&kept).len(), 1);
 }
 
 /// The number at the end of the line tells whether two have the same rings.
@@ -196,7 +225,7 @@ fn a_reload_that_changes_the_rings_changes_the_line() {
             .collect();
         format!("alpha:\n  listen: 127.0.0.1:PORT\n  servers:\n{all}")
     };
-    let magent = Magent::with_file_and(&text(1), &[MARKS]);
+    let magent = Magent::with_file(&text(1));
     let mut client = magent.client();
     client.get("k");
     let before = wait_for("a line", || beacon(&servers[0]).pop());
@@ -227,33 +256,29 @@ fn what_can_hold_no_marks_says_so() {
         "alone",
     );
     marks(
-        &Magent::farm(&[&good.name], &[], &[MARKS, "--auto-eject"]),
+        &Magent::farm(&[&good.name], &[], &["--auto-eject"]),
         &good.name,
         "ejected",
     );
     marks(
-        &Magent::farm(&[&plain.name], &[], &[MARKS]),
+        &Magent::farm(&[&plain.name], &[], &[]),
         &plain.name,
         "no cas",
     );
-    marks(
-        &Magent::farm(&[&old.name], &[], &[MARKS]),
-        &old.name,
-        "too old",
-    );
+    marks(&Magent::farm(&[&old.name], &[], &[]), &old.name, "too old");
     assert!(beacon(&good).is_empty());
     assert_eq!(old.count("m"), 0);
     // One that is another magent refuses.
-    let inner = Magent::farm(&[&good.name], &[], &[MARKS]);
+    let inner = Magent::farm(&[&good.name], &[], &[]);
     let name = format!("127.0.0.1:{}", inner.port);
-    marks(&Magent::farm(&[&name], &[], &[MARKS]), &name, "refused");
+    marks(&Magent::farm(&[&name], &[], &[]), &name, "refused");
 }
 
 /// Magents' own keys are none of the clients' business, whatever dialect they speak.
 #[test]
 fn clients_do_not_reach_the_keys() {
     let server = Memcached::start();
-    let magent = Magent::farm(&[&server.name], &[], &[MARKS, "--memcached-stats"]);
+    let magent = Magent::farm(&[&server.name], &[], &["--memcached-stats"]);
     let mut client = magent.client();
     client.set("k", "v");
     wait_for("a line", || beacon(&server).pop());
@@ -292,8 +317,8 @@ fn clients_do_not_reach_the_keys() {
 #[test]
 fn another_program_is_the_same_magent() {
     let server = Memcached::start();
-    let mut one = Magent::farm(&[&server.name], &[], &[MARKS]);
-    let two = Magent::farm(&[&server.name], &[], &["-v", MARKS]);
+    let mut one = Magent::farm(&[&server.name], &[], &[]);
+    let two = Magent::farm(&[&server.name], &[], &["-v"]);
     let title = format!("{} {}", host(), one.pid());
     let (mut first, mut second) = (one.client(), two.client());
     first.get("k");

@@ -6,7 +6,7 @@ mod common;
 
 use common::magent::free_port;
 use common::time::wait_within;
-use common::{MARKS, Magent, Memcached, wait_for};
+use common::{Magent, Memcached, wait_for};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
@@ -239,8 +239,8 @@ fn it_tells_who_answers_for_a_key() {
 #[test]
 fn it_names_other_magents() {
     let server = servers(1);
-    let page = Page::with(&server, &[], &[MARKS]);
-    let other = Magent::farm(&[&server[0].name], &[], &[MARKS]);
+    let page = Page::with(&server, &[], &[]);
+    let other = Magent::farm(&[&server[0].name], &[], &[]);
     let (mut ours, mut theirs) = (page.magent.client(), other.client());
     let mut browser = Browser::start();
     browser.open(&page, 1400, false);

@@ -5,13 +5,13 @@ mod common;
 use common::farm::{get_all, held};
 use common::rng::Rng;
 use common::time::think;
-use common::{MARKS, Magent, Memcached, wait_for};
+use common::{Magent, Memcached, wait_for};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-const OPTIONS: [&str; 3] = [MARKS, "--retry", "300"];
+const OPTIONS: [&str; 2] = ["--retry", "300"];
 
 /// So many requests of a writer are under way at a time.
 const DEPTH: usize = 64;
@@ -361,7 +361,7 @@ fn nothing_is_repaired_where_pools_name_other_partners() {
         )
     };
     let text = pool("a", "127.0.0.1:PORT", &servers[1]) + &pool("b", "DIR/b", &servers[2]);
-    let start = || Magent::with_file_and(&text, &[MARKS]);
+    let start = || Magent::with_file(&text);
     let (one, other) = (start(), start());
     wait_for("both to see each other", || {
         for magent in [&one, &other] {

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Client, MARKS, Magent, Memcached, wait_for};
+use common::{Client, Magent, Memcached, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{setsockopt, sockopt::ReusePort};
 use nix::unistd::Pid;
@@ -26,16 +26,7 @@ impl Farm {
         let primaries = [Memcached::start(), Memcached::start()];
         let backup = Memcached::start();
         let [one, two] = primaries.each_ref().map(|p| &p.name[..]);
-        let options = [
-            "--reuseport",
-            MARKS,
-            "-s",
-            one,
-            "-s",
-            two,
-            "-b",
-            &backup.name,
-        ];
+        let options = ["--reuseport", "-s", one, "-s", two, "-b", &backup.name];
         let first = Magent::replaceable(&options);
         let others: Vec<Magent> = (1..PROCESSES).map(|_| first.beside(&options)).collect();
         Farm {

@@ -4,13 +4,13 @@
 mod common;
 
 use common::time::{pause_of, think};
-use common::{MARKS, Magent, Memcached, wait_for};
+use common::{Magent, Memcached, wait_for};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-const OPTIONS: [&str; 4] = [MARKS, "--share", "--retry", "300"];
+const OPTIONS: [&str; 2] = ["--retry", "300"];
 
 /// What was read and written.
 #[derive(Debug, Default)]

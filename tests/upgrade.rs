@@ -12,7 +12,6 @@ mod servers;
 #[path = "upgrade/states.rs"]
 mod states;
 
-use common::magent::MARKS;
 use common::{Magent, Memcached};
 
 /// Another file with the same program: what a build anew would be. `MAGENT_OTHER_BUILD` is one that really is
@@ -33,7 +32,7 @@ impl Farm {
     fn new(primaries: usize, backups: usize, options: &[&str]) -> Farm {
         let start = |n: usize| -> Vec<Memcached> { (0..n).map(|_| Memcached::start()).collect() };
         let (primaries, backups) = (start(primaries), start(backups));
-        let mut args = vec![MARKS];
+        let mut args = Vec::new();
         primaries.iter().for_each(|p| args.extend(["-s", &p.name]));
         backups.iter().for_each(|b| args.extend(["-b", &b.name]));
         args.extend(options);

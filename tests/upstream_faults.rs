@@ -67,7 +67,7 @@ fn the_handshake_comes_first_and_requests_follow_its_end() {
         link.send("END\r\n");
         go_on(link);
     });
-    let magent = before(&fake, &[]);
+    let magent = before(&fake, &["--alone"]);
     let mut client = magent.client();
     client.ask("get a\r\n", hit("a")).ask("get b\r\n", hit("b"));
     assert!(!early.is_open(), "something else came first");

@@ -287,8 +287,6 @@ pub struct Config {
     pub reuseport: bool,
     /// `--alone`.
     pub alone: bool,
-    /// `--share`.
-    pub share: bool,
     /// What the command line says of every pool of the file; no name, listeners or servers.
     template: PoolConfig,
 }

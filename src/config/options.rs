@@ -124,7 +124,6 @@ pub const OPTIONS: &[Opt] = &[
     opt("--slow", One("MS"), "requests that take so long are kept for the operator's `slow`").default("100"),
     opt("--reuseport", Nothing, "several magents may listen on one -l and -p"),
     opt("--alone", Nothing, "leave no marks on servers for other magents, and look for none"),
-    opt("--share", Nothing, "experimental: act as one with other magents over the same servers"),
     opt("--memcached-stats", Nothing, "answer stats as memcached does"),
     opt("--admin", Many("ADDR:PORT"), "a door for operators and monitors; also /PATH.sock, of mode 0600; repeat"),
     opt("--twemproxy-stats", One("ADDR:PORT"), "tell whoever connects there what twemproxy tells on port 22222"),
@@ -326,7 +325,6 @@ fn process(typed: &Typed) -> Result<Config, UsageError> {
         slow: values::ms(typed.number("--slow", 1..=MAX_MS)?),
         reuseport: typed.flag("--reuseport"),
         alone: typed.flag("--alone"),
-        share: typed.flag("--share"),
         template: PoolConfig::default(),
     };
     Ok(config)

@@ -40,7 +40,6 @@ impl Config {
         line("slow", self.slow.as_millis().to_string());
         line("reuseport", self.reuseport.to_string());
         line("alone", self.alone.to_string());
-        line("share", self.share.to_string());
         for pool in &self.pools {
             for (key, value) in pool_lines(pool) {
                 line(&format!("{}:{key}", pool.name), value);

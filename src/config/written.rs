@@ -53,7 +53,6 @@ impl Config {
         let switches = [
             ("--reuseport", self.reuseport),
             ("--alone", self.alone),
-            ("--share", self.share),
             ("--memcached-stats", self.memcached_stats),
         ];
         let on = switches.into_iter().filter(|(_, is_on)| *is_on);
@@ -181,7 +180,7 @@ mod tests {
         let line = "-n 77 -m 12m -i 3 -I 64k -u nobody -g nogroup -P /a.pid -L /a.log -F \
             --timeout 501 --connect-timeout 1502 --failure-limit 9 --retry 503 --retry-max 506 \
             --probe 507 --resolve 508 --refill 3m --warm 504 --journal 5m --idle-timeout 505 \
-            --slow 509 --reuseport --alone --share --memcached-stats --admin /a.sock --admin 127.0.0.1:3 \
+            --slow 509 --reuseport --alone --memcached-stats --admin /a.sock --admin 127.0.0.1:3 \
             --twemproxy-stats 127.0.0.1:4 --hash crc32 --distribution ketama --hash-tag {} \
             -l 127.0.0.1 -l ::1 -p 4000 -f /s.sock -a 0707";
         let farm = "-D -s 127.0.0.1:1:2 -s /x.sock:4 -b [::1]:3";

@@ -153,8 +153,15 @@ impl<S: Socket> Pools<S> {
         if watch.kind == Kind::Delete {
             self.delete_once_more(&watch, key);
         }
-        let has_changed = matches!(reply.status, Status::Done | Status::Number(_));
-        if !has_changed || watch.is_void || self.watched.is_followed(&watch) {
+        if watch.is_void || self.watched.is_followed(&watch) {
+            return self.forget_watch(id);
+        }
+        if watch.kind == Kind::Instead {
+            // Whether there was a copy or not, there is none now.
+            self.forget_watch(id);
+            return self.copy_again(&watch, key);
+        }
+        if !matches!(reply.status, Status::Done | Status::Number(_)) {
             return self.forget_watch(id);
         }
         let unix = self.unix;
@@ -165,10 +172,6 @@ impl<S: Socket> Pools<S> {
             }
             (Kind::Number(_), Some(watch)) => {
                 watch.expires = told().ttl.map(|ttl| expires_at(ttl, unix));
-            }
-            (Kind::Instead, _) => {
-                self.forget_watch(id);
-                return self.copy_again(&watch, key);
             }
             _ => {}
         }
@@ -284,7 +287,7 @@ impl<S: Socket> Pools<S> {
     }
 
     /// A copy was deleted, and its source may have the key: it is copied again when it is left alone.
-    fn copy_again(&mut self, watch: &Watch, key: &[u8]) {
+    pub(super) fn copy_again(&mut self, watch: &Watch, key: &[u8]) {
         if !self.refills.pace.is_on() {
             return;
         }

@@ -187,6 +187,12 @@ impl<S: Socket> Pools<S> {
         if (!is_idle || server.losing > 0) && self.now < removal.until {
             return;
         }
+        if self.now < removal.until && self.goes_to_rest(id) {
+            return;
+        }
+        let Some(server) = self.servers.get_mut(id) else {
+            return;
+        };
         let links = server.links.clone();
         if self.now < removal.keep {
             return links.into_iter().for_each(|l| self.close_link(l));

@@ -62,6 +62,17 @@ impl<S: Socket> Pools<S> {
         self.take_line_out(id);
     }
 
+    /// A server that is no longer configured is left in order. True while its answer is awaited.
+    pub(super) fn goes_to_rest(&mut self, id: ServerId) -> bool {
+        let server = self.servers.get(id);
+        let rests = server.is_none_or(|s| s.board.is_resting || self.first_link(s).is_none());
+        let goes = !rests && self.may_rest(id);
+        if goes {
+            self.rest(id);
+        }
+        goes
+    }
+
     /// A server is used again: its marks are written before anything is made of what others left there.
     pub(super) fn wake_marks(&mut self, id: ServerId) {
         if self.servers.get(id).is_some_and(|s| s.board.is_resting) {
@@ -181,7 +192,7 @@ impl<S: Socket> Pools<S> {
     }
 
     /// True while the answer is awaited to what takes the own marks away.
-    pub(super) fn takes_marks_away(&self) -> bool {
+    pub fn takes_marks_away(&self) -> bool {
         let leaves = |s: &Server| s.board.is_leaving && s.health.is_up();
         self.servers
             .values()

@@ -198,8 +198,6 @@ pub struct Pools<S> {
     me: Me,
     /// `--alone`: it leaves no marks.
     is_alone: bool,
-    /// `--share`: it keeps servers away from others, and heeds what they keep away.
-    shares: bool,
     budget: Rc<Budget>,
     probing: Probing,
     /// Names are looked up so often, in nanoseconds; 0: only at a reconnect.

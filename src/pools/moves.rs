@@ -252,10 +252,19 @@ impl<S: Socket> Pools<S> {
             "pool {name}: its ring has changed; for {seconds} s keys that moved are fetched from \
              where they were"
         );
+        let has_backups = pool.backups.is_some();
         for id in before.servers() {
-            let Some(server) = self.servers.get(id) else {
+            let Some(server) = self.servers.get_mut(id) else {
                 continue;
             };
+            // Without a backup nobody has noted what it may still run: its keys were nowhere else.
+            if !has_backups && server.given_up > 0 {
+                log::warn!(
+                    "{}: hangs while its keys move; it will be flushed when it is back",
+                    server.title
+                );
+                server.journal.mark_flush();
+            }
             for link in &server.links {
                 if let Some(link) = self.links.get_mut(*link) {
                     link.ring_moves();

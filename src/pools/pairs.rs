@@ -245,6 +245,11 @@ impl Pair {
         rules.has_line() || rules.is_announcing() || rules.is_parked()
     }
 
+    /// True if this magent or another one may write to the partner in the primary's place, or has done so.
+    pub fn is_kept_away(&self) -> bool {
+        self.has_line() || self.rules.is_announcing() || !self.others.is_empty()
+    }
+
     /// True if something waits for what becomes of it.
     pub fn is_awaited(&self) -> bool {
         !self.parked.is_empty() || !self.held.is_empty()

@@ -16,6 +16,25 @@ use crate::health::Cause;
 use crate::marks::Use;
 use crate::net::Socket;
 use crate::protocol::forms;
+use crate::time::Time;
+
+/// The part of a pool's span, as its divisor, that a request may wait beyond its deadline, and then has at least. One
+/// that was looked for before needs more afterwards.
+fn share_of(attempt: Attempt) -> u64 {
+    match attempt {
+        Attempt::Retried => 4,
+        _ => 2,
+    }
+}
+
+/// A request whose key was looked for is to look for it again; it has had half a span for that
+/// (`Pools::send_waiting`).
+fn look_for_again(pending: &mut Pending, span: u64) {
+    if pending.attempt == Attempt::Warmed {
+        pending.attempt = Attempt::Retried;
+        pending.deadline = Time(pending.deadline.0.saturating_sub(span / 2));
+    }
+}
 
 impl<S: Socket> Pools<S> {
     /// A client's request could not be asked at its primary, or its answer did not come: it goes on as its
@@ -73,8 +92,9 @@ impl<S: Socket> Pools<S> {
     fn ask_again(&mut self, lost: &Lost<'_>) {
         let (p, mut server) = (lost.request, lost.server);
         let pool = &self.pools[p.home.pool as usize];
+        let least = pool.span() / share_of(p.attempt);
         let mut pending = Pending {
-            deadline: p.deadline.max(self.now.plus(pool.span() / 2)),
+            deadline: p.deadline.max(self.now.plus(least)),
             ..p.again(p.attempt)
         };
         let mut key = std::mem::take(&mut self.key);
@@ -94,10 +114,10 @@ impl<S: Socket> Pools<S> {
         }
         // It has waited for the ring before already, if it is not just moved.
         let is_moved = pending.home.ring != p.home.ring;
-        let is_taken = match p.attempt == Attempt::Primary {
-            true if is_moved => self.takes_steps(&pending, &key, lost.ask),
-            true => self.joins_or_looks(&pending, &key, lost.ask),
-            false => false,
+        let is_taken = match p.attempt {
+            Attempt::Primary if is_moved => self.takes_steps(&pending, &key, lost.ask),
+            Attempt::Primary | Attempt::Retried => self.joins_or_looks(&pending, &key, lost.ask),
+            Attempt::Warmed | Attempt::Backup | Attempt::Deleted => false,
         };
         if !is_taken {
             self.sync_first(server, &key, p.hash);
@@ -113,15 +133,31 @@ impl<S: Socket> Pools<S> {
             return;
         };
         let (server, cause) = (lost.server, lost.cause);
+        let mut pending = lost.request.again(lost.request.attempt);
+        if pair.is_kept_away() {
+            let span = self.pools[pending.home.pool as usize].span();
+            look_for_again(&mut pending, span);
+        }
         if !pair.parked.back().is_some_and(|l| l.cause == cause) {
             pair.parked.push_back(Losses::new(server, cause));
         }
         if let Some(parked) = pair.parked.back_mut() {
-            let pending = lost.request.again(lost.request.attempt);
             parked.push(pending, lost.ask, &self.budget);
         }
         self.hasten(id);
         self.list_pair(id);
+    }
+
+    /// The primary is kept away from now on: what was found of the keys of requests that wait, or not found, may
+    /// change.
+    pub(super) fn parked_in_doubt(&mut self, id: usize) {
+        let Some(pair) = self.pairs.get_mut(id) else {
+            return;
+        };
+        for pending in pair.parked.iter_mut().flat_map(|l| &mut l.pending) {
+            let span = self.pools[pending.home.pool as usize].span();
+            look_for_again(pending, span);
+        }
     }
 
     /// Those that wait are asked, a bounded number in a turn.
@@ -159,7 +195,7 @@ impl<S: Socket> Pools<S> {
             };
             // What goes to the backup has as much again, so half of it may be waited for.
             let span = self.pools[p.home.pool as usize].span();
-            if self.now < p.deadline.plus(span / 2) {
+            if self.now < p.deadline.plus(span / share_of(p.attempt)) {
                 return;
             }
             let Some(p) = first.pending.pop_front() else {

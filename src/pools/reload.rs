@@ -37,7 +37,6 @@ impl<S: Socket> Pools<S> {
             start_unix: unix,
             me,
             is_alone: config.alone,
-            shares: config.share && !config.alone,
             budget,
             probing: Probing::default(),
             resolve: 0,

@@ -22,6 +22,7 @@ use crate::marks::{Debt, Id};
 use crate::net::{Conn, Socket};
 use crate::placement::Farm;
 use crate::saved::{Damaged, Loaded, Loader, Saved, Saver, load_all, save_all};
+use crate::time::{MILLISECOND, Time};
 use std::io;
 use std::net::SocketAddr;
 
@@ -134,6 +135,9 @@ impl Saved for SavedRefill {
     }
 }
 
+/// A request that was sent within so long, in nanoseconds, is not late yet when another program takes over.
+const GRACE: u64 = 100 * MILLISECOND;
+
 impl<S: Socket> Pools<S> {
     /// True if nothing of an earlier configuration is left.
     pub fn is_settled_in(&self) -> bool {
@@ -172,7 +176,8 @@ impl<S: Socket> Pools<S> {
             && self.links.values().all(rests)
     }
 
-    /// What clients wait for counts as late.
+    /// What clients wait for counts as late. What was sent a moment ago, for instance to a backup since a primary
+    /// hangs, has [`GRACE`].
     pub fn hurry(&mut self) {
         self.hurry_parked();
         let is_awaited = |p: &&mut Pending| {
@@ -183,7 +188,9 @@ impl<S: Socket> Pools<S> {
         };
         for link in self.links.values_mut() {
             for pending in link.pending.iter_mut().filter(is_awaited) {
-                pending.deadline = pending.deadline.min(self.now);
+                let sent = Some(pending.sent).filter(|at| *at != Time::NEVER);
+                let until = sent.map_or(self.now, |at| at.plus(GRACE).max(self.now));
+                pending.deadline = pending.deadline.min(until);
                 link.alarm = self.now;
             }
         }

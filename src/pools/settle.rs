@@ -3,6 +3,7 @@
 
 use super::pending::{Answered, Ask, Attempt, Lost, To};
 use super::server::fnv;
+use super::watched::{Kind, Watch};
 use super::{Losses, Pools, ServerId};
 use crate::buffer::{Queue, Source};
 use crate::clients::{Clients, Ticket, is_error};
@@ -114,7 +115,7 @@ impl<S: Socket> Pools<S> {
         }
     }
 
-    /// The answer to a write that others may have replaced since: its copy goes.
+    /// The answer to a write that others may have replaced since: its copy goes, and is made again.
     pub(super) fn settle_doubtful(
         &mut self,
         answered: &Answered<'_>,
@@ -129,6 +130,8 @@ impl<S: Socket> Pools<S> {
         let key = self.key_at(answered);
         let backup = self.mirror_to(&p.home, &key);
         self.invalidate(backup, &key, p.hash);
+        let watch = Watch::new(p.home.primary, backup, p.hash, Kind::Instead);
+        self.copy_again(&watch, &key);
         self.key = key;
     }
 

@@ -37,6 +37,11 @@ impl<S: Socket> Pools<S> {
                     || primary.is_some_and(|s| s.journal.is_to_go(&flow.key));
                 // The key is held, so all that its link was sent since the look is that delete.
                 let since = self.links.get(id).map_or(0, |l| l.last_seq());
+                let backup = self.pools[flow.pool as usize].place(&flow.key, 0).backup;
+                if is_absent && self.has_held(flow.primary, backup) {
+                    // The backup holds what was replaced by a write whose answer waits, and its mirror with it.
+                    return self.step_lost(key, Cause::KeptAway, clients);
+                }
                 let may_fetch = is_absent && !self.is_flushing(flow.primary);
                 if !may_fetch || !self.begin_fetch(key, id, since) {
                     self.release_taken(key);
@@ -197,18 +202,19 @@ impl<S: Socket> Pools<S> {
     /// Another server has the key: copies it if nothing newer happened, and serves what waited.
     fn fetched(
         &mut self,
-        flow: Flow,
+        mut flow: Flow,
         fetched: &Fetched,
         reply: &Reply<'_>,
         clients: &mut Clients<S>,
     ) {
         self.count_fetched(&flow);
         let backup = self.pools[flow.pool as usize].place(&flow.key, 0).backup;
+        let is_decided =
+            !self.is_kept_away(flow.primary, backup) && !self.has_held(flow.primary, backup);
         let may_copy = !self.is_outdated(&flow)
             && !self.is_flushing(flow.primary)
             && !self.is_not_to_move(&flow)
-            && self.is_used(flow.primary, backup)
-            && !self.has_held(flow.primary, backup);
+            && is_decided;
         if !may_copy {
             self.counters.repairs_dropped += 1;
         }
@@ -218,7 +224,7 @@ impl<S: Socket> Pools<S> {
             .then(|| forms::write_copy(&flow.key, fetched, self.unix, is_shared, &mut line))
             .flatten();
         let Some(verb) = copy else {
-            return self.serve_uncopied(flow, fetched, reply, clients);
+            return self.serve_uncopied(flow, fetched, is_decided, reply, clients);
         };
         let value = reply.at + reply.line;
         let ask = Ask {
@@ -235,16 +241,42 @@ impl<S: Socket> Pools<S> {
         let mut pending = self.own(To::Copy(copy), verb, Traits::WRITES, flow.hash);
         (pending.home.primary, pending.home.backup) = (flow.primary, backup);
         self.send(flow.primary, pending, &ask);
+        self.answer_reads(&mut flow, fetched, reply, clients);
         self.release(flow);
+    }
+
+    /// Those that only read need not wait until the primary has the copy. One that comes behind a write of the
+    /// key must, and one that was not asked there yet: another magent may have written the key since the
+    /// fetch.
+    fn answer_reads(
+        &mut self,
+        flow: &mut Flow,
+        fetched: &Fetched,
+        reply: &Reply<'_>,
+        clients: &mut Clients<S>,
+    ) {
+        while let Some(w) = flow.waiting.front() {
+            let ask = w.ask();
+            let To::Client(ticket) = w.pending.to else {
+                return;
+            };
+            let may_read = w.missed && forms::is_plain_read(ask.verb, ask.line_bytes());
+            if !may_read || !answer_fetched(ticket, &ask, fetched, reply, clients) {
+                return;
+            }
+            flow.waiting.pop_front();
+        }
     }
 
     /// Serves what waited without a copy: a read gets the fetched value, a write the primary's
     /// first answer. A request that would create the key is told that it exists if that can be
-    /// said, else it is sent as it is.
+    /// said, else it is sent as it is. Where it is not decided who may be asked for the key, a write waits for
+    /// that and is asked again: the server may lack what the other one holds.
     fn serve_uncopied(
         &mut self,
         flow: Flow,
         fetched: &Fetched,
+        is_decided: bool,
         reply: &Reply<'_>,
         clients: &mut Clients<S>,
     ) {
@@ -268,6 +300,13 @@ impl<S: Socket> Pools<S> {
                 if ask.verb == Verb::MetaGet {
                     shown.hand_out();
                 }
+            } else if !is_decided {
+                pools.lose(
+                    primary,
+                    w.pending.again(w.pending.attempt),
+                    &ask,
+                    Cause::KeptAway,
+                );
             } else if w.missed || is_add {
                 pools.answer_absent(ticket, &ask, clients);
             } else {

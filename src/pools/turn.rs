@@ -265,7 +265,6 @@ impl<S: Socket> Pools<S> {
         self.links
             .values()
             .all(|l| l.is_idle() || !self.is_up(l.server))
-            && !self.takes_marks_away()
     }
 
     /// Counts what it holds: for tests that look for leaks.

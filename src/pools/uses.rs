@@ -36,7 +36,7 @@ impl<S: Socket> Pools<S> {
     /// left of them.
     pub(super) fn pair_up(&mut self) {
         let mut wanted: Vec<(ServerId, ServerId, bool)> = Vec::new();
-        let pools = self.pools.iter().filter(|p| !p.removed && self.shares);
+        let pools = self.pools.iter().filter(|p| !p.removed && !self.is_alone);
         for pool in pools.filter(|p| !p.config.auto_eject) {
             for primary in &pool.primary_ids {
                 let others = pool.backup_ids.iter().filter(|b| *b != primary);
@@ -325,18 +325,18 @@ impl<S: Socket> Pools<S> {
     }
 
     /// True if a backup holds what its primary does, as far as this magent knows: nobody has missed mirrors.
+    /// Where the two are each other's backups, a line that keeps it away as a primary says so too.
     pub(super) fn may_be_read(&self, primary: ServerId, backup: ServerId) -> bool {
-        let mut follows = self
-            .servers
-            .get(backup)
-            .map_or(&[][..], |s| &s.follows)
-            .iter();
+        let Some(server) = self.servers.get(backup) else {
+            return true;
+        };
+        let mut about = server.follows.iter().chain(&server.pairs);
         let is_stale = |p: &Pair| {
             let owes_flush = |b: &Backup| matches!(b.debt(), Debt::Flush { .. });
             p.partner == primary
                 && (!p.others.is_empty() || p.backup.as_ref().is_some_and(owes_flush))
         };
-        !follows.any(|id| self.pairs.get(*id).is_some_and(is_stale))
+        !about.any(|id| self.pairs.get(*id).is_some_and(is_stale))
     }
 
     /// A server came or went: what it said of others is void.
@@ -432,6 +432,15 @@ impl<S: Socket> Pools<S> {
         !pair.is_some_and(|p| p.is_awaited() || losing(p))
     }
 
+    /// True if this backup is used in the primary's place, or may be; not if it is only not known just now.
+    pub(super) fn is_kept_away(&mut self, primary: ServerId, backup: ServerId) -> bool {
+        let Some(id) = self.pair_of(primary, backup) else {
+            return false;
+        };
+        let is_used = self.serves(id) == Use::Primary;
+        !is_used && self.pairs.get(id).is_some_and(Pair::is_kept_away)
+    }
+
     /// True if a primary is asked for the keys that it shares with this backup.
     pub(super) fn is_used(&mut self, primary: ServerId, backup: ServerId) -> bool {
         let pair = self.pair_of(primary, backup);
@@ -448,7 +457,8 @@ impl<S: Socket> Pools<S> {
                 }
                 _ => return true,
             },
-            To::Copy(_) => (p.home.primary, p.home.backup),
+            // Nobody reads it there before it is known who is asked.
+            To::Copy(_) => return !self.is_kept_away(p.home.primary, p.home.backup),
             To::Refill(copy) => match self.refills.copies.table.get(copy) {
                 Some(copy) if copy.primary == copy.source => (copy.source, copy.job.target),
                 Some(copy) => (copy.job.target, copy.source),

@@ -1,9 +1,10 @@
 //! Requests with several steps at a warming primary: what it lacks is fetched from the backup, or
-//! from where a reload moved it from, copied in with `add`, and the request is served after it.
+//! from where a reload moved it from, and copied in with `add`. A read is answered from the fetch, any other
+//! request is served after the copy.
 //!
 //! ```text
-//!  get k ─▶ primary: absent ─▶ Fetch: mg k u f t v c ─▶ backup: found ─▶ add k ─▶ primary
-//!                                                                       get k ─▶ primary ─▶ client
+//!  incr k ▶ primary: absent ─▶ Fetch: mg k u f t v c ─▶ backup: found ─▶ add k ─▶ primary
+//!                                                                       incr k ▶ primary ─▶ client
 //!  add k ─▶ Look: me k ─▶ primary: there ────────────────────────────── add k ─▶ primary ─▶ client
 //!                                  absent ─▶ Fetch, then the add itself
 //! ```
@@ -378,8 +379,9 @@ impl<S: Socket> Pools<S> {
     /// Starts the fetch of a key that the primary lacks, or joins one that is under way and not out
     /// of date. `link` and `since` tell the request that missed. False if nobody else can have the key.
     fn fetch(&mut self, p: &Pending, key: &[u8], ask: &Ask<'_>, link: usize, since: u64) -> bool {
-        // The backup may hold what a write has replaced whose answer waits: asked again behind that.
-        if self.has_held(p.home.primary, p.home.backup) {
+        // The backup may hold what a write has replaced whose answer waits: asked again behind that. A
+        // write that comes here has waited itself, and what still waits came after it.
+        if !p.writes() && self.has_held(p.home.primary, p.home.backup) {
             self.lose(p.home.primary, p.again(p.attempt), ask, Cause::KeptAway);
             return true;
         }

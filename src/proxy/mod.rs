@@ -342,12 +342,21 @@ impl<S: Socket> Proxy<S> {
         self.set_now(now);
         self.clients.leave_all();
         self.pools.stop_refills();
-        self.pools.take_marks_away();
     }
 
     /// True when every client got what it was owed, and the backups too.
     pub fn drained(&self) -> bool {
         self.clients.count() == 0 && self.pools.is_drained()
+    }
+
+    /// Tells the other magents that this one ends. Without its marks it may ask servers nothing more.
+    pub fn say_goodbye(&mut self) {
+        self.pools.take_marks_away();
+    }
+
+    /// True when the servers have taken its marks away.
+    pub fn has_left(&self) -> bool {
+        !self.pools.takes_marks_away()
     }
 
     /// The turn is over, the work of the loop itself included. `tick`: when [`Proxy::tick`] was called and

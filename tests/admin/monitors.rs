@@ -1,7 +1,7 @@
 //! What monitors read: that it is well formed, and that the numbers are right.
 
 use super::common::magent::farm;
-use super::common::{Client, Fake, MARKS, Magent, Memcached, wait_for};
+use super::common::{Client, Fake, Magent, Memcached, wait_for};
 use super::dashboard;
 use super::http::{self, Answer};
 use super::{DOOR, with_door};
@@ -375,7 +375,7 @@ fn moves_and_other_magents_are_told() {
         let list = list.collect::<String>();
         format!("a:\n  listen: 127.0.0.1:PORT\n  servers:\n{list}")
     };
-    let magent = Magent::with_file_and(&text(1), &[MARKS]);
+    let magent = Magent::with_file(&text(1));
     let moving = |is_moving: u8| {
         let told = metrics(&magent).get("magent_pool_moving{pool=\"a\"}");
         assert_eq!(told, f64::from(is_moving));
@@ -387,7 +387,7 @@ fn moves_and_other_magents_are_told() {
         format!("magent_server_marked{{server=\"{name}\"}}"),
         format!("magent_server_other_magents{{server=\"{name}\"}}"),
     );
-    let other = Magent::farm(&[name], &[], &[MARKS]);
+    let other = Magent::farm(&[name], &[], &[]);
     wait_for("each other", || {
         magent.client().set("k", "x");
         other.client().set("k", "x");

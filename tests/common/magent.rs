@@ -20,10 +20,6 @@ const TRIES: usize = 20;
 /// Its stderr, in its folder.
 const LOG: &str = "stderr";
 
-/// Stands for no option: this magent leaves marks on its servers. All others are `--alone`, since most
-/// tests count what their servers hold and are asked.
-pub const MARKS: &str = "MARKS";
-
 /// One process; it ends with its value, and its log is printed if the test failed.
 pub struct Magent {
     child: Child,
@@ -199,11 +195,9 @@ impl Magent {
     ) -> Magent {
         // A file and no pipe: what was logged before an answer is there when the answer is.
         let log = fs::File::create(dir.path().join(LOG)).expect("a log");
-        let alone = (!args.contains(&MARKS)).then_some("--alone");
         let child = Command::new(program)
             .arg("-D")
-            .args(args.iter().filter(|arg| **arg != MARKS))
-            .args(alone)
+            .args(args)
             .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())

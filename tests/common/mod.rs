@@ -25,7 +25,7 @@ pub mod world;
 
 pub use client::{Client, Stats, number};
 pub use fake::{Fake, FakeLink, Gate};
-pub use magent::{MARKS, Magent};
+pub use magent::Magent;
 pub use memcached::Memcached;
 pub use probe::{Latencies, Probe};
 pub use relay::Relay;

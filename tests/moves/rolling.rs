@@ -2,7 +2,7 @@
 
 use crate::common::farm::get_all;
 use crate::common::time::think;
-use crate::common::{Client, MARKS, Magent, Memcached, keys, wait_for};
+use crate::common::{Client, Magent, Memcached, keys, wait_for};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Keys whose values nobody changes.
@@ -46,7 +46,7 @@ impl Two {
         let start = |n| -> Vec<Memcached> { (0..n).map(|_| Memcached::start()).collect() };
         let (primaries, backups) = (start(3), start(2));
         let text = file(&primaries[..2], &backups);
-        let magents = [(); 2].map(|()| Magent::with_file_and(&text, &[MARKS]));
+        let magents = [(); 2].map(|()| Magent::with_file(&text));
         let names: Vec<String> = (0..KEYS).map(|i| format!("fixed{i}")).collect();
         let mut clients = magents.each_ref().map(Magent::client);
         for (i, name) in names.iter().enumerate() {

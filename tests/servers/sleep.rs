@@ -255,7 +255,11 @@ fn a_write_that_timed_out_is_followed_by_a_delete() {
         }
     });
     let backup = Memcached::start();
-    let magent = Magent::farm(&[&fake.name], &[&backup.name], &quick(&["--refill", "0"]));
+    let magent = Magent::farm(
+        &[&fake.name],
+        &[&backup.name],
+        &quick(&["--refill", "0", "--alone"]),
+    );
     let mut client = magent.client();
     client.set("k", "new");
     assert_eq!(backup.value("k").as_deref(), Some(&b"new"[..]));

@@ -201,7 +201,16 @@ impl Pair {
             self.farm.backups[0].wait_value("k", value);
         }
         assert_eq!(self.client.get("k").as_deref(), value, "read after {row}");
-        self.farm.primaries[0].wait_value("k", value);
+        // It may have been found down for a moment: then the backup answers, and what an `mg` with N left
+        // there is not copied.
+        if value == Some(b"") {
+            return;
+        }
+        wait_for("the primary to have it too", || {
+            self.client.get("k");
+            let held = self.farm.primaries[0].value("k");
+            (held.as_deref() == value).then_some(())
+        });
     }
 }
 
@@ -360,7 +369,7 @@ fn a_restart_is_known_before_anything_is_created_or_copied() {
 
 #[test]
 fn a_hundred_clients_share_one_fetch() {
-    let mut farm = Farm::new(1, 1, &["--timeout", "2000"]);
+    let mut farm = Farm::new(1, 1, &["--timeout", "2000", "--alone"]);
     let mut client = farm.magent.client();
     client.set("k", "x");
     farm.backups[0].wait_value("k", Some(b"x"));
@@ -425,7 +434,7 @@ fn a_token_of_the_backup_is_good_there_only() {
 fn keys_of_many_servers_in_one_get() {
     let mut primaries: Vec<Memcached> = (0..2).map(|_| Memcached::start()).collect();
     primaries.push(Memcached::start());
-    let mut farm = Farm::of(primaries, vec![Memcached::start()], &[]);
+    let mut farm = Farm::of(primaries, vec![Memcached::start()], &["--alone"]);
     let mut client = farm.magent.client();
     let all: Vec<String> = (0..3)
         .flat_map(|s| (0..20).map(move |n| keys::key_on(s, 3, "k", n)))

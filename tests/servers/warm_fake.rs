@@ -23,7 +23,7 @@ fn slow(fetched: &'static str) -> Slow {
         r => empty(r),
     });
     let primary = Memcached::start();
-    let options = quick(&["--timeout", "3000", "--refill", "0"]);
+    let options = quick(&["--timeout", "3000", "--refill", "0", "--alone"]);
     let magent = Magent::farm(&[&primary.name], &[&backup.name], &options);
     Slow {
         magent,
@@ -194,7 +194,7 @@ fn older_backups_answer_while_the_primary_is_down_and_nothing_is_copied() {
         }
     });
     let mut primary = Memcached::start();
-    let magent = Magent::farm(&[&primary.name], &[&backup.name], &quick(&[]));
+    let magent = Magent::farm(&[&primary.name], &[&backup.name], &quick(&["--alone"]));
     let mut client = magent.client();
     client.set("k", "x");
     backup.wait_count("set", 1);

@@ -88,7 +88,6 @@ pub struct Plan {
     pub magents: usize,
     /// They leave marks, and act as one.
     pub marks: bool,
-    pub share: bool,
     /// What a server lacks is fetched, and it is refilled.
     pub copies: bool,
 }
@@ -159,7 +158,6 @@ impl Plan {
             upgrades: Rng::new(seed ^ 0x7570_6772_6164_6500).often(300),
             magents: 1,
             marks: false,
-            share: false,
             copies: true,
         };
         plan.add_trouble(Rng::new(seed ^ 0x0074_726f_7562_6c65));
@@ -171,9 +169,8 @@ impl Plan {
     /// Several magents before the same servers, or one that leaves its marks for the next one.
     fn add_magents(&mut self, mut r: Rng) {
         self.marks = r.often(700);
-        self.share = self.marks;
         // Where rings change one at a time, keys have several homes for that time.
-        let is_alone = !self.share || self.moves || self.backups == 0;
+        let is_alone = !self.marks || self.moves || self.backups == 0;
         if is_alone || !r.often(500) {
             return;
         }
@@ -283,7 +280,6 @@ impl Plan {
         }
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         match self.marks {
-            true if self.share => world::marking(&[&args[..], &["--share"]].concat()),
             true => world::marking(&args),
             false => world::options(&args),
         }

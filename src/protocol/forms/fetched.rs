@@ -172,6 +172,15 @@ pub fn answer_fetched(
     true
 }
 
+/// True if all that `line` asks of a key is what a fetch tells: it reads, and changes nothing.
+pub fn is_plain_read(verb: Verb, line: &[u8]) -> bool {
+    match verb {
+        Verb::Get => true,
+        Verb::MetaGet => flags(verb, line).all(|flag| b"bfhklOqstuv".contains(&flag[0])),
+        _ => false,
+    }
+}
+
 /// Pushes what the flags of an `mg` line ask for, in their order.
 fn push_meta_flags(line: &[u8], fetched: &Fetched, out: &mut Queue) {
     let mut ttl = fetched.ttl;
