@@ -21,6 +21,8 @@ pub mod process;
 pub mod relay;
 pub mod rng;
 pub mod time;
+pub mod watch;
+pub mod wire;
 pub mod world;
 
 pub use client::{Client, Stats, number};
@@ -30,6 +32,8 @@ pub use memcached::Memcached;
 pub use probe::{Latencies, Probe};
 pub use relay::Relay;
 pub use time::{DEADLINE, measure_for, pause_of, wait_for};
+pub use watch::Scene;
+pub use wire::Wire;
 pub use world::{Peer, World};
 
 use std::fs;
