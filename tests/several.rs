@@ -99,13 +99,17 @@ fn a_magent_that_is_cut_off_from_a_primary_for_three_seconds() {
 }
 
 /// Two magents of which one has lost the backup, and has replaced `old` of `k` on the primary; the other one has
-/// heard of it.
-fn with_a_backup_behind() -> ([Magent; 2], Wire, Memcached, Memcached) {
+/// heard of it. `mutual`: each of the two servers is the other one's backup; `k` belongs to the first.
+fn with_a_backup_behind(mutual: bool) -> ([Magent; 2], Wire, Memcached, Memcached) {
     let (primary, backup) = (Memcached::start(), Memcached::start());
     let wire = Wire::to(&backup);
     let farm = || {
         let options = [&OPTIONS[..], &["--timeout", "500", "--failure-limit", "1"]].concat();
-        Magent::farm(&[&primary.name], &[&wire.name], &options)
+        let servers = [&primary.name[..], &wire.name];
+        match mutual {
+            true => Magent::farm(&servers, &[servers[1], servers[0]], &options),
+            false => Magent::farm(&servers[..1], &servers[1..], &options),
+        }
     };
     let magents = [farm(), farm()];
     let [one, other] = &magents;
@@ -142,7 +146,7 @@ fn read_not_old(magent: &Magent) -> Option<String> {
 
 #[test]
 fn a_backup_that_has_missed_what_one_magent_wrote_is_read_by_nobody() {
-    let ([one, other], wire, primary, backup) = with_a_backup_behind();
+    let ([one, other], wire, primary, backup) = with_a_backup_behind(false);
     primary.stop();
     other.wait_state(&primary.name, "down");
     for _ in 0..20 {
@@ -174,10 +178,31 @@ fn a_backup_that_has_missed_what_one_magent_wrote_is_read_by_nobody() {
     primary.cont();
 }
 
+/// The line that keeps it away as a primary says that it has missed mirrors, too.
+#[test]
+fn two_servers_that_are_each_others_backups() {
+    let ([one, other], wire, primary, _backup) = with_a_backup_behind(true);
+    primary.stop();
+    other.wait_state(&primary.name, "down");
+    for _ in 0..20 {
+        assert_eq!(read_not_old(&other), None);
+        pause_of(Duration::from_millis(20));
+    }
+    primary.cont();
+    wire.mend();
+    wait_for("both to be used again", || {
+        read_not_old(&one);
+        let is_out = |m: &Magent, s: &str| !m.server(s).contains_key("kept_away_by");
+        let names = [&primary.name[..], &wire.name];
+        let all = names.iter().all(|s| is_out(&one, s) && is_out(&other, s));
+        (read_not_old(&other).as_deref() == Some("new") && all).then_some(())
+    });
+}
+
 /// What one that has died owed a backup nobody knows: it is flushed, and filled.
 #[test]
 fn a_backup_that_has_missed_what_a_dead_magent_wrote_is_flushed_and_filled() {
-    let ([one, other], wire, _primary, backup) = with_a_backup_behind();
+    let ([one, other], wire, _primary, backup) = with_a_backup_behind(false);
     drop(one);
     wait_for("the backup to be flushed", || {
         assert_eq!(read_not_old(&other).as_deref(), Some("new"));
