@@ -273,7 +273,6 @@ fn a_hold_is_renewed_each_second_and_the_last_line_is_deleted() {
 
 /// A list that stays as it is is read once, and then only looked at.
 #[test]
-#[ignore = "magent reads a list that is there with each look, which docs/design.md does not say"]
 fn looks_at_a_list_that_stays_are_no_gets() {
     let story = Story::replaced();
     let start = format!("mg {LIST} b v c\r\n");
@@ -294,7 +293,7 @@ fn a_line_among_others_is_taken_out_by_writing_the_list_back() {
     story.append_other();
     let (from, cas) = (story.requests().len(), story.cas());
     let other = story.hold_key(OTHER);
-    // Its hold is asked for with each look.
+    // Its hold is read once, and looked at from then on.
     story.wait_request(from, &format!("mg {other} b v c\r\n"));
     story.primary.restart();
     let rest = story.line(OTHER);

@@ -35,6 +35,8 @@ pub enum Question {
     TakenOver(usize, Time),
     /// A magent's hold on its line about the primary of this pair.
     Hold(usize, Id),
+    /// Is that hold the one that was read last?
+    LookHold(usize, Id),
 }
 
 impl Question {
@@ -98,9 +100,9 @@ impl Away {
         Lines(&self.text)
     }
 
-    /// True if nobody was away.
-    pub fn is_empty(&self) -> bool {
-        self.is_read && self.cas.is_none()
+    /// True if it is known what it was.
+    pub fn is_read(&self) -> bool {
+        self.is_read
     }
 
     /// True if the list is the one that was read last.

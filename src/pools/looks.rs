@@ -45,7 +45,8 @@ impl<S: Socket> Pools<S> {
             return;
         };
         let (mut out, mut asked) = (Vec::new(), Vec::new());
-        match server.board.away.is_empty() {
+        // A look counts as no get on the server.
+        match server.board.away.is_read() {
             true => {
                 bytes::look(&mut out, bytes::LIST);
                 asked.push(Question::LookAway(now));
@@ -61,8 +62,17 @@ impl<S: Socket> Pools<S> {
                 continue;
             };
             for other in &pair.others {
-                bytes::read(&mut out, &bytes::hold_key(other.id, &pair.about));
-                asked.push(Question::Hold(pair_id, other.id));
+                let key = bytes::hold_key(other.id, &pair.about);
+                match other.is_read() {
+                    true => {
+                        bytes::look(&mut out, &key);
+                        asked.push(Question::LookHold(pair_id, other.id));
+                    }
+                    false => {
+                        bytes::read(&mut out, &key);
+                        asked.push(Question::Hold(pair_id, other.id));
+                    }
+                }
             }
         }
         self.ask_marks(id, link, &out, &asked);
@@ -172,7 +182,12 @@ impl<S: Socket> Pools<S> {
                 let cas = cas.unwrap_or(0);
                 self.hold_seen(pair, other, Some((hold.answers, title, cas)));
             }
-            (Question::Hold(pair, other), Answer::Absent) => self.hold_seen(pair, other, None),
+            (Question::LookHold(pair, other), Answer::There(cas)) => {
+                self.hold_stands(id, pair, other, cas);
+            }
+            (Question::Hold(pair, other) | Question::LookHold(pair, other), Answer::Absent) => {
+                self.hold_seen(pair, other, None);
+            }
             _ => is_well = false,
         }
         if let Some(board) = self
@@ -267,6 +282,20 @@ impl<S: Socket> Pools<S> {
             if let Some(server) = self.servers.get_mut(primary).filter(|_| came_back) {
                 server.health.probe_soon(now);
             }
+        }
+        self.list_pair(pair);
+    }
+
+    /// A hold was looked at: it is read if it is another one than last time.
+    fn hold_stands(&mut self, id: ServerId, pair: usize, other: Id, cas: u64) {
+        let Some(pair_) = self.pairs.get_mut(pair) else {
+            return;
+        };
+        let holder = pair_.others.iter_mut().find(|o| o.id == other);
+        if holder.is_some_and(|o| !o.stands(cas)) {
+            let (mut out, key) = (Vec::new(), bytes::hold_key(other, &pair_.about));
+            bytes::read(&mut out, &key);
+            return self.ask_more(id, &out, &[Question::Hold(pair, other)]);
         }
         self.list_pair(pair);
     }

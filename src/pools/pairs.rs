@@ -49,6 +49,20 @@ impl Holder {
         }
     }
 
+    /// True if its hold was there when it was asked for last, so that a look tells whether it is another one.
+    pub fn is_read(&self) -> bool {
+        self.gone_since.is_none() && self.renewed.0 > 0
+    }
+
+    /// Its hold is there and has this cas. False if it is not the one that was read.
+    pub fn stands(&mut self, cas: u64) -> bool {
+        let stands = self.renewed.0 == cas;
+        if stands {
+            self.gone_since = None;
+        }
+        stands
+    }
+
     /// The primary answers it, and it will take its line out. The hold of one that has died says for up to
     /// 10 s more what it said last.
     pub fn agrees(&self, now: Time) -> bool {
