@@ -99,7 +99,6 @@ impl<S: Socket> Pools<S> {
         if pair.rules.at(now, wait).is_announcing() {
             if pair.change.is_none() {
                 self.announce(id);
-                self.parked_in_doubt(id);
                 self.copy_nothing_from(primary);
             }
             return;

@@ -43,8 +43,16 @@ impl<S: Socket> Pools<S> {
         }
     }
 
-    /// What is on its way from or to a primary that is not used any more is not copied.
+    /// What is on its way from or to a primary that is not used any more is not copied, and what was found of the
+    /// keys of requests that wait is in doubt.
     pub(super) fn copy_nothing_from(&mut self, primary: ServerId) {
+        let pools = &self.pools;
+        for id in self.servers.get(primary).map_or(&[][..], |s| &s.pairs) {
+            let parked = self.pairs.get_mut(*id).map(|p| &mut p.parked);
+            for pending in parked.into_iter().flatten().flat_map(|l| &mut l.pending) {
+                pending.look_again(pools[pending.home.pool as usize].span());
+            }
+        }
         self.keep_missing(primary);
         self.flows.outdate(primary);
         self.refills.copies.void(primary);

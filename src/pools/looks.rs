@@ -261,7 +261,6 @@ impl<S: Socket> Pools<S> {
         };
         pair.is_doubtful = true;
         let primary = pair.primary;
-        self.parked_in_doubt(id);
         self.copy_nothing_from(primary);
     }
 

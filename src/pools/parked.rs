@@ -16,7 +16,6 @@ use crate::health::Cause;
 use crate::marks::Use;
 use crate::net::Socket;
 use crate::protocol::forms;
-use crate::time::Time;
 
 /// The part of a pool's span, as its divisor, that a request may wait beyond its deadline, and then has at least. One
 /// that was looked for before needs more afterwards.
@@ -24,15 +23,6 @@ fn share_of(attempt: Attempt) -> u64 {
     match attempt {
         Attempt::Retried => 4,
         _ => 2,
-    }
-}
-
-/// A request whose key was looked for is to look for it again; it has had half a span for that
-/// (`Pools::send_waiting`).
-fn look_for_again(pending: &mut Pending, span: u64) {
-    if pending.attempt == Attempt::Warmed {
-        pending.attempt = Attempt::Retried;
-        pending.deadline = Time(pending.deadline.0.saturating_sub(span / 2));
     }
 }
 
@@ -136,7 +126,7 @@ impl<S: Socket> Pools<S> {
         let mut pending = lost.request.again(lost.request.attempt);
         if pair.is_kept_away() {
             let span = self.pools[pending.home.pool as usize].span();
-            look_for_again(&mut pending, span);
+            pending.look_again(span);
         }
         if !pair.parked.back().is_some_and(|l| l.cause == cause) {
             pair.parked.push_back(Losses::new(server, cause));
@@ -146,18 +136,6 @@ impl<S: Socket> Pools<S> {
         }
         self.hasten(id);
         self.list_pair(id);
-    }
-
-    /// The primary is kept away from now on: what was found of the keys of requests that wait, or not found, may
-    /// change.
-    pub(super) fn parked_in_doubt(&mut self, id: usize) {
-        let Some(pair) = self.pairs.get_mut(id) else {
-            return;
-        };
-        for pending in pair.parked.iter_mut().flat_map(|l| &mut l.pending) {
-            let span = self.pools[pending.home.pool as usize].span();
-            look_for_again(pending, span);
-        }
     }
 
     /// Those that wait are asked, a bounded number in a turn.

@@ -132,6 +132,15 @@ impl Pending {
         }
     }
 
+    /// What was found of its key at a warming primary, or not found, may change: it is looked for again. `span` is
+    /// what a request may take at one server, in nanoseconds; it has had half of that for the first time.
+    pub fn look_again(&mut self, span: u64) {
+        if self.attempt == Attempt::Warmed {
+            self.attempt = Attempt::Retried;
+            self.deadline = Time(self.deadline.0.saturating_sub(span / 2));
+        }
+    }
+
     /// When its answer is late.
     #[inline]
     pub fn late_at(&self) -> Time {
