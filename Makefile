@@ -47,7 +47,7 @@ soak:
 	MAGENT_ASLEEP_SECONDS=34 $(CARGO) test --locked --test unacknowledged a_stopped
 	MAGENT_COPIES_KEYS=100000 $(CARGO) test --locked --test copies -- --nocapture --test-threads 1
 	MAGENT_SIM_SECONDS=$$(($(SECONDS) / 2)) $(CARGO) test --locked --test simulation promises -- --nocapture
-	MAGENT_CHAOS_SECONDS=$$(($(SECONDS) / 2)) $(CARGO) test --locked --test chaos -- --nocapture
+	MAGENT_CHAOS_SECONDS=$$(($(SECONDS) / 4)) $(CARGO) test --locked --test chaos -- --nocapture --test-threads 1
 
 check: man-page unit layers
 	$(CARGO) fmt --check

@@ -37,7 +37,7 @@ pub struct TimedPrimary {
     looked: Time,
     /// Since when the line stands, or requests are parked.
     since: Time,
-    /// When the primary's link began.
+    /// When the primary's link began, or is as good as begun.
     connected: Time,
     /// When lines of the dead were exchanged for the own one.
     exchanged: Time,
@@ -125,9 +125,16 @@ impl TimedPrimary {
         self.step(now, Primary::lost);
     }
 
+    /// The primary has closed a link: perhaps it has restarted, and lacks what others have mirrored to the partner by
+    /// the end of W. No look counts before. `wait`: as in [`TimedPrimary::at`].
+    pub fn closed(&mut self, now: Time, wait: u64) {
+        self.connected = self.connected.max(now.plus(wait));
+        self.rules.lapse();
+    }
+
     /// The primary answers on a link that began just now.
     pub fn connected(&mut self, now: Time) {
-        self.connected = now;
+        self.connected = self.connected.max(now);
         self.step(now, Primary::connected);
     }
 
@@ -225,6 +232,23 @@ mod tests {
         assert_eq!(primary.at(ms(11), WAIT).serves(), Use::Nobody);
         primary.looked(NOBODY, ms(11), ms(12));
         assert_eq!(primary.at(ms(12), WAIT).serves(), Use::Primary);
+    }
+
+    #[test]
+    fn others_mirrors_are_waited_for_where_a_primary_may_have_restarted() {
+        let mut primary = in_use();
+        primary.closed(ms(10), WAIT);
+        assert_eq!(primary.at(ms(10), WAIT).serves(), Use::Nobody);
+        primary.connected(ms(20));
+        primary.looked(NOBODY, ms(209), ms(210));
+        assert_eq!(primary.at(ms(210), WAIT).serves(), Use::Nobody);
+        primary.looked(NOBODY, ms(210), ms(211));
+        assert_eq!(primary.at(ms(211), WAIT).serves(), Use::Primary);
+        // Nobody else is there.
+        primary.closed(ms(300), 0);
+        primary.connected(ms(301));
+        primary.looked(NOBODY, ms(301), ms(302));
+        assert_eq!(primary.at(ms(302), 0).serves(), Use::Primary);
     }
 
     #[test]

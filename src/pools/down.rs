@@ -21,6 +21,8 @@ impl<S: Socket> Pools<S> {
                 false => server.stats.failures += 1,
             }
         }
+        let server = link.server;
+        self.primary_closed(server);
         // A server may close an idle link; if it was being probed a new link tells how it is.
         match (is_idle, is_probed) {
             (true, false) => self.close_link(id),
