@@ -264,6 +264,8 @@ fn a_write_that_is_followed_by_another_one_is_not_looked_after() {
 #[test]
 fn what_was_not_looked_after_is_not_read_from_the_backup() {
     let mut two = Two::new(&[
+        "--refill",
+        "0",
         "--warm",
         "0",
         "--connect-timeout",
@@ -481,7 +483,7 @@ fn what_was_deleted_while_it_was_fetched_does_not_stay_at_the_primary() {
         &[
             "get k\r\n",
             "ms k 3 ME F0 T0 c\r\nold\r\n",
-            "get k\r\n",
+            "mg k\r\n",
             "delete k\r\n",
         ],
     );

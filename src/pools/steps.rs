@@ -247,7 +247,7 @@ impl<S: Socket> Pools<S> {
 
     /// Those that only read need not wait until the primary has the copy. One that comes behind a write of the
     /// key must, and one that was not asked there yet: another magent may have written the key since the
-    /// fetch.
+    /// fetch. The copy is read once, so that it counts as used there.
     fn answer_reads(
         &mut self,
         flow: &mut Flow,
@@ -255,16 +255,24 @@ impl<S: Socket> Pools<S> {
         reply: &Reply<'_>,
         clients: &mut Clients<S>,
     ) {
+        let mut are_answered = false;
         while let Some(w) = flow.waiting.front() {
             let ask = w.ask();
             let To::Client(ticket) = w.pending.to else {
-                return;
+                break;
             };
             let may_read = w.missed && forms::is_plain_read(ask.verb, ask.line_bytes());
             if !may_read || !answer_fetched(ticket, &ask, fetched, reply, clients) {
-                return;
+                break;
             }
             flow.waiting.pop_front();
+            are_answered = true;
+        }
+        if are_answered {
+            let (mut line, none) = (Vec::new(), Traits::default());
+            let verb = forms::write_use(&flow.key, &mut line);
+            let used = self.own(To::Nobody, verb, none, flow.hash);
+            self.send(flow.primary, used, &Ask::line(verb, none, &line));
         }
     }
 

@@ -21,7 +21,7 @@ pub use again::{Told, Watched, ask_cas, expires, told, told_of_look, watched, wr
 pub use cas::{BACKUP_CAS, flip_cas, mark_cas};
 pub use fetched::{
     Fetched, answer_fetched, answer_with_win, is_plain_read, parse_fetched, write_copy,
-    write_fetch, write_give_back,
+    write_fetch, write_give_back, write_use,
 };
 pub use mirror::{Mirror, mirror, mirror_ok};
 

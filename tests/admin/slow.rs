@@ -97,9 +97,11 @@ fn steps_of_a_slow_request_have_their_names() {
 #[test]
 fn a_fetch_is_named() {
     const FETCH: &str = "mg k ";
-    for (found, name, fetched) in [
-        ("EN\r\n", "backup", None),
-        ("VA 1 f0 t-1\r\nx\r\n", "fetch", Some("x")),
+    const FOUND: &str = "VA 1 f0 t-1\r\n5\r\n";
+    for (asked, found, name, answer) in [
+        ("get k\r\n", "EN\r\n", "backup", "END\r\n"),
+        ("get k\r\n", FOUND, "backup", "VALUE k 0 1\r\n5\r\nEND\r\n"),
+        ("incr k 1\r\n", FOUND, "fetch", "6\r\n"),
     ] {
         let (backup, gate) = Fake::holding(FETCH, move |request| match request {
             r if r.starts_with(FETCH.as_bytes()) => found,
@@ -108,21 +110,18 @@ fn a_fetch_is_named() {
         let primary = Memcached::start();
         let magent = Magent::farm(&[&primary.name], &[&backup.name], &DOOR);
         let mut client = magent.client();
-        client.send("get k\r\n");
+        client.send(asked);
         hold(&backup, FETCH, &gate);
-        match fetched {
-            None => client.expect("END\r\n"),
-            Some(value) => client.expect(format!("VALUE k 0 1\r\n{value}\r\nEND\r\n")),
-        };
+        client.expect(answer);
         let line = slow(&magent);
-        assert_eq!((line[4].as_str(), line[5].as_str()), ("get", "k"));
+        let command = asked.split(' ').next().expect("a command");
+        assert_eq!((line[4].as_str(), line[5].as_str()), (command, "k"));
         assert!(ms(&line, name) >= 120.0, "{line:?}");
-        let asked = if fetched.is_some() {
-            &primary.name
-        } else {
-            &backup.name
+        let last = match name {
+            "fetch" => &primary.name,
+            _ => &backup.name,
         };
-        assert_eq!(field(&line, "server"), asked);
+        assert_eq!(field(&line, "server"), last);
     }
 }
 

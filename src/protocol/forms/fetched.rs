@@ -52,6 +52,12 @@ pub fn write_fetch(raw_key: &[u8], out: &mut Vec<u8>) -> Verb {
     Verb::MetaGet
 }
 
+/// Appends the line that counts as a use of a key, and asks for nothing of it.
+pub fn write_use(raw_key: &[u8], out: &mut Vec<u8>) -> Verb {
+    write_meta(b"mg ", raw_key, b"\r\n", out);
+    Verb::MetaGet
+}
+
 /// Appends the line that gives the right to refresh a stale value back: it is stale once more, if
 /// it is still the one that was fetched.
 pub fn write_give_back(raw_key: &[u8], fetched: &Fetched, out: &mut Vec<u8>) -> Verb {
