@@ -191,9 +191,13 @@ const FETCHED: &[&[&str]] = &[
     &["mg K R3000 h t f v\r\n", "mg K R3000 h t f v\r\n"],
 ];
 
+// Alone: who looks after other magents may find the primary down while it restarts, and the backup answers.
 #[test]
 fn a_fetch_leaves_no_trace() {
-    let (alone, mut farm) = (Memcached::start(), Farm::new(1, 1, &["--timeout", "2000"]));
+    let (alone, mut farm) = (
+        Memcached::start(),
+        Farm::new(1, 1, &["--timeout", "2000", "--alone"]),
+    );
     let mut clients = [alone.client(), farm.magent.client()];
     for number in 0..FETCHED.len() {
         for client in &mut clients {
