@@ -26,18 +26,6 @@ const HISTOGRAM: [&str; 4] = [
 /// while other tests take and give back gigabytes.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// A virtual machine that stands still makes a turn long now and then. What magent itself does for too long it does
-/// each time: one of three must be good.
-#[track_caller]
-fn each_time(test: impl Fn()) {
-    for _ in 0..2 {
-        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(&test)).is_ok() {
-            return;
-        }
-    }
-    test();
-}
-
 /// Does `work` to `magent`; none of its turns meanwhile may have been too long.
 #[track_caller]
 fn assert_short_turns(magent: &Magent, work: impl FnOnce()) {

@@ -1,7 +1,7 @@
 //! What servers and operators can make large.
 
 use super::common::{Client, Fake, FakeLink, Gate, Magent, Memcached, wait_for};
-use super::{assert_short_turns, each_time, names};
+use super::{assert_short_turns, names};
 
 /// Keys that a server misses.
 const KEYS: usize = 1_000_000;
@@ -40,43 +40,39 @@ const JOURNAL: [&str; 4] = ["--journal", "256m", "--timeout", "20000"];
 /// A backup that was away and returns: a million keys to be told.
 #[test]
 fn a_journal_of_a_million_keys() {
-    each_time(|| {
-        let mut servers = roomy();
-        let backup = servers[1].name.clone();
-        let magent = Magent::farm(&[&servers[0].name], &[&backup], &JOURNAL);
-        magent.client().set("a", "b");
-        servers[1].kill();
-        magent.wait_state(&backup, "down");
-        assert_short_turns(&magent, || {
-            write_all(&magent);
-            let journaled = journal_keys(&magent, &backup);
-            assert!(journaled >= KEYS, "{journaled} keys in the journal");
-            servers[1].restart();
-            wait_told(&magent, &backup);
-        });
+    let mut servers = roomy();
+    let backup = servers[1].name.clone();
+    let magent = Magent::farm(&[&servers[0].name], &[&backup], &JOURNAL);
+    magent.client().set("a", "b");
+    servers[1].kill();
+    magent.wait_state(&backup, "down");
+    assert_short_turns(&magent, || {
+        write_all(&magent);
+        let journaled = journal_keys(&magent, &backup);
+        assert!(journaled >= KEYS, "{journaled} keys in the journal");
+        servers[1].restart();
+        wait_told(&magent, &backup);
     });
 }
 
 /// One that only stalled: all of it is sent on the link as it goes on.
 #[test]
 fn a_journal_of_a_million_keys_after_a_stall() {
-    each_time(|| {
-        let servers = roomy();
-        let names = names(&servers);
-        let magent = Magent::farm(&names[..1], &names[1..], &JOURNAL);
-        magent.client().set("a", "b");
-        servers[1].wait_value("a", Some(b"b"));
-        assert_short_turns(&magent, || {
-            servers[1].stop();
-            write_all(&magent);
-            let journaled = journal_keys(&magent, names[1]);
-            assert!(
-                journaled >= KEYS * 9 / 10,
-                "{journaled} keys in the journal"
-            );
-            servers[1].cont();
-            wait_told(&magent, names[1]);
-        });
+    let servers = roomy();
+    let names = names(&servers);
+    let magent = Magent::farm(&names[..1], &names[1..], &JOURNAL);
+    magent.client().set("a", "b");
+    servers[1].wait_value("a", Some(b"b"));
+    assert_short_turns(&magent, || {
+        servers[1].stop();
+        write_all(&magent);
+        let journaled = journal_keys(&magent, names[1]);
+        assert!(
+            journaled >= KEYS * 9 / 10,
+            "{journaled} keys in the journal"
+        );
+        servers[1].cont();
+        wait_told(&magent, names[1]);
     });
 }
 
@@ -100,24 +96,22 @@ fn pools(port: u16, weight: usize) -> String {
 
 #[test]
 fn a_reload_with_64_servers() {
-    each_time(|| {
-        let crowd = Fake::crowd(|_| b"END\r\n".to_vec());
-        let magent = Magent::with_file(&pools(crowd.port, 1));
-        let mut clients: Vec<Client> = (0..500).map(|_| magent.client()).collect();
-        for (i, client) in clients.iter_mut().enumerate() {
-            client.ask(format!("get k{i}\r\n"), "END\r\n");
-        }
-        assert_short_turns(&magent, || {
-            for weight in 2..5 {
-                for (i, client) in clients.iter_mut().enumerate() {
-                    client.send(format!("get k{i}\r\n").repeat(20));
-                }
-                assert!(magent.reload(&pools(crowd.port, weight)));
-                for client in &mut clients {
-                    client.expect("END\r\n".repeat(20));
-                }
+    let crowd = Fake::crowd(|_| b"END\r\n".to_vec());
+    let magent = Magent::with_file(&pools(crowd.port, 1));
+    let mut clients: Vec<Client> = (0..500).map(|_| magent.client()).collect();
+    for (i, client) in clients.iter_mut().enumerate() {
+        client.ask(format!("get k{i}\r\n"), "END\r\n");
+    }
+    assert_short_turns(&magent, || {
+        for weight in 2..5 {
+            for (i, client) in clients.iter_mut().enumerate() {
+                client.send(format!("get k{i}\r\n").repeat(20));
             }
-        });
+            assert!(magent.reload(&pools(crowd.port, weight)));
+            for client in &mut clients {
+                client.expect("END\r\n".repeat(20));
+            }
+        }
     });
 }
 
@@ -136,71 +130,64 @@ fn crowd(magent: &Magent, server: &str) -> Vec<Client> {
 
 #[test]
 fn a_server_that_dies_with_64_thousand_requests_in_flight() {
-    each_time(|| {
-        let (gate, dies) = Gate::new();
-        // Nothing is answered, and then the link is closed.
-        let fake = Fake::start(move |link| link.wait_open(&dies));
-        let backup = Memcached::start();
-        let options = ["--timeout", "20000"];
-        let magent = Magent::farm(&[&fake.name], &[&backup.name], &options);
-        assert_short_turns(&magent, || {
-            let mut clients = crowd(&magent, &fake.name);
-            gate.open();
-            for client in &mut clients {
-                client.expect("END\r\n".repeat(1024));
-            }
-        });
+    let (gate, dies) = Gate::new();
+    // Nothing is answered, and then the link is closed.
+    let fake = Fake::start(move |link| link.wait_open(&dies));
+    let backup = Memcached::start();
+    let options = ["--timeout", "20000"];
+    let magent = Magent::farm(&[&fake.name], &[&backup.name], &options);
+    assert_short_turns(&magent, || {
+        let mut clients = crowd(&magent, &fake.name);
+        gate.open();
+        for client in &mut clients {
+            client.expect("END\r\n".repeat(1024));
+        }
     });
 }
 
 #[test]
 fn answers_that_are_late_by_the_thousand() {
-    each_time(|| {
-        let fake = Fake::start(FakeLink::silence);
-        // It is not known to be silent before it is asked.
-        let options = ["--timeout", "700", "--probe", "0"];
-        let magent = Magent::farm(&[&fake.name], &[], &options);
-        assert_short_turns(&magent, || {
-            let mut clients = crowd(&magent, &fake.name);
-            for client in &mut clients {
-                for _ in 0..1024 {
-                    let line = client.read_line();
-                    assert!(line.starts_with(b"SERVER_ERROR"), "{}", line.escape_ascii());
-                }
+    let fake = Fake::start(FakeLink::silence);
+    // It is not known to be silent before it is asked.
+    let options = ["--timeout", "700", "--probe", "0"];
+    let magent = Magent::farm(&[&fake.name], &[], &options);
+    assert_short_turns(&magent, || {
+        let mut clients = crowd(&magent, &fake.name);
+        for client in &mut clients {
+            for _ in 0..1024 {
+                let line = client.read_line();
+                assert!(line.starts_with(b"SERVER_ERROR"), "{}", line.escape_ascii());
             }
-        });
+        }
     });
 }
 
 /// Servers that make up names and keys, as many as they are listened to.
 #[test]
 fn long_answers_to_monitors() {
-    each_time(|| {
-        let fakes: Vec<Fake> = (0..16)
-            .map(|server| {
-                let names =
-                    (0..5_000).map(|i| format!("STAT items:{}:n{server}x{i} 1\r\n", i % 64));
-                let names = names.collect::<String>() + "END\r\n";
-                let keys = (0..18_000).map(|i| format!("ITEM {server}x{i:090} [1 b; 0 s]\r\n"));
-                let keys = keys.collect::<String>() + "END\r\n";
-                Fake::answering(
-                    move |request| match request.starts_with(b"stats cachedump") {
-                        true => keys.clone().into_bytes(),
-                        false => names.clone().into_bytes(),
-                    },
-                )
-            })
-            .collect();
-        let primaries: Vec<&str> = fakes.iter().map(|f| f.name.as_str()).collect();
-        let magent = Magent::farm(&primaries, &[], &["--timeout", "20000"]);
-        assert_short_turns(&magent, || {
-            let mut client = magent.client();
-            for request in ["items", "cachedump 1 0", "slabs", "cachedump 1 0"] {
-                let answer = client.send(format!("stats {request}\r\n"));
-                let lines = answer.read_until(b"\r\nEND\r\n");
-                let lines = lines.iter().filter(|b| **b == b'\n').count();
-                assert!(lines > 10_000, "{request}: {lines}");
-            }
-        });
+    let fakes: Vec<Fake> = (0..16)
+        .map(|server| {
+            let names = (0..5_000).map(|i| format!("STAT items:{}:n{server}x{i} 1\r\n", i % 64));
+            let names = names.collect::<String>() + "END\r\n";
+            let keys = (0..18_000).map(|i| format!("ITEM {server}x{i:090} [1 b; 0 s]\r\n"));
+            let keys = keys.collect::<String>() + "END\r\n";
+            Fake::answering(
+                move |request| match request.starts_with(b"stats cachedump") {
+                    true => keys.clone().into_bytes(),
+                    false => names.clone().into_bytes(),
+                },
+            )
+        })
+        .collect();
+    let primaries: Vec<&str> = fakes.iter().map(|f| f.name.as_str()).collect();
+    let magent = Magent::farm(&primaries, &[], &["--timeout", "20000"]);
+    assert_short_turns(&magent, || {
+        let mut client = magent.client();
+        for request in ["items", "cachedump 1 0", "slabs", "cachedump 1 0"] {
+            let answer = client.send(format!("stats {request}\r\n"));
+            let lines = answer.read_until(b"\r\nEND\r\n");
+            let lines = lines.iter().filter(|b| **b == b'\n').count();
+            assert!(lines > 10_000, "{request}: {lines}");
+        }
     });
 }
