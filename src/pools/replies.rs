@@ -16,6 +16,11 @@ use std::rc::Rc;
 /// Reads of one link in one turn, so that a fast server does not hold up the others.
 const READS_PER_TURN: usize = 8;
 
+/// A link that is owed so many replies is read in pieces of so many bytes, so that one read does not
+/// bring more replies than a turn may settle.
+const MANY: usize = 2048;
+const PIECE: usize = 16 * 1024;
+
 /// Clients that go on at once when a link has room: more would find it full again.
 const WOKEN: usize = 16;
 
@@ -118,11 +123,16 @@ impl<S: Socket> Pools<S> {
         let left = link.partial.len();
         space[..left].copy_from_slice(&link.partial);
         let token = link.token;
+        // Short answers by the thousand take long: what is behind them is read in a piece of its own.
+        let most = match link.pending.len() {
+            0..MANY => space.len(),
+            _ => space.len().min(left + PIECE),
+        };
         let Some(conn) = link.conn() else {
             return false;
         };
         self.calls.reads += 1;
-        let n = match conn.read(&mut space[left..]) {
+        let n = match conn.read(&mut space[left..most]) {
             Ok(Some(n)) if n > 0 => n,
             Ok(None) => {
                 work.count_call(0);

@@ -13,7 +13,7 @@ const MAX_KEYS: usize = 2 * 1024 * 1024;
 const MAX_NAMES: usize = 256 * 1024;
 
 /// Most names: more than all slab classes have. What servers make up beyond that would make a long turn.
-const MAX_ENTRIES: usize = 16 * 1024;
+const MAX_ENTRIES: usize = 8 * 1024;
 
 /// The name of a slab class or the like that has none.
 const NO_CLASS: u64 = u64::MAX;
