@@ -54,15 +54,38 @@ impl<K> WorkList<K> {
 pub struct Work {
     /// Units until the clock is read; of a counted turn, those that may still be done.
     left: i64,
-    /// The real clock: when it was read, and when the turn is to end. `None` for a counted turn.
-    clock: Option<(Instant, Instant)>,
+    /// `None` for a counted turn.
+    clock: Option<Clock>,
+}
+
+/// The real clock.
+#[derive(Debug)]
+struct Clock {
+    /// When it was read.
+    read: Instant,
+    /// When the turn is to end, but for what [`Work::next_kind`] adds.
+    turn_ends: Instant,
+    /// When the present kind of work is to end.
+    ends: Instant,
+}
+
+impl Clock {
+    /// Read just now; the turn is to end after so long.
+    fn ending(read: Instant, after: Duration) -> Clock {
+        let turn_ends = read + after;
+        Clock {
+            read,
+            turn_ends,
+            ends: turn_ends,
+        }
+    }
 }
 
 /// How long a turn may take; see [`Work::next_kind`] for what comes to it. The promise is 10 ms in
 /// all, of which the last system call of each kind takes some.
 const TURN: Duration = Duration::from_millis(2);
 
-/// How long each further kind of work in a turn may take.
+/// How long each further kind of work in a turn may take, however little is left of the turn.
 const KIND: Duration = Duration::from_millis(1);
 
 /// Units between two looks at the clock.
@@ -76,8 +99,8 @@ const COUNTED_KIND: i64 = 500;
 const CALL: usize = 2;
 /// A write: the kernel takes it as far as the other side's socket, and wakes who waits there.
 const WRITE: usize = 8;
-/// A connection that is closed.
-pub const CLOSE: usize = 10;
+/// A connection that is closed: the kernel frees what it held.
+pub const CLOSE: usize = 40;
 /// One request, one reply, one key.
 pub const REQUEST: usize = 1;
 /// One answer of `stats`, which is text made for people, without its lines.
@@ -95,7 +118,7 @@ impl Work {
     pub fn timed(now: Instant) -> Work {
         Work {
             left: STEP,
-            clock: Some((now, now + TURN)),
+            clock: Some(Clock::ending(now, TURN)),
         }
     }
 
@@ -113,7 +136,7 @@ impl Work {
         let now = Instant::now();
         Work {
             left: STEP,
-            clock: Some((now, now + KIND)),
+            clock: Some(Clock::ending(now, KIND)),
         }
     }
 
@@ -142,22 +165,23 @@ impl Work {
     }
 
     fn is_over(&mut self) -> bool {
-        let Some((read, end)) = &mut self.clock else {
+        let Some(clock) = &mut self.clock else {
             return true;
         };
-        *read = Instant::now();
-        if *read < *end {
+        clock.read = Instant::now();
+        let is_over = clock.read >= clock.ends;
+        if !is_over {
             self.left = STEP;
         }
-        *read >= *end
+        is_over
     }
 
-    /// Another kind of work begins, which gets its part however much was done before.
+    /// Another kind of work begins: it may take what is left of the turn, and always its part.
     pub fn next_kind(&mut self) {
         match &mut self.clock {
-            Some((read, end)) => {
-                *end = *end.max(read) + KIND;
-                self.left = self.left.max(0) + STEP;
+            Some(clock) => {
+                clock.ends = clock.turn_ends.max(clock.read + KIND);
+                self.left = STEP;
             }
             None => self.left = self.left.max(0) + COUNTED_KIND,
         }
