@@ -3,7 +3,7 @@
 
 use super::board::Question;
 use super::pairs::Change;
-use super::pending::{Ask, Pending, To};
+use super::pending::{Ask, Pending, To, was_asked};
 use super::server::Server;
 use super::{NOBODY, Pools, ServerId};
 use crate::buffer::Source;
@@ -49,7 +49,10 @@ impl<S: Socket> Pools<S> {
         let pools = &self.pools;
         for id in self.servers.get(primary).map_or(&[][..], |s| &s.pairs) {
             let parked = self.pairs.get_mut(*id).map(|p| &mut p.parked);
-            for pending in parked.into_iter().flatten().flat_map(|l| &mut l.pending) {
+            let parked = parked.into_iter().flatten();
+            // What was sent goes to the backup.
+            let unsent = parked.filter(|l| !was_asked(l.cause));
+            for pending in unsent.flat_map(|l| &mut l.pending) {
                 pending.look_again(pools[pending.home.pool as usize].span());
             }
         }

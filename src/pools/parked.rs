@@ -124,7 +124,8 @@ impl<S: Socket> Pools<S> {
         };
         let (server, cause) = (lost.server, lost.cause);
         let mut pending = lost.request.again(lost.request.attempt);
-        if pair.is_kept_away() {
+        // What was sent goes to the backup.
+        if pair.is_kept_away() && !lost.was_asked() {
             let span = self.pools[pending.home.pool as usize].span();
             pending.look_again(span);
         }
