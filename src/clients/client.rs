@@ -172,7 +172,7 @@ impl<S: Socket> Client<S> {
         let slot = active.slots.get_mut(i).filter(|slot| !slot.done)?;
         let done = slot.request();
         slot.done = true;
-        active.asked -= slot.asked as usize;
+        active.asked -= std::mem::take(&mut slot.asked) as usize;
         if i > 0 {
             let mut held = spares.queue();
             write(&mut held, slot);
@@ -276,5 +276,41 @@ impl<S: Socket> Client<S> {
                 spares.give_active(active);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::Blank;
+    use crate::protocol::{Format, Verb};
+    use crate::saved::{Loader, Saved, Saver};
+
+    #[test]
+    fn an_answer_that_waits_for_an_older_one_is_asked_of_nobody() {
+        let mut spares = Spares::default();
+        let mut client = Client::new(Blank, 0, 0, Time(0));
+        let slots = [5, 11].map(|asked| {
+            let slot = Slot {
+                asked,
+                ..Slot::new(Format::Text, Verb::Get)
+            };
+            client.active(&mut spares).asked += asked as usize;
+            client.owe(&mut spares, slot)
+        });
+        client.deliver(&mut spares, slots[1], |out, _| out.push_slice(b"b"));
+
+        // Another program takes over.
+        let mut bytes = Vec::new();
+        let mut to = Saver::new(&mut bytes);
+        client.active.as_ref().expect("busy").save(&mut to);
+        to.finish().expect("it is saved");
+        let loaded = Active::load(&mut Loader::new(&bytes[..], bytes.len())).expect("it is loaded");
+        assert_eq!((loaded.asked, loaded.slots.len()), (5, 2));
+        client.active = Some(Box::new(loaded));
+
+        client.deliver(&mut spares, slots[0], |out, _| out.push_slice(b"a"));
+        let active = client.active.expect("answers that wait to be written");
+        assert_eq!((active.asked, active.held, active.out.len()), (0, 0, 2));
     }
 }
