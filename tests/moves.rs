@@ -628,6 +628,47 @@ fn a_write_that_was_under_way_is_read_after_the_reload() {
     }
 }
 
+/// A write that waited for a step when its key moved is sent after the reload.
+#[test]
+fn a_write_that_waited_for_a_look_is_read_after_the_reload() {
+    let eight = ["127.0.0.1:1008:1"];
+    let mut farm = Farm::new(&ring(&TWO, &eight));
+    // They are warming, and have all keys all the same.
+    for port in [1001, 1002] {
+        farm.world.become_state(port, State::Gone);
+        farm.world.step();
+        farm.world.become_state(port, State::Well);
+        let store = &mut farm.world.servers.get_mut(&port).expect("a server").store;
+        (store.started, store.age) = (farm.world.now, 0);
+    }
+    farm.world.advance(2 * SECOND);
+    let hang = |farm: &mut Farm, state: State| {
+        farm.world.become_state(1001, state);
+        farm.world.become_state(1002, state);
+    };
+    hang(&mut farm, State::Hung);
+    let writes = (0..60).map(|i| format!("add k{i} 7 0 3\r\nadd\r\nset k{i} 7 0 3\r\nnew\r\n"));
+    let client = farm.client.clone();
+    farm.world.send(&client, writes.collect::<String>());
+    farm.world.step();
+    farm.reload(&ring(&THREE, &eight));
+    // The looks are answered, and what waited for them is sent and not answered yet.
+    hang(&mut farm, State::Well);
+    farm.world.turn();
+    hang(&mut farm, State::Hung);
+    let reader = farm.world.connect(0);
+    let reads = (0..60).map(|i| format!("get k{i}\r\n"));
+    farm.world.send(&reader, reads.collect::<String>());
+    farm.world.step();
+    hang(&mut farm, State::Well);
+    farm.world.step();
+    let answers = "NOT_STORED\r\nSTORED\r\n".repeat(60);
+    assert_eq!(farm.world.take_text(&client), answers);
+    (0..60).for_each(|i| drop(farm.values.insert(format!("k{i}"), "new".into())));
+    farm.check();
+    farm.check_stores();
+}
+
 /// However short `warm` is, the ring before is known as long as answers may come from it.
 #[test]
 fn a_write_that_takes_longer_than_the_move_is_read_after_it() {

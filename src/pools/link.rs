@@ -302,7 +302,7 @@ impl<S: Socket> Link<S> {
         (self.pending.len() - self.sent_count, bytes as usize)
     }
 
-    /// A reload moves keys of its server.
+    /// A reload moves keys of its server: all that it owes now was asked for before.
     pub fn ring_moves(&mut self) {
         self.moved_at = self.first_seq + self.pending.len() as u64;
     }

@@ -116,7 +116,14 @@ impl<S: Socket> Pools<S> {
         let writes = pending.writes() && !pending.to.is_copy();
         let is_client = matches!(pending.to, To::Client(_));
         let at = link.queue.end() - u64::from(pending.len);
+        // What waited for a step is sent after a reload that has moved its key.
+        let is_from_before = is_client
+            && server.moves
+            && pending.home.ring != self.pools[pending.home.pool as usize].ring_number;
         let seq = link.owe(pending);
+        if is_from_before {
+            link.ring_moves();
+        }
         if let Some(copy) = self.refills.copies.written(id, hash).filter(|_| writes) {
             copy.note_write(is_client, forms::leaves_absent(verb, link.line_at(at, len)));
         }

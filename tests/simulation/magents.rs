@@ -2,7 +2,7 @@
 //! stand still.
 
 use super::sim::{Event, MS, Sim};
-use crate::common::world::{SECOND, State};
+use crate::common::world::{Item, SECOND, State};
 
 impl Sim {
     /// It was not killed and does not stand still.
@@ -14,6 +14,14 @@ impl Sim {
     /// All run, and reach all servers.
     pub fn magents_are_well(&self) -> bool {
         (0..self.plan.magents).all(|m| self.runs(m)) && self.world.cuts.is_empty()
+    }
+
+    /// True if a line of a magent, perhaps of one that has died, keeps a primary out of use.
+    pub fn is_one_kept_away(&self) -> bool {
+        let now = self.world.now;
+        let mut stores = self.world.servers.values().map(|s| &s.store);
+        let lines = |list: &Item| !list.data.is_empty();
+        stores.any(|s| s.get("\0magent/a", now).is_some_and(lines))
     }
 
     /// Something happens to one of them, or to its link to a primary.

@@ -400,7 +400,11 @@ impl Sim {
             // What was slow or sent before may still time out.
             let slow_until = self.healed.max(self.rings.slow_until);
             let settled = self.world.now >= slow_until + self.plan.window() + SECOND;
-            self.calm = well && settled && self.all_well() && self.magents_are_well();
+            self.calm = well
+                && settled
+                && self.all_well()
+                && self.magents_are_well()
+                && !self.is_one_kept_away();
         }
         Ok(())
     }
@@ -432,6 +436,9 @@ impl Sim {
         }
         if held != Default::default() {
             return Err(format!("all have left, and it still holds {held:?}"));
+        }
+        if self.magents_are_well() && self.is_one_kept_away() {
+            return Err("all is well, and a primary is still kept away".into());
         }
         if self.plan.mode != Mode::Many {
             self.audit()?;
