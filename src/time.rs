@@ -22,6 +22,9 @@ impl Time {
     }
 }
 
+/// One microsecond in nanoseconds.
+pub const MICROSECOND: u64 = 1_000;
+
 /// One second in nanoseconds.
 pub const SECOND: u64 = 1_000_000_000;
 

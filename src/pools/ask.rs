@@ -171,6 +171,7 @@ impl<S: Socket> Pools<S> {
             len: 0,
             timeout: p.timeout_ms(),
             deadline: self.now.plus(p.span()),
+            spent: 0,
             sent: Time::NEVER,
             hash: place.hash,
         };
@@ -393,6 +394,7 @@ impl<S: Socket> Pools<S> {
             len,
             timeout: pool.timeout_ms(),
             deadline: self.now.plus(pool.span() * twice),
+            spent: 0,
             sent: Time::NEVER,
             hash: 0,
         };

@@ -386,12 +386,9 @@ impl<S: Socket> Pools<S> {
             let Some(first) = first else {
                 return;
             };
-            // A backup's answer is due already.
-            let span = match first.request.attempt {
-                Attempt::Backup => 0,
-                _ => self.pools[first.request.home.pool as usize].span(),
-            };
-            if self.now < first.request.deadline.plus(span / 2) {
+            let request = &first.request;
+            let span = self.pools[request.home.pool as usize].span();
+            if self.now < request.deadline.plus(request.left(span) / 2) {
                 return;
             }
             let Some(held) = self.take_held(id) else {

@@ -32,13 +32,8 @@ impl<S: Socket> Pools<S> {
             return self.fail(lost, ticket, clients);
         }
         self.counters.failovers += 1;
-        // After a fetch half of its extension is used up.
-        let share = if p.attempt == Attempt::Warmed { 2 } else { 1 };
-        let span = self.pools[p.home.pool as usize].span() / share;
-        let again = Pending {
-            deadline: p.deadline.plus(span),
-            ..p.again(Attempt::Backup)
-        };
+        let mut again = p.again(Attempt::Backup);
+        again.extend(p.left(self.pools[p.home.pool as usize].span()));
         self.send_to_backup(backup, again, lost.ask);
     }
 

@@ -46,14 +46,13 @@ impl<S: Socket> Pools<S> {
     /// What is on its way from or to a primary that is not used any more is not copied, and what was found of the
     /// keys of requests that wait is in doubt.
     pub(super) fn copy_nothing_from(&mut self, primary: ServerId) {
-        let pools = &self.pools;
         for id in self.servers.get(primary).map_or(&[][..], |s| &s.pairs) {
             let parked = self.pairs.get_mut(*id).map(|p| &mut p.parked);
             let parked = parked.into_iter().flatten();
             // What was sent goes to the backup.
             let unsent = parked.filter(|l| !was_asked(l.cause));
             for pending in unsent.flat_map(|l| &mut l.pending) {
-                pending.look_again(pools[pending.home.pool as usize].span());
+                pending.look_again();
             }
         }
         self.keep_missing(primary);

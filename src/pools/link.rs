@@ -484,6 +484,7 @@ mod tests {
     use crate::net::Stream;
     use crate::protocol::{Traits, Verb};
     use crate::slab::Slab;
+    use crate::time::MICROSECOND;
 
     fn id() -> ServerId {
         Slab::default().insert(())
@@ -507,8 +508,35 @@ mod tests {
             len,
             timeout: 1000,
             deadline: Time::NEVER,
+            spent: 0,
             sent: Time::NEVER,
             hash: 0,
+        }
+    }
+
+    #[test]
+    fn all_that_a_request_is_given_at_its_primary_is_one_span() {
+        let span = 1_300 * MILLISECOND;
+        let asked = Time(5_000 * MILLISECOND);
+        let mut p = pending(To::Nobody, Traits::default(), 0);
+        p.deadline = asked.plus(span);
+        // It waited, was asked anew, looked for, and waited again.
+        p.extend_from(p.deadline.plus(p.left(span) / 2), span);
+        assert_eq!(p.left(span), 0);
+        assert_eq!(p.deadline, asked.plus(2 * span));
+
+        let mut p = pending(To::Nobody, Traits::default(), 0);
+        p.deadline = asked.plus(span);
+        p.extend_from(asked, span);
+        assert_eq!(p.left(span), span, "it has its own time yet");
+        p.extend(p.left(span) / 2);
+        for _ in 0..20 {
+            p.extend_from(p.deadline.plus(p.left(span) / 2), span);
+            let all = p.deadline.plus(p.left(span));
+            assert!(
+                all.since(asked.plus(2 * span)) < 20 * MICROSECOND,
+                "{all:?}"
+            );
         }
     }
 

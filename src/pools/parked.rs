@@ -17,15 +17,6 @@ use crate::marks::Use;
 use crate::net::Socket;
 use crate::protocol::forms;
 
-/// The part of a pool's span, as its divisor, that a request may wait beyond its deadline, and then has at least. One
-/// that was looked for before needs more afterwards.
-fn share_of(attempt: Attempt) -> u64 {
-    match attempt {
-        Attempt::Retried => 4,
-        _ => 2,
-    }
-}
-
 impl<S: Socket> Pools<S> {
     /// A client's request could not be asked at its primary, or its answer did not come: it goes on as its
     /// pair says.
@@ -82,11 +73,8 @@ impl<S: Socket> Pools<S> {
     fn ask_again(&mut self, lost: &Lost<'_>) {
         let (p, mut server) = (lost.request, lost.server);
         let pool = &self.pools[p.home.pool as usize];
-        let least = pool.span() / share_of(p.attempt);
-        let mut pending = Pending {
-            deadline: p.deadline.max(self.now.plus(least)),
-            ..p.again(p.attempt)
-        };
+        let mut pending = p.again(p.attempt);
+        pending.extend_from(self.now, pool.span());
         let mut key = std::mem::take(&mut self.key);
         key.clear();
         forms::raw_key(p.verb, lost.ask.line_bytes(), &mut key);
@@ -126,8 +114,7 @@ impl<S: Socket> Pools<S> {
         let mut pending = lost.request.again(lost.request.attempt);
         // What was sent goes to the backup.
         if pair.is_kept_away() && !lost.was_asked() {
-            let span = self.pools[pending.home.pool as usize].span();
-            pending.look_again(span);
+            pending.look_again();
         }
         if !pair.parked.back().is_some_and(|l| l.cause == cause) {
             pair.parked.push_back(Losses::new(server, cause));
@@ -172,9 +159,9 @@ impl<S: Socket> Pools<S> {
                 pair.parked.pop_front();
                 continue;
             };
-            // What goes to the backup has as much again, so half of it may be waited for.
+            // Half of what it has for the backup may be waited for.
             let span = self.pools[p.home.pool as usize].span();
-            if self.now < p.deadline.plus(span / share_of(p.attempt)) {
+            if self.now < p.deadline.plus(p.left(span) / 2) {
                 return;
             }
             let Some(p) = first.pending.pop_front() else {

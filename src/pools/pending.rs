@@ -5,7 +5,7 @@ use crate::buffer::{Queue, Source};
 use crate::clients::Ticket;
 use crate::health::Cause;
 use crate::protocol::{Reply, Traits, Verb};
-use crate::time::{MILLISECOND, Time};
+use crate::time::{MICROSECOND, MILLISECOND, Time};
 use std::ops::Range;
 
 /// Who gets the reply of a pending request.
@@ -115,6 +115,8 @@ pub struct Pending {
     pub timeout: u32,
     /// When it must be answered; never for magent's own.
     pub deadline: Time,
+    /// How much of the time that it has for its backup it has had at its primary, in microseconds.
+    pub spent: u32,
     /// When its last byte went to the kernel.
     pub sent: Time,
     /// Hash of its key: chooses the link.
@@ -132,13 +134,30 @@ impl Pending {
         }
     }
 
-    /// What was found of its key at a warming primary, or not found, may change: it is looked for again. `span` is
-    /// what a request may take at one server, in nanoseconds; it has had half of that for the first time.
-    pub fn look_again(&mut self, span: u64) {
+    /// What was found of its key at a warming primary, or not found, may change: it is looked for again.
+    pub fn look_again(&mut self) {
         if self.attempt == Attempt::Warmed {
             self.attempt = Attempt::Retried;
-            self.deadline = Time(self.deadline.0.saturating_sub(span / 2));
         }
+    }
+
+    /// What is left of the time that it has for its backup. `span`: all of that, which is what a request may take
+    /// at one server. Both in nanoseconds.
+    pub fn left(&self, span: u64) -> u64 {
+        span.saturating_sub(u64::from(self.spent) * MICROSECOND)
+    }
+
+    /// Gives it so many nanoseconds of that time.
+    pub fn extend(&mut self, by: u64) {
+        self.deadline = self.deadline.plus(by);
+        self.spent += (by / MICROSECOND) as u32;
+    }
+
+    /// Gives it as much of that time as it needs to have half of what is left from `now` on.
+    pub fn extend_from(&mut self, now: Time, span: u64) {
+        let left = self.left(span);
+        let least = now.plus(left / 2);
+        self.extend(least.since(self.deadline).min(left));
     }
 
     /// When its answer is late.

@@ -37,6 +37,7 @@ impl<S: Socket> Pools<S> {
             len: 0,
             timeout: 0,
             deadline: Time::NEVER,
+            spent: 0,
             sent: Time::NEVER,
             hash,
         }

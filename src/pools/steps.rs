@@ -1,7 +1,7 @@
 //! What comes of a look or a fetch: the copy, and the requests that waited.
 
 use super::flows::{Asked, Flow, Step, Waiting};
-use super::pending::{Ask, Attempt, Pending, To};
+use super::pending::{Ask, Attempt, To};
 use super::{Pools, ServerId};
 use crate::buffer::{Queue, Source};
 use crate::clients::{Clients, Ticket};
@@ -128,10 +128,10 @@ impl<S: Socket> Pools<S> {
             return;
         };
         let (key, primary) = (flow.key.clone(), flow.primary);
-        let until = self.now.plus(self.pools[flow.pool as usize].span() / 2);
+        let span = self.pools[flow.pool as usize].span();
         self.each_waiting(flow, |pools, w| {
             let (ask, mut pending) = (w.ask(), w.pending.clone());
-            pending.deadline = pending.deadline.max(until);
+            pending.extend_from(pools.now, span);
             if !pools.joins_or_looks(&pending, &key, &ask) {
                 pools.sync_first(primary, &key, pending.hash);
                 pools.send(primary, pending, &ask);
@@ -150,7 +150,7 @@ impl<S: Socket> Pools<S> {
     /// The primary has the key now, or no server has it: sends what waited.
     fn release(&mut self, flow: Flow) {
         let primary = flow.primary;
-        let span = self.pools[flow.pool as usize].span() / 2;
+        let span = self.pools[flow.pool as usize].span();
         self.each_waiting(flow, |pools, w| pools.send_waiting(primary, span, w));
     }
 
@@ -162,10 +162,8 @@ impl<S: Socket> Pools<S> {
 
     fn send_waiting(&mut self, primary: ServerId, span: u64, w: &Waiting) {
         let ask = w.ask();
-        let pending = Pending {
-            deadline: w.pending.deadline.plus(span),
-            ..w.pending.again(Attempt::Warmed)
-        };
+        let mut pending = w.pending.again(Attempt::Warmed);
+        pending.extend(pending.left(span) / 2);
         self.send(primary, pending, &ask);
     }
 

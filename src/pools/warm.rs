@@ -324,11 +324,11 @@ impl<S: Socket> Pools<S> {
         });
         let is_sent = if let Some(Mirror::Send { verb, .. }) = mirror {
             let span = self.pools[p.home.pool as usize].span();
-            let pending = Pending {
+            let mut pending = Pending {
                 verb,
-                deadline: p.deadline.plus(if is_first { span } else { 0 }),
                 ..p.again(Attempt::Deleted)
             };
+            pending.extend(p.left(span));
             if let Some(backup) = self.servers.get_mut(next).filter(|_| next == p.home.backup) {
                 backup.stats.mirrors += 1;
             }
