@@ -2,7 +2,7 @@
 //! stand still.
 
 use super::sim::{Event, MS, Sim};
-use crate::common::world::{Item, SECOND, State};
+use crate::common::world::{SECOND, State};
 
 impl Sim {
     /// It was not killed and does not stand still.
@@ -16,12 +16,17 @@ impl Sim {
         (0..self.plan.magents).all(|m| self.runs(m)) && self.world.cuts.is_empty()
     }
 
-    /// True if a line of a magent, perhaps of one that has died, keeps a primary out of use.
+    /// True if a line of a magent, perhaps of one that has died, keeps a primary of today's ring out of use.
     pub fn is_one_kept_away(&self) -> bool {
-        let now = self.world.now;
-        let mut stores = self.world.servers.values().map(|s| &s.store);
-        let lines = |list: &Item| !list.data.is_empty();
-        stores.any(|s| s.get("\0magent/a", now).is_some_and(lines))
+        let names_primary = |line: &[u8]| {
+            let mut primaries = self.rings.now.primaries.iter();
+            primaries.any(|(port, _)| line.ends_with(format!(":{port}").as_bytes()))
+        };
+        self.rings.now.backups.iter().any(|(backup, _)| {
+            let store = &self.world.servers[backup].store;
+            let list = store.get("\0magent/a", self.world.now);
+            list.is_some_and(|l| l.data.split(|b| *b == b'\n').any(names_primary))
+        })
     }
 
     /// Something happens to one of them, or to its link to a primary.
