@@ -3,8 +3,10 @@
 mod common;
 
 use common::fake::empty;
+use common::world::{self, State, World};
 use common::{Client, Fake, Magent, Memcached, wait_for};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// The beacon's list, as a server holds it; without its line ends.
 fn beacon(server: &Memcached) -> Vec<String> {
@@ -275,6 +277,31 @@ fn what_can_hold_no_marks_says_so() {
 }
 
 /// Magents' own keys are none of the clients' business, whatever dialect they speak.
+/// One that was full for a while holds marks again, without a new connection.
+#[test]
+fn a_server_that_was_full_holds_marks_again() {
+    let mut world = World::of(world::marking(&[
+        "-s",
+        "127.0.0.1:1001",
+        "-b",
+        "127.0.0.1:1002",
+    ]));
+    let client = world.connect(0);
+    let marks_after = |world: &mut World, state: State, seconds: u64| {
+        world.become_state(1002, state);
+        for _ in 0..seconds {
+            world.send(&client, "set k 0 0 1\r\nv\r\n");
+            world.advance(Duration::from_secs(1));
+            assert_eq!(world.take_text(&client), "STORED\r\n");
+        }
+        world.stat_for(&client, "servers", "127.0.0.1:1002:marks")
+    };
+    assert_eq!(marks_after(&mut world, State::Well, 2), "on");
+    assert_eq!(marks_after(&mut world, State::Full, 2), "refused");
+    assert_eq!(marks_after(&mut world, State::Full, 20), "refused");
+    assert_eq!(marks_after(&mut world, State::Well, 3), "on");
+}
+
 #[test]
 fn clients_do_not_reach_the_keys() {
     let server = Memcached::start();

@@ -23,6 +23,8 @@ pub enum Question {
     DropDead,
     /// Nothing follows from its answer.
     Store,
+    /// The sign of life, on a server that has refused something: does it take it now?
+    Trial,
     /// Is the list of who is away the one that was read last? Asked at this time.
     LookAway(Time),
     /// That list, asked for at this time.
@@ -173,6 +175,9 @@ pub struct Board {
     /// The log says that copies cannot be looked after.
     pub is_told: bool,
 }
+
+/// [`Board::refused`] of a server that answered an error. It may have been full.
+pub const REFUSED: &str = "refused";
 
 impl Board {
     /// Nothing is known; `me` is this run's id.

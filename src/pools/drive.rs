@@ -105,7 +105,12 @@ impl<S: Socket> Pools<S> {
         }
         if pair.rules.at(now, wait).has_late_write() && !self.has_late_writes(primary, partner) {
             if let Some(pair) = self.pairs.get_mut(id) {
-                pair.rules.step(now, |rules| rules.late_gone());
+                // Those that wait to go to the backup had no answer.
+                let is_answered = !pair.has_lost_writes();
+                pair.rules.step(now, |rules| match is_answered {
+                    true => rules.late_answer(),
+                    false => rules.late_gone(),
+                });
             }
         }
         let Some(pair) = self.pairs.get_mut(id) else {
@@ -126,6 +131,13 @@ impl<S: Socket> Pools<S> {
         };
         let (primary, partner, gone) = (pair.primary, pair.partner, pair.gone(now));
         let rules = pair.rules.at(now, wait);
+        // The late answers have come before anybody may have used the backup.
+        if rules.may_withdraw() && pair.change.is_none() {
+            if !self.take_line_of(id) {
+                self.want_look(partner);
+            }
+            return;
+        }
         let (stands_in, debt) = (rules.stands_in(), rules.debt());
         if rules.is_syncing() {
             return self.tell(id);

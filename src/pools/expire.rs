@@ -394,6 +394,15 @@ impl<S: Socket> Pools<S> {
             To::Refill(_) => {}
             To::Client(_) | To::Step(_) | To::FlushAll(_) | To::Monitor(_) => {}
         }
+        if self.waits_on(id, i as usize) {
+            return;
+        }
+        let Some(link) = self.links.get_mut(id) else {
+            return;
+        };
+        let Some(p) = link.pending.get_mut(i as usize) else {
+            return;
+        };
         let lost = p.clone();
         let server = link.server;
         p.to = match lost.to {

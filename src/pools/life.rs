@@ -8,7 +8,7 @@
 //! So the line of one that died, and of no other, stands without its sign of life: it may have left something
 //! undone.
 
-use super::board::Question;
+use super::board::{Question, REFUSED};
 use super::server::Server;
 use super::{Pools, ServerId};
 use crate::marks::Presence;
@@ -35,11 +35,27 @@ impl<S: Socket> Pools<S> {
         let is_used =
             server.stats.requests.all() != board.requests || board.away.look_at != Time::NEVER;
         board.unused = if is_used { 0 } else { board.unused + 1 };
+        let is_refused = board.refused == Some(REFUSED);
         match is_used {
             // The next request that is sent to it sets the time anew.
-            false if board.is_resting => board.renew_at = Time::NEVER,
+            false if board.is_resting || is_refused => board.renew_at = Time::NEVER,
             false if board.unused > UNUSED && self.may_rest(id) => self.rest(id),
+            true if is_refused => self.try_marks(id),
             _ => self.renew_marks(id),
+        }
+    }
+
+    /// A server that refused marks, which is as if there were none, is asked whether it takes them now.
+    fn try_marks(&mut self, id: ServerId) {
+        let (me, now) = (self.me.id, self.now);
+        if let Some(server) = self.servers.get_mut(id) {
+            server.board.renew_at = now.plus(RENEW);
+            server.board.requests = server.stats.requests.all();
+            if server.board.asked.is_empty() {
+                let mut out = Vec::new();
+                bytes::store(&mut out, &bytes::life_key(me), b"1", false);
+                self.ask_more(id, &out, &[Question::Trial]);
+            }
         }
     }
 

@@ -363,10 +363,13 @@ impl<S: Socket> Pools<S> {
             mine: false,
             others,
         };
-        match &mut pair.backup {
-            Some(backup) => backup.taken_out(),
-            None => drop(pair.rules.left(listed, sent, now)),
-        }
+        let is_good = match &mut pair.backup {
+            Some(backup) => {
+                backup.taken_out();
+                false
+            }
+            None => pair.rules.left(listed, sent, now),
+        };
         let hold = bytes::hold_key(me, &pair.about);
         let primary = pair.primary;
         if let Some(server) = self.servers.get(primary) {
@@ -375,7 +378,10 @@ impl<S: Socket> Pools<S> {
             } else {
                 ""
             };
-            log::info!("{}: told what it missed{rest}", server.title);
+            match is_good {
+                true => log::info!("{}: answered late after all", server.title),
+                false => log::info!("{}: told what it missed{rest}", server.title),
+            }
         }
         if let Some(link) = self.begin_marks(partner) {
             let mut out = Vec::new();

@@ -3,7 +3,7 @@
 //!
 //! All of it goes on the backup's first link, behind the mirrors there, and is answered in order.
 
-use super::board::Question;
+use super::board::{Question, REFUSED};
 use super::{Pools, ServerId};
 use crate::marks::bytes::{self, Answer, Hold};
 use crate::marks::times::{LOOK, LOOK_PARKED, WAIT};
@@ -196,7 +196,7 @@ impl<S: Socket> Pools<S> {
             .map(|s| &mut s.board)
             .filter(|_| !is_well)
         {
-            board.refused = Some("refused");
+            board.refused = Some(REFUSED);
             let pairs = self
                 .servers
                 .get(id)

@@ -11,7 +11,7 @@
 //!
 //! All of it goes on the server's first link and is answered in order.
 
-use super::board::Question;
+use super::board::{Question, REFUSED};
 use super::{Pools, ServerId};
 use crate::marks::bytes::{self, Answer};
 use crate::marks::times::{ALONE_AFTER, LOOK_PARKED};
@@ -85,7 +85,13 @@ impl<S: Socket> Pools<S> {
                 | Question::DropDead
                 | Question::Store,
                 _,
-            ) => board.refused = Some("refused"),
+            ) => board.refused = Some(REFUSED),
+            (Question::Trial, Answer::Done(_)) => {
+                // All begins anew, as on a new link.
+                (board.refused, board.token) = (None, 0);
+                self.renew_marks(id);
+            }
+            (Question::Trial, _) => {}
             (question, answer) => self.away_answered(id, question, answer),
         }
     }

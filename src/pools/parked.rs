@@ -14,8 +14,10 @@ use crate::buffer::{Queue, Source};
 use crate::clients::{Clients, Ticket};
 use crate::health::Cause;
 use crate::marks::Use;
+use crate::marks::times::WAIT;
 use crate::net::Socket;
 use crate::protocol::forms;
+use crate::time::MILLISECOND;
 
 impl<S: Socket> Pools<S> {
     /// A client's request could not be asked at its primary, or its answer did not come: it goes on as its
@@ -191,6 +193,47 @@ impl<S: Socket> Pools<S> {
     }
 
     // ---- answers
+
+    /// A write of a client is late on a link that lives: others are told that the primary is away, and as long as
+    /// the backup may not stand in yet, the answer still counts if it comes. False if nobody needs to be told, or
+    /// the write has waited so already.
+    pub(super) fn waits_on(&mut self, link: usize, at: usize) -> bool {
+        let Some(p) = self.links.get(link).and_then(|l| l.pending.get(at)) else {
+            return false;
+        };
+        let Home {
+            primary, backup, ..
+        } = p.home;
+        let is_write = p.writes() && !p.home.several && matches!(p.to, To::Client(_));
+        let is_at_primary = !matches!(p.attempt, Attempt::Backup | Attempt::Deleted);
+        let pool = &self.pools[p.home.pool as usize];
+        let is_first = p.timeout <= pool.timeout_ms();
+        let more = self.now.plus(WAIT).since(p.deadline);
+        if !(is_write && is_at_primary && is_first) || more > p.left(pool.span()) / 2 {
+            return false;
+        }
+        let Some(id) = self.pair_of(primary, backup) else {
+            return false;
+        };
+        let is_shared = self.has_partner(id) && self.wait_of(id) > 0;
+        let may_count = matches!(self.serves(id), Use::Primary | Use::Nobody);
+        let now = self.now;
+        let pair = self.pairs.get_mut(id);
+        let Some(pair) = pair.filter(|p| is_shared && may_count && !p.has_lost_writes()) else {
+            return false;
+        };
+        pair.rules.step(now, |rules| rules.write_is_late());
+        let link = self.links.get_mut(link);
+        if let Some(p) = link.and_then(|l| l.pending.get_mut(at)) {
+            p.counted = false;
+            p.timeout += (WAIT / MILLISECOND) as u32;
+            p.extend(more);
+        }
+        self.end_free(primary);
+        self.hasten(id);
+        self.list_pair(id);
+        true
+    }
 
     /// True if the answer to a client's write must wait: it was done where others may not look.
     pub(super) fn holds_back(&mut self, p: &Pending) -> bool {
