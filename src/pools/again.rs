@@ -199,31 +199,36 @@ impl<S: Socket> Pools<S> {
         self.line = line;
     }
 
-    /// The source of a copy was looked at, `took` nanoseconds ago or less.
-    pub(super) fn again_answered(&mut self, id: usize, key: &[u8], reply: &Reply<'_>, took: u64) {
-        let Some(watch) = self.watched.table.get(id).copied() else {
-            return;
+    /// True if the source of a copy still is what was copied, or that does not matter any more. It was looked at `took`
+    /// nanoseconds ago or less.
+    pub(super) fn is_as_copied(&self, id: usize, reply: &Reply<'_>, took: u64) -> bool {
+        let Some(watch) = self.watched.table.get(id) else {
+            return true;
         };
-        if self.watched.is_followed(&watch) {
-            return self.forget_watch(id);
-        }
         let seen = match reply.status {
             Status::Done => forms::told_of_look(reply.first_line()),
             _ => None,
         };
-        if watch.kind == Kind::Delete {
-            self.forget_watch(id);
-            if seen.is_some() {
-                self.copy_again(&watch, key);
-            }
-            return;
-        }
         let unix = i64::try_from(self.unix).unwrap_or(i64::MAX);
-        let stands = |seen| self.watched.stands(&watch, seen, unix, took / SECOND);
-        let stands = seen.is_some_and(stands);
-        match stands {
-            true => self.forget_watch(id),
-            false => self.doubt_copy(id, key),
+        let stands = |seen| self.watched.stands(watch, seen, unix, took / SECOND);
+        match watch.kind {
+            Kind::Delete => seen.is_none(),
+            _ if seen.is_some_and(stands) => true,
+            _ => self.watched.is_followed(watch),
+        }
+    }
+
+    /// The source of a copy is not what was copied, or has what is deleted here.
+    pub(super) fn copy_is_wrong(&mut self, id: usize, key: &[u8]) {
+        let Some(watch) = self.watched.table.get(id).copied() else {
+            return;
+        };
+        if watch.kind != Kind::Delete {
+            return self.doubt_copy(id, key);
+        }
+        self.forget_watch(id);
+        if !self.watched.is_followed(&watch) {
+            self.copy_again(&watch, key);
         }
     }
 

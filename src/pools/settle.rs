@@ -90,13 +90,15 @@ impl<S: Socket> Pools<S> {
     /// A copy that is looked after, a look at its source, or its delete in doubt.
     fn settle_watched(&mut self, server: ServerId, answered: &Answered<'_>, id: usize) {
         let (request, reply) = (answered.request, answered.reply);
+        let is_look = matches!(request.to, To::Again(_));
+        // Most copies are right, and then nobody needs the key.
+        if is_look && self.is_as_copied(id, reply, self.now.since(request.sent)) {
+            return self.forget_watch(id);
+        }
         let key = self.key_at(answered);
         match request.to {
             To::Watched(_) => self.watched_answered(id, &key, reply),
-            To::Again(_) => {
-                let took = self.now.since(request.sent);
-                self.again_answered(id, &key, reply, took);
-            }
+            To::Again(_) => self.copy_is_wrong(id, &key),
             To::Doubt(_) => self.doubt_answered(id, &key, reply.status),
             _ => {
                 self.settle_copy(server, reply.status);

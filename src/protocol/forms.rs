@@ -44,10 +44,14 @@ struct KeyToken<'a> {
 
 /// The key of an upstream request line; the first one if there are several.
 fn key_token(verb: Verb, line: &[u8]) -> KeyToken<'_> {
-    KeyToken {
-        token: tokens(line).nth(key_index(verb)).unwrap_or(b""),
-        base64: verb.is_meta() && flags(verb, line).any(|flag| flag.starts_with(b"b")),
-    }
+    let mut words = tokens(line);
+    let token = words.nth(key_index(verb)).unwrap_or(b"");
+    let base64 = verb.is_meta() && {
+        // The key of a meta line is its second token.
+        let mut flags = words.skip(flags_index(verb) - 2);
+        flags.any(|flag| flag[0] == b'b')
+    };
+    KeyToken { token, base64 }
 }
 
 /// Appends the bytes that the key of an upstream request line means.
@@ -148,10 +152,11 @@ pub fn is_decrement(line: &[u8]) -> bool {
 pub fn leaves_absent(verb: Verb, line: &[u8]) -> bool {
     match verb {
         Verb::Incr | Verb::Decr | Verb::Append | Verb::Prepend => true,
-        Verb::MetaArithmetic => !flags(verb, line).any(|f| matches!(f[0], b'N' | b'T')),
+        Verb::MetaArithmetic => !Letters::of(verb, line).has_one_of(b"NT"),
         Verb::MetaSet => {
-            let appends = matches!(set_mode(line), b'A' | b'P');
-            appends && !flags(verb, line).any(|f| matches!(f[0], b'N' | b'T'))
+            let letters = Letters::of(verb, line);
+            let appends = letters.has(b'M') && matches!(set_mode(line), b'A' | b'P');
+            appends && !letters.has_one_of(b"NT")
         }
         _ => false,
     }
@@ -241,6 +246,54 @@ fn flags(verb: Verb, line: &[u8]) -> impl Iterator<Item = &[u8]> {
     tokens(line).skip(flags_index(verb))
 }
 
+/// The letters of a meta line's flags, a bit for each: a line is not gone through for each of them.
+#[derive(Clone, Copy)]
+struct Letters(u64);
+
+impl Letters {
+    fn of(verb: Verb, line: &[u8]) -> Letters {
+        let (mut all, mut word, mut before) = (0, 0, 0);
+        for b in line {
+            if before == b' ' {
+                word += 1;
+                if word >= flags_index(verb) {
+                    all |= Letters::bit(*b);
+                }
+            }
+            before = *b;
+        }
+        Letters(all)
+    }
+
+    fn bit(letter: u8) -> u64 {
+        // From A to z.
+        let place = u32::from(letter.wrapping_sub(b'A'));
+        1u64.checked_shl(place).unwrap_or(0)
+    }
+
+    fn has(self, letter: u8) -> bool {
+        self.has_one_of(&[letter])
+    }
+
+    #[inline]
+    fn has_one_of(self, letters: &[u8]) -> bool {
+        self.0 & Letters::those(letters) != 0
+    }
+
+    /// True if there are no others than these.
+    #[inline]
+    fn are_among(self, letters: &[u8]) -> bool {
+        self.0 & !Letters::those(letters) == 0
+    }
+
+    #[inline]
+    fn those(letters: &[u8]) -> u64 {
+        letters
+            .iter()
+            .fold(0, |all, letter| all | Letters::bit(*letter))
+    }
+}
+
 /// The mode of an `ms` line in upper case, `S` if it names none.
 fn set_mode(line: &[u8]) -> u8 {
     let mut flags = flags(Verb::MetaSet, line);
@@ -250,10 +303,32 @@ fn set_mode(line: &[u8]) -> u8 {
 }
 
 /// The words of a line, without its end.
-fn tokens(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+#[inline]
+fn tokens(line: &[u8]) -> Tokens<'_> {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     let line = line.strip_suffix(b"\r").unwrap_or(line);
-    line.split(|&b| b == b' ').filter(|token| !token.is_empty())
+    Tokens(line)
+}
+
+/// What is left of a line.
+struct Tokens<'a>(&'a [u8]);
+
+impl<'a> Iterator for Tokens<'a> {
+    type Item = &'a [u8];
+
+    #[inline]
+    fn next(&mut self) -> Option<&'a [u8]> {
+        while let [b' ', rest @ ..] = self.0 {
+            self.0 = rest;
+        }
+        if self.0.is_empty() {
+            return None;
+        }
+        let end = self.0.iter().position(|b| *b == b' ');
+        let (token, rest) = self.0.split_at(end.unwrap_or(self.0.len()));
+        self.0 = rest;
+        Some(token)
+    }
 }
 
 /// A decimal number with nothing before or behind it.

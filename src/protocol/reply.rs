@@ -11,7 +11,6 @@
 
 use super::text::scan::word_end;
 use super::{Item, Status, Verb};
-use std::io::BufRead;
 
 /// Longest line that is waited for, in bytes with its end. memcached's are below 600.
 const MAX_LINE: usize = 2048;
@@ -345,13 +344,23 @@ fn space(within: &[u8]) -> Option<usize> {
     }
 }
 
-/// Offset of the first `byte`. The standard library's search of a reader is the one that is
-/// vectorised and tells where.
+/// Offset of the first `byte`, eight bytes at a time: most lines are so short that the standard library's search
+/// takes longer to begin.
 #[inline]
 fn find(byte: u8, within: &[u8]) -> Option<usize> {
-    let mut rest = within;
-    let n = rest.skip_until(byte).ok()?;
-    within[..n].ends_with(&[byte]).then(|| n - 1)
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let mut at = 0;
+    while let Some(block) = within[at..].first_chunk::<8>() {
+        // A byte of this is zero where it is found; the lowest one of those is told rightly.
+        let differs = u64::from_le_bytes(*block) ^ (ONES * u64::from(byte));
+        let found = differs.wrapping_sub(ONES) & !differs & (ONES << 7);
+        if found != 0 {
+            return Some(at + found.trailing_zeros() as usize / 8);
+        }
+        at += 8;
+    }
+    let rest = within[at..].iter().position(|b| *b == byte);
+    rest.map(|n| at + n)
 }
 
 /// The line at the start of `buf` with its `\r\n`, if it is whole and not too long.

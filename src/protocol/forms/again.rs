@@ -7,7 +7,7 @@
 //!                                                       anything else ──write_delete_copy──▶ md K C77 ─▶ backup
 //! ```
 
-use super::{Decimal, extend, flags, number, set_mode, tokens, write_meta};
+use super::{Decimal, Letters, extend, flags, number, set_mode, tokens, write_meta};
 use crate::protocol::Verb;
 
 /// Appends the upstream request line that does what `line` does and has the new cas number answered; the data
@@ -17,7 +17,8 @@ pub fn ask_cas(verb: Verb, line: &[u8], out: &mut Vec<u8>) -> Option<Verb> {
     let end = |out: &mut Vec<u8>| out.extend_from_slice(b" c\r\n");
     match verb {
         Verb::Set | Verb::Add | Verb::Replace | Verb::Cas => {
-            let mut words = tokens(line).skip(1);
+            let mut words = tokens(line);
+            words.next();
             let mut next = || words.next().unwrap_or(b"0");
             let (key, client_flags, exptime, length) = (next(), next(), next(), next());
             extend(out, &[b"ms ", key, b" ", length]);
@@ -46,7 +47,7 @@ pub fn ask_cas(verb: Verb, line: &[u8], out: &mut Vec<u8>) -> Option<Verb> {
             end(out);
             Some(Verb::MetaArithmetic)
         }
-        Verb::MetaSet | Verb::MetaArithmetic if !has(verb, line, b'c') => {
+        Verb::MetaSet | Verb::MetaArithmetic if !Letters::of(verb, line).has(b'c') => {
             out.extend_from_slice(line.strip_suffix(b"\r\n").unwrap_or(line));
             end(out);
             Some(verb)
@@ -74,8 +75,15 @@ pub enum Watched {
 /// Makes a mirror's line one whose answer tells what is needed.
 pub fn watched(verb: Verb, line: &mut Vec<u8>) -> Watched {
     // The client's own cas number is the same on both servers, whoever's value it is.
-    let chooses_cas = verb.is_meta() && has(verb, line, b'E');
+    let letters = match verb.is_meta() {
+        true => Letters::of(verb, line),
+        false => Letters(0),
+    };
+    let chooses_cas = letters.has(b'E');
     let exptime = |line: &[u8]| {
+        if !letters.has(b'T') {
+            return Some(0);
+        }
         let mut flags = flags(verb, line);
         let given = flags.find_map(|flag| flag.strip_prefix(b"T"));
         given.map_or(Some(0), exptime)
@@ -83,9 +91,12 @@ pub fn watched(verb: Verb, line: &mut Vec<u8>) -> Watched {
     let watched = match verb {
         Verb::Delete => Watched::Delete,
         // What it leaves has no value, and is there.
-        Verb::MetaDelete if has(verb, line, b'x') => Watched::Never,
+        Verb::MetaDelete if letters.has(b'x') => Watched::Never,
         Verb::MetaDelete => Watched::Delete,
-        Verb::MetaSet if chooses_cas || matches!(set_mode(line), b'A' | b'P') => Watched::Never,
+        Verb::MetaSet if chooses_cas => Watched::Never,
+        Verb::MetaSet if letters.has(b'M') && matches!(set_mode(line), b'A' | b'P') => {
+            Watched::Never
+        }
         Verb::MetaSet => exptime(line).map_or(Watched::Never, Watched::Set),
         Verb::MetaArithmetic if chooses_cas => Watched::Never,
         Verb::MetaArithmetic => Watched::Number,
@@ -119,6 +130,11 @@ pub struct Told {
 /// Reads the first line of a meta answer.
 pub fn told(first_line: &[u8]) -> Told {
     let mut told = Told::default();
+    // The answer to most requests.
+    if let Some((cas, b"" | b"\r\n")) = first_line.strip_prefix(b"HD c").and_then(digits) {
+        told.cas = Some(cas);
+        return told;
+    }
     for token in tokens(first_line).skip(1) {
         match token {
             [b'c', n @ ..] => told.cas = number(n),
@@ -131,17 +147,60 @@ pub fn told(first_line: &[u8]) -> Told {
 
 /// The same for the answer to `me`; `None` if the key is not there.
 pub fn told_of_look(first_line: &[u8]) -> Option<Told> {
+    if let Some((ttl, cas)) = look_of_today(first_line) {
+        return Some(Told {
+            cas: Some(cas),
+            ttl: Some(ttl),
+        });
+    }
     let mut tokens = tokens(first_line);
     tokens.next().filter(|code| *code == b"ME")?;
     let mut told = Told::default();
     for token in tokens.skip(1) {
-        if let Some(n) = token.strip_prefix(b"cas=") {
-            told.cas = number(n);
-        } else if let Some(n) = token.strip_prefix(b"exp=") {
+        if let Some(n) = token.strip_prefix(b"exp=") {
             told.ttl = exptime(n);
+        } else if let Some(n) = token.strip_prefix(b"cas=") {
+            told.cas = number(n);
+        }
+        // What follows is of no interest.
+        if told.cas.is_some() && told.ttl.is_some() {
+            break;
         }
     }
     Some(told)
+}
+
+/// Time to live and cas number in the answer to `me` as memcached 1.6 writes it: `ME KEY exp=-1 la=0 cas=5 …`.
+fn look_of_today(line: &[u8]) -> Option<(i64, u64)> {
+    let rest = line.strip_prefix(b"ME ")?;
+    let key_ends = rest.iter().position(|b| *b == b' ')?;
+    let (ttl, rest) = signed(rest[key_ends..].strip_prefix(b" exp=")?)?;
+    let (_, rest) = signed(rest.strip_prefix(b" la=")?)?;
+    let (cas, rest) = digits(rest.strip_prefix(b" cas=")?)?;
+    matches!(rest.first(), Some(b' ' | b'\r')).then_some((ttl, cas))
+}
+
+/// A decimal number of at most 19 digits at the start of a text, and what follows it.
+#[inline]
+fn digits(text: &[u8]) -> Option<(u64, &[u8])> {
+    let (mut value, mut n) = (0u64, 0);
+    while let Some(digit @ b'0'..=b'9') = text.get(n) {
+        value = value.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'));
+        n += 1;
+    }
+    (1..20).contains(&n).then(|| (value, &text[n..]))
+}
+
+/// The same of a number that may be negative, of at most 18 digits.
+#[inline]
+fn signed(text: &[u8]) -> Option<(i64, &[u8])> {
+    let (is_negative, text) = match text.strip_prefix(b"-") {
+        Some(rest) => (true, rest),
+        None => (false, text),
+    };
+    let (value, rest) = digits(text)?;
+    let value = i64::try_from(value).ok()?;
+    Some((if is_negative { -value } else { value }, rest))
 }
 
 /// Appends the line that deletes a key if its item has this cas number.
@@ -166,10 +225,6 @@ pub fn expires(exptime: i64, unix: u64) -> i64 {
         _ if exptime <= super::fetched::MAX_RELATIVE as i64 => unix.saturating_add(exptime),
         _ => exptime,
     }
-}
-
-fn has(verb: Verb, line: &[u8], letter: u8) -> bool {
-    flags(verb, line).any(|flag| flag.first() == Some(&letter))
 }
 
 /// A signed decimal number.

@@ -1,6 +1,6 @@
 //! What the backup is sent when the primary has answered.
 
-use super::{extend, flags, key_index, key_token, set_mode, tokens};
+use super::{Letters, extend, flags, key_index, key_token, set_mode, tokens};
 use crate::protocol::{Status, Traits, Verb};
 
 /// What to send to the backup.
@@ -50,7 +50,9 @@ pub fn mirror(
             None => Mirror::Nothing,
         },
         (Verb::MetaSet, Done) => meta_set(line, out),
-        (Verb::MetaDelete, Done | Absent) if has_flag(verb, line, b'I') => delete(verb, line, out),
+        (Verb::MetaDelete, Done | Absent) if Letters::of(verb, line).has(b'I') => {
+            delete(verb, line, out)
+        }
         (Verb::MetaDelete, Done | Absent) => meta_same(verb, line, false, None, out),
         (Verb::MetaArithmetic, Number(n)) => meta_same(verb, line, false, Some(n), out),
         // It ran, but nobody knows which number came out.
@@ -75,10 +77,6 @@ fn send(verb: Verb, with_data: bool, number: Option<u64>) -> Mirror {
         with_data,
         number,
     }
-}
-
-fn has_flag(verb: Verb, line: &[u8], letter: u8) -> bool {
-    flags(verb, line).any(|flag| flag.first() == Some(&letter))
 }
 
 fn same(
@@ -124,12 +122,21 @@ fn touch(verb: Verb, line: &[u8], exptime: &[u8], out: &mut Vec<u8>) -> Mirror {
 
 fn meta_set(line: &[u8], out: &mut Vec<u8>) -> Mirror {
     let verb = Verb::MetaSet;
-    let appends = matches!(set_mode(line), b'A' | b'P');
-    if has_flag(verb, line, b'I') || (appends && has_flag(verb, line, b'N')) {
+    let letters = Letters::of(verb, line);
+    let appends = letters.has(b'M') && matches!(set_mode(line), b'A' | b'P');
+    if letters.has(b'I') || (appends && letters.has(b'N')) {
         return delete(verb, line, out);
     }
     if appends {
         return meta_same(verb, line, true, None, out);
+    }
+    if letters.are_among(b"bFTEc") {
+        // As magent asks where others write too: all but the `c` at its end.
+        let asked = line.strip_suffix(b"\r\n").unwrap_or(line);
+        if let (Some(rest), true) = (asked.strip_suffix(b" c"), letters.has(b'c')) {
+            extend(out, &[rest, b"\r\n"]);
+            return send(verb, true, None);
+        }
     }
     // Whatever the mode was, the primary holds this value now.
     meta_line(verb, line, |letter| b"bFTE".contains(&letter), out);
