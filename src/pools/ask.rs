@@ -160,6 +160,7 @@ impl<S: Socket> Pools<S> {
             traits: ask.traits,
             attempt: Attempt::Primary,
             counted: false,
+            waits_on: false,
             home: Home {
                 primary: place.primary,
                 backup: place.backup,
@@ -383,6 +384,7 @@ impl<S: Socket> Pools<S> {
             traits: split.traits,
             attempt: open.attempt,
             counted: false,
+            waits_on: false,
             home: Home {
                 primary: server,
                 backup: NOBODY,

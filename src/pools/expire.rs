@@ -35,6 +35,8 @@ struct Late {
     sent: Time,
     /// It is a probe, or as good as one.
     probe: bool,
+    /// It was late before, and has waited on.
+    has_waited: bool,
 }
 
 impl<S: Socket> Pools<S> {
@@ -242,7 +244,8 @@ impl<S: Socket> Pools<S> {
             return Time::NEVER;
         };
         let pending = link.pending.iter();
-        let answers = pending.filter(|p| !p.counted).map(Pending::late_at);
+        let awaited = pending.filter(|p| !p.counted || p.waits_on);
+        let answers = awaited.map(Pending::late_at);
         let all = answers.chain(self.open_by(id)).chain(self.clogged_at(id));
         all.min().unwrap_or(Time::NEVER)
     }
@@ -286,7 +289,7 @@ impl<S: Socket> Pools<S> {
         let expired = self.find_expired(id);
         work.count(expired.len() * REQUEST);
         let is_idle = self.is_idle(server);
-        for late in &expired {
+        for late in expired.iter().filter(|late| !late.has_waited) {
             let Some(s) = self.servers.get_mut(server) else {
                 return;
             };
@@ -353,8 +356,9 @@ impl<S: Socket> Pools<S> {
         };
         let (first, mut at) = (link.first_seq, link.settled);
         for (i, p) in link.pending.iter_mut().enumerate() {
-            if !p.counted && p.late_at() <= now {
-                p.counted = true;
+            if (!p.counted || p.waits_on) && p.late_at() <= now {
+                let has_waited = std::mem::replace(&mut p.counted, true);
+                p.waits_on = false;
                 // A request that never went out counts as sent when its time began to run.
                 let timeout = u64::from(p.timeout) * MILLISECOND;
                 let sent = p.sent.min(Time(now.0.saturating_sub(timeout)));
@@ -363,6 +367,7 @@ impl<S: Socket> Pools<S> {
                     at,
                     sent,
                     probe: p.to.is_question(),
+                    has_waited,
                 });
                 if expired.len() == LATE {
                     break;
@@ -394,7 +399,7 @@ impl<S: Socket> Pools<S> {
             To::Refill(_) => {}
             To::Client(_) | To::Step(_) | To::FlushAll(_) | To::Monitor(_) => {}
         }
-        if self.waits_on(id, i as usize) {
+        if !late.has_waited && self.waits_on(id, i as usize) {
             return;
         }
         let Some(link) = self.links.get_mut(id) else {

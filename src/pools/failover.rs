@@ -32,8 +32,10 @@ impl<S: Socket> Pools<S> {
             return self.fail(lost, ticket, clients);
         }
         self.counters.failovers += 1;
+        let pool = &self.pools[p.home.pool as usize];
         let mut again = p.again(Attempt::Backup);
-        again.extend(p.left(self.pools[p.home.pool as usize].span()));
+        again.timeout = pool.timeout_ms();
+        again.extend(p.left(pool.span()));
         self.send_to_backup(backup, again, lost.ask);
     }
 

@@ -497,6 +497,7 @@ mod tests {
             traits,
             attempt: Attempt::Primary,
             counted: false,
+            waits_on: false,
             home: Home {
                 primary: id(),
                 backup: NOBODY,

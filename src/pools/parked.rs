@@ -195,8 +195,7 @@ impl<S: Socket> Pools<S> {
     // ---- answers
 
     /// A write of a client is late on a link that lives: others are told that the primary is away, and as long as
-    /// the backup may not stand in yet, the answer still counts if it comes. False if nobody needs to be told, or
-    /// the write has waited so already.
+    /// the backup may not stand in yet, the answer still counts if it comes. False if nobody needs to be told.
     pub(super) fn waits_on(&mut self, link: usize, at: usize) -> bool {
         let Some(p) = self.links.get(link).and_then(|l| l.pending.get(at)) else {
             return false;
@@ -207,9 +206,8 @@ impl<S: Socket> Pools<S> {
         let is_write = p.writes() && !p.home.several && matches!(p.to, To::Client(_));
         let is_at_primary = !matches!(p.attempt, Attempt::Backup | Attempt::Deleted);
         let pool = &self.pools[p.home.pool as usize];
-        let is_first = p.timeout <= pool.timeout_ms();
         let more = self.now.plus(WAIT).since(p.deadline);
-        if !(is_write && is_at_primary && is_first) || more > p.left(pool.span()) / 2 {
+        if !is_write || !is_at_primary || more > p.left(pool.span()) / 2 {
             return false;
         }
         let Some(id) = self.pair_of(primary, backup) else {
@@ -225,7 +223,7 @@ impl<S: Socket> Pools<S> {
         pair.rules.step(now, |rules| rules.write_is_late());
         let link = self.links.get_mut(link);
         if let Some(p) = link.and_then(|l| l.pending.get_mut(at)) {
-            p.counted = false;
+            p.waits_on = true;
             p.timeout += (WAIT / MILLISECOND) as u32;
             p.extend(more);
         }

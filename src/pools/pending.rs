@@ -105,6 +105,8 @@ pub struct Pending {
     pub attempt: Attempt,
     /// Its timeout was counted already.
     pub counted: bool,
+    /// It was, and its answer counts all the same if it comes soon: [`Pools::waits_on`](super::Pools::waits_on).
+    pub waits_on: bool,
     /// Where its key belongs.
     pub home: Home,
     /// Length of its upstream request line.
@@ -129,6 +131,7 @@ impl Pending {
         Pending {
             attempt,
             counted: false,
+            waits_on: false,
             sent: Time::NEVER,
             ..self.clone()
         }

@@ -26,6 +26,7 @@ impl<S: Socket> Pools<S> {
             traits,
             attempt: Attempt::Primary,
             counted: false,
+            waits_on: false,
             home: Home {
                 primary: NOBODY,
                 backup: NOBODY,
