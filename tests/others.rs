@@ -173,6 +173,31 @@ fn one_that_does_not_use_a_server_takes_its_line_out_until_it_does() {
     wait_for("no line", || beacon(&server).is_empty().then_some(()));
 }
 
+/// Whoever starts behind a client's flush sees who is there.
+#[test]
+fn a_flush_of_a_client_is_followed_by_the_line() {
+    let configs = ["127.0.0.1:1001"; 2].map(|s| world::marking(&["-s", s]));
+    let mut world = World::several(configs.into(), 1);
+    world.kill(1);
+    let client = world.connect(0);
+    world.send(&client, "set k 0 0 1\r\nv\r\n");
+    world.advance(Duration::from_secs(2));
+    assert_eq!(world.take_text(&client), "STORED\r\n");
+    world.send(&client, "flush_all\r\n");
+    world.step();
+    let lines = |world: &World| {
+        let list = world.servers[&1001].store.get("\0magent/b", world.now);
+        list.map_or(0, |list| list.data.iter().filter(|b| **b == b'\n').count())
+    };
+    assert_eq!(world.take_text(&client), "OK\r\n");
+    assert_eq!(lines(&world), 1);
+    world.start(1);
+    let other = world.connect_to(1, 0);
+    world.send(&other, "get k\r\n");
+    world.advance(Duration::from_millis(50));
+    assert_eq!(lines(&world), 2);
+}
+
 #[test]
 fn a_flush_takes_the_line_away_and_it_comes_back() {
     let server = Memcached::start();

@@ -45,6 +45,25 @@ impl<S: Socket> Pools<S> {
         }
     }
 
+    /// A `flush_all` takes the beacon away: who starts just then would see nobody.
+    pub(super) fn renew_presence(&mut self, id: ServerId) {
+        let me = self.me.id;
+        let Some(server) = self.servers.get(id) else {
+            return;
+        };
+        let board = &server.board;
+        let is_off = self.unmarked(server).is_some() || board.is_leaving || board.is_resting;
+        let is_there = !board.beacon.lacks_line() || board.has_appended;
+        if is_off || !is_there {
+            return;
+        }
+        let text = self.presence(server).text();
+        let mut out = Vec::new();
+        bytes::append(&mut out, bytes::BEACON, me, text.as_bytes());
+        bytes::store(&mut out, &bytes::life_key(me), b"1", false);
+        self.ask_more(id, &out, &[Question::Store; 3]);
+    }
+
     /// A server that refused marks, which is as if there were none, is asked whether it takes them now.
     fn try_marks(&mut self, id: ServerId) {
         let (me, now) = (self.me.id, self.now);

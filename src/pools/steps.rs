@@ -128,10 +128,11 @@ impl<S: Socket> Pools<S> {
             return;
         };
         let (key, primary) = (flow.key.clone(), flow.primary);
-        let span = self.pools[flow.pool as usize].span();
+        // However long that took: it is none of what a server has for an answer.
+        let until = self.now.plus(self.pools[flow.pool as usize].span() / 2);
         self.each_waiting(flow, |pools, w| {
             let (ask, mut pending) = (w.ask(), w.pending.clone());
-            pending.extend_from(pools.now, span);
+            pending.deadline = pending.deadline.max(until);
             if !pools.joins_or_looks(&pending, &key, &ask) {
                 pools.sync_first(primary, &key, pending.hash);
                 pools.send(primary, pending, &ask);
