@@ -7,6 +7,9 @@ use super::requests::{Expect, Op};
 use super::sim::Sim;
 use crate::common::world::{SECOND, State};
 
+/// Requests of a new client that are asked at a time: `FIRST_SLOTS` of `clients::share`.
+const FIRST_SLOTS: usize = 20;
+
 impl Sim {
     /// One answer, if one is whole.
     pub fn answer(&mut self, i: usize) -> Result<bool, String> {
@@ -172,7 +175,10 @@ impl Sim {
         // Where memory is short requests are asked one by one, and so they are behind those who ask
         // for more than a server answers at once.
         let one_by_one = self.plan.memory < 16 << 20 || self.plan.has_greedy_clients();
-        if waits || one_by_one {
+        // A client that has taken no answers yet has so many requests asked at a time; the others are asked
+        // when those are answered.
+        let is_full = self.clients[i].expects.len() >= FIRST_SLOTS;
+        if waits || one_by_one || is_full {
             self.clients[i].not_before = self.world.now;
         }
         if let Op::Flush { asked } = expect.op {
