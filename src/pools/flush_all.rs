@@ -147,6 +147,7 @@ impl<S: Socket> Pools<S> {
                 self.send_on(link, part.clone(), &ask);
             }
             if delay.is_none() {
+                self.renew_presence(*id);
                 self.renew_lines(*id);
             }
         }

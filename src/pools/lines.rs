@@ -210,9 +210,8 @@ impl<S: Socket> Pools<S> {
         self.ask_marks(partner, link, &out, &[Question::Store]);
     }
 
-    /// A `flush_all` takes a server's lists away: the own lines follow behind it.
+    /// A `flush_all` takes the list of a server away: the own lines follow behind it.
     pub(super) fn renew_lines(&mut self, id: ServerId) {
-        self.renew_presence(id);
         let pairs = self
             .servers
             .get(id)

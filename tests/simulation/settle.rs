@@ -175,9 +175,9 @@ impl Sim {
         // Where memory is short requests are asked one by one, and so they are behind those who ask
         // for more than a server answers at once.
         let one_by_one = self.plan.memory < 16 << 20 || self.plan.has_greedy_clients();
-        // A client that has taken no answers yet has so many requests asked at a time; the others are asked
-        // when those are answered.
-        let is_full = self.clients[i].expects.len() >= FIRST_SLOTS;
+        // A client that has taken no answers yet has so many requests asked at a time, those without an answer
+        // among them; the others are asked when those are answered.
+        let is_full = self.clients[i].expects.len() >= FIRST_SLOTS / 2;
         if waits || one_by_one || is_full {
             self.clients[i].not_before = self.world.now;
         }
