@@ -133,10 +133,7 @@ impl<S: Socket> Pools<S> {
         let rules = pair.rules.at(now, wait);
         // The late answers have come before anybody may have used the backup.
         if rules.may_withdraw() && pair.change.is_none() {
-            if !self.take_line_of(id) {
-                self.want_look(partner);
-            }
-            return;
+            return self.take_line_or_look(id, partner);
         }
         let (stands_in, debt) = (rules.stands_in(), rules.debt());
         if rules.is_syncing() {
@@ -256,7 +253,14 @@ impl<S: Socket> Pools<S> {
         if debt != Debt::None {
             self.is_warming_from_now(primary);
         }
-        if may_go && !self.take_line_of(id) {
+        if may_go {
+            self.take_line_or_look(id, partner);
+        }
+    }
+
+    /// Takes the own line of a pair out, or looks at the list first if that is not known.
+    fn take_line_or_look(&mut self, id: usize, partner: ServerId) {
+        if !self.take_line_of(id) {
             self.want_look(partner);
         }
     }

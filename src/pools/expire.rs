@@ -382,10 +382,14 @@ impl<S: Socket> Pools<S> {
     /// thrown away. Mirrors and deletes of magent's own wait on: they are in order, and nobody
     /// waits for them.
     fn expire_pending(&mut self, id: usize, late: &Late) {
-        let Some(link) = self.links.get_mut(id) else {
+        let link = self.links.get(id);
+        let Some(i) = link.and_then(|l| late.seq.checked_sub(l.first_seq)) else {
             return;
         };
-        let Some(i) = late.seq.checked_sub(link.first_seq) else {
+        if !late.has_waited && self.waits_on(id, i as usize) {
+            return;
+        }
+        let Some(link) = self.links.get_mut(id) else {
             return;
         };
         let Some(p) = link.pending.get_mut(i as usize) else {
@@ -399,15 +403,6 @@ impl<S: Socket> Pools<S> {
             To::Refill(_) => {}
             To::Client(_) | To::Step(_) | To::FlushAll(_) | To::Monitor(_) => {}
         }
-        if !late.has_waited && self.waits_on(id, i as usize) {
-            return;
-        }
-        let Some(link) = self.links.get_mut(id) else {
-            return;
-        };
-        let Some(p) = link.pending.get_mut(i as usize) else {
-            return;
-        };
         let lost = p.clone();
         let server = link.server;
         p.to = match lost.to {

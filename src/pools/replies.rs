@@ -44,6 +44,19 @@ struct Whole {
     greeting: Option<bool>,
 }
 
+/// True if something may have come on a link that is open.
+fn can_be_read<S: Socket>(link: &super::Link<S>) -> bool {
+    link.is_readable() && !matches!(link.state, LinkState::Connecting(_))
+}
+
+/// How many bytes one read of a link may bring.
+fn most_at_once<S: Socket>(link: &super::Link<S>) -> usize {
+    match link.pending.len() {
+        0..MANY => usize::MAX,
+        _ => PIECE,
+    }
+}
+
 impl<S: Socket> Pools<S> {
     /// Moves a link on: its connect, its handshake, its replies. A bounded amount.
     pub(super) fn serve_link(
@@ -67,7 +80,7 @@ impl<S: Socket> Pools<S> {
         let Some(link) = self.links.get_mut(id) else {
             return;
         };
-        if link.is_readable() && !matches!(link.state, LinkState::Connecting(_)) {
+        if can_be_read(link) {
             self.readable.add(id, &mut link.listed);
         }
         if link.may_write() {
@@ -111,9 +124,7 @@ impl<S: Socket> Pools<S> {
         work: &mut Work,
         clients: &mut Clients<S>,
     ) -> bool {
-        let is_readable =
-            |l: &super::Link<S>| l.is_readable() && !matches!(l.state, LinkState::Connecting(_));
-        if !self.links.get(id).is_some_and(is_readable) {
+        if !self.links.get(id).is_some_and(can_be_read) {
             return false;
         }
         clients.renew_chunk(chunk, work);
@@ -123,11 +134,7 @@ impl<S: Socket> Pools<S> {
         let left = link.partial.len();
         space[..left].copy_from_slice(&link.partial);
         let token = link.token;
-        // Short answers by the thousand take long: what is behind them is read in a piece of its own.
-        let most = match link.pending.len() {
-            0..MANY => space.len(),
-            _ => space.len().min(left + PIECE),
-        };
+        let most = space.len().min(left.saturating_add(most_at_once(link)));
         let Some(conn) = link.conn() else {
             return false;
         };

@@ -279,23 +279,14 @@ impl<S: Socket> Pools<S> {
 
     /// A primary has closed a link.
     pub(super) fn primary_closed(&mut self, primary: ServerId) {
-        let count = self.servers.get(primary).map_or(0, |s| s.pairs.len());
-        for at in 0..count {
-            let id = self
-                .servers
-                .get(primary)
-                .and_then(|s| s.pairs.get(at).copied());
-            let Some(id) = id else {
-                continue;
-            };
+        let server = self.servers.get(primary);
+        for id in server.map_or(Vec::new(), |s| s.pairs.clone()) {
             let (now, wait) = (self.now, self.wait_of(id));
             if let Some(pair) = self.pairs.get_mut(id) {
                 pair.rules.closed(now, wait);
             }
         }
-        if count > 0 {
-            self.end_free(primary);
-        }
+        self.end_free(primary);
     }
 
     /// A primary answers, on a link that has just begun.

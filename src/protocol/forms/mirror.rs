@@ -133,7 +133,7 @@ fn meta_set(line: &[u8], out: &mut Vec<u8>) -> Mirror {
     if letters.are_among(b"bFTEc") {
         // As magent asks where others write too: all but the `c` at its end.
         let asked = line.strip_suffix(b"\r\n").unwrap_or(line);
-        if let (Some(rest), true) = (asked.strip_suffix(b" c"), letters.has(b'c')) {
+        if let Some(rest) = asked.strip_suffix(b" c") {
             extend(out, &[rest, b"\r\n"]);
             return send(verb, true, None);
         }
